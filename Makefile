@@ -1,0 +1,28 @@
+# `make demo` and `make test` create the environment in .venv when it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint train-digits
+.DEFAULT_GOAL := demo
+
+$(BIN)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@echo "Installing the dependencies into $(VENV): about 6 GB and a few minutes."
+	$(BIN)/pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: $(BIN)/.ready
+	$(BIN)/python -m evaluation.demo
+
+test: $(BIN)/.ready
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+train-digits: $(BIN)/.ready
+	PATH="$(abspath $(BIN)):$$PATH" bash recipes/digits.sh

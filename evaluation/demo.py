@@ -1,0 +1,131 @@
+"""RDC against an ordinary CNN on real digits, both attacked: `python -m evaluation.demo`.
+
+Prints a table and draws one picture. With more images and several eps it is the curve of README.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from evaluation.picture import draw
+from evaluation.robustness import attack, correct, rdc_surrogates
+from evaluation.statistics import clopper_pearson
+from rdc import DiffusionClassifier, OptimalDenoiser, RobustDiffusionClassifier
+from rdc.cnn import CNN
+from rdc.data import Dataset, load
+from rdc.images import to_x
+from rdc.provenance import provenance
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Clean and robust accuracy (PGD, L-infinity, exact gradients, noise known to the attacker)."""
+
+    model: str = "digits"
+    """RDC: packaged name, directory or hub id"""
+    cnn: str = "digits-cnn"
+    """what it is compared with"""
+    images: int = 40
+    """how many images of the split, from its start"""
+    split: str = "test"
+    eps: tuple[float, ...] = (0.2,)
+    """budgets on the [0, 1] scale"""
+    steps: int = 40
+    optimal: bool = False
+    """add the exact denoiser of the training images, with and without maximization"""
+    seed: int = 0
+    picture: Path | None = Path("demo.png")
+    json: Path | None = None
+    """write the numbers and where they come from to this file"""
+
+
+def main(config: DemoConfig) -> None:
+    """Attack every model at every eps, print the table, draw the picture."""
+    data = load("digits", config.split).subset(slice(config.images))  # type: ignore[arg-type]
+    cnn = CNN.from_pretrained(config.cnn)
+    rdc = RobustDiffusionClassifier.from_pretrained(config.model, seed=config.seed)
+    models: dict[str, nn.Module] = {"CNN": cnn, "diffusion classifier": rdc.classifier, "RDC": rdc}
+    if config.optimal:
+        train = load("digits", "train")
+        best = RobustDiffusionClassifier(
+            OptimalDenoiser(to_x(train.images), train.labels), rdc.config, seed=config.seed
+        )
+        models |= {"optimal classifier": best.classifier, "optimal RDC": best}
+
+    print(
+        f"{len(data)} {config.split} digits; PGD-{config.steps}, L-infinity; robust accuracy in %, "
+        "95 % intervals"
+    )
+    progress = tqdm(total=len(models) * len(config.eps), unit="attack", leave=False)
+    rows = {}
+    for name, model in models.items():
+        rows[name] = measure(model, data, config, progress)
+    progress.close()
+    print(table(rows, config))
+    if config.picture is not None:
+        draw(cnn, rdc, data.subset(slice(4)), eps=max(config.eps), path=config.picture)
+        print(f"wrote {config.picture}")
+    if config.json is not None:
+        record = {"config": asdict(config), **provenance(data), "results": rows}
+        config.json.parent.mkdir(parents=True, exist_ok=True)
+        config.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        print(f"wrote {config.json}")
+
+
+def measure(model: nn.Module, data: Dataset, config: DemoConfig, progress: tqdm) -> dict:
+    """Clean accuracy, accuracy under each attack and their worst per image, seconds per image."""
+    started = time.perf_counter()
+    clean = correct(model, data.images, data.labels)
+    seconds = (time.perf_counter() - started) / len(data)
+    row: dict = {"clean": summary(clean), "seconds_per_image": seconds, "eps": {}}
+    adaptive = isinstance(model, RobustDiffusionClassifier)
+    surrogates = rdc_surrogates(model) if adaptive else {"exact": model}
+    for eps in config.eps:
+        _, right = attack(
+            model, data.images, data.labels, eps=eps, steps=config.steps,
+            surrogates=surrogates, seed=config.seed,
+        )  # fmt: skip
+        worst = torch.stack(list(right.values())).all(0)
+        attacks = {name: summary(survived) for name, survived in right.items() if name != "none"}
+        row["eps"][str(eps)] = {"worst": summary(worst), **attacks}
+        progress.update()
+    return row
+
+
+def summary(right: Tensor) -> dict:
+    """An accuracy with its interval."""
+    count, total = int(right.sum()), len(right)
+    low, high = clopper_pearson(count, total)
+    return {"accuracy": count / total, "low": low, "high": high, "images": total}
+
+
+def table(rows: dict[str, dict], config: DemoConfig) -> str:
+    """The worst case per image for every model and eps, then RDC's attacks one by one."""
+    head = "".join(f"{f'eps {eps:g}':>19}" for eps in config.eps)
+    lines = [f"{'':<22}{'clean':>8}{head}{'s/image':>10}"]
+    for name, row in rows.items():
+        cells = "".join(f"{cell(row['eps'][str(eps)]['worst']):>19}" for eps in config.eps)
+        clean = f"{100 * row['clean']['accuracy']:.1f}"
+        lines.append(f"{name:<22}{clean:>8}{cells}{row['seconds_per_image']:>10.4f}")
+        attacks = row["eps"][str(config.eps[0])]
+        if len(attacks) > 2:
+            for attack_name in [key for key in attacks if key != "worst"]:
+                cells = "".join(
+                    f"{cell(row['eps'][str(eps)][attack_name]):>19}" for eps in config.eps
+                )
+                lines.append(f"{f'  {attack_name} alone':<22}{'':>8}{cells}")
+    return "\n".join(lines)
+
+
+def cell(value: dict) -> str:
+    return f"{100 * value['accuracy']:.1f} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(DemoConfig))

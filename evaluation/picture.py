@@ -1,0 +1,74 @@
+"""One picture: what an attack does to a CNN and to RDC, image by image."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.robustness import attack, rdc_surrogates
+from rdc import RobustDiffusionClassifier
+from rdc.data import Dataset
+
+COLUMNS = (
+    "given",
+    "attacked: CNN",
+    "CNN says",
+    "attacked: RDC",
+    "after maximization",
+    "RDC says",
+)
+
+
+def draw(
+    cnn: nn.Module, rdc: RobustDiffusionClassifier, data: Dataset, *, eps: float, path: Path
+) -> None:
+    """A row per image: given, attacked and posterior for both models, each under its own attack."""
+    # matplotlib takes a second to import; only this needs it.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    for_cnn, _ = attack(cnn, data.images, data.labels, eps=eps)
+    for_rdc, _ = attack(
+        rdc, data.images, data.labels, eps=eps, surrogates=rdc_surrogates(rdc), seed=1
+    )
+    with torch.no_grad():
+        maximized = rdc.purifier(for_rdc)
+        of_cnn, of_rdc = cnn(for_cnn).softmax(1), rdc.classifier(maximized).softmax(1)
+
+    figure, axes = pyplot.subplots(
+        len(data), len(COLUMNS), figsize=(2.1 * len(COLUMNS), 2.0 * len(data)), squeeze=False
+    )
+    for column, title in enumerate(COLUMNS):
+        axes[0, column].set_title(title)
+    for row in range(len(data)):
+        label = int(data.labels[row])
+        show(axes[row, 0], data.images[row])
+        show(axes[row, 1], for_cnn[row])
+        bars(axes[row, 2], of_cnn[row], label, data.class_names)
+        show(axes[row, 3], for_rdc[row])
+        show(axes[row, 4], maximized[row])
+        bars(axes[row, 5], of_rdc[row], label, data.class_names)
+    figure.suptitle(f"White-box attacks, L-infinity {eps:g}; the true class is green")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
+def show(axis, image: Tensor) -> None:
+    image = image.permute(1, 2, 0).squeeze(2)
+    axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_axis_off()
+
+
+def bars(axis, probabilities: Tensor, label: int, names: tuple[str, ...]) -> None:
+    """The posterior as bars: the true class green, a wrong winner red, the rest gray."""
+    winner = int(probabilities.argmax())
+    colors = ["lightgray"] * len(probabilities)
+    colors[winner] = "tab:red"
+    colors[label] = "tab:green"
+    axis.bar(range(len(probabilities)), probabilities, color=colors)
+    axis.set_ylim(0, 1)
+    axis.set_yticks([])
+    axis.set_xticks(range(len(names)), names, fontsize=8)

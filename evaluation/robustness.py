@@ -1,0 +1,62 @@
+"""Robust accuracy: per image, the worst over the attacks through every surrogate."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.attacks.pgd import pgd
+from rdc import RobustDiffusionClassifier
+
+
+def rdc_surrogates(model: RobustDiffusionClassifier) -> dict[str, nn.Module]:
+    """What an attacker who knows RDC differentiates, all with the model's own frozen noise.
+
+    "exact": the true gradient through every maximization step. "bpda": the identity for the
+    maximization (the published attack). "unmaximized": the diffusion classifier alone, whose
+    attacked images are then shown to RDC. Maximization makes the loss rugged, so that the true
+    gradient is not always the most harmful one.
+    """
+    options = {"noise": model.purifier.noise.mode, "seed": model.purifier.noise.seed}
+    second_order = "central_difference"
+    return {
+        "exact": RobustDiffusionClassifier(
+            model.denoiser, model.config, second_order=second_order, **options
+        ),
+        "bpda": RobustDiffusionClassifier(model.denoiser, model.config, gradient="bpda", **options),
+        "unmaximized": model.classifier,
+    }
+
+
+def attack(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 40,
+    surrogates: Mapping[str, nn.Module] | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Attacked images (B, C, H, W), and per attack whether `model` is still right (B,) bool.
+
+    The image returned is one that `model` gets wrong wherever an attack found one.
+    """
+    if surrogates is None:
+        surrogates = {"exact": model}
+    worst, right = images, {"none": correct(model, images, labels)}
+    broken = ~right["none"]
+    for name, surrogate in surrogates.items():
+        start = torch.Generator().manual_seed(seed)
+        attacked = pgd(surrogate, images, labels, eps=eps, steps=steps, generator=start)
+        right[name] = correct(model, attacked, labels)
+        newly = ~right[name] & ~broken
+        worst = torch.where((newly | ~broken)[:, None, None, None], attacked, worst)
+        broken = broken | newly
+    return worst, right
+
+
+@torch.no_grad()
+def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Whether `model` gives each image its label: (B,) bool."""
+    return model(images).argmax(1) == labels

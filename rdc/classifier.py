@@ -1,0 +1,203 @@
+"""The diffusion classifier, RDC, and `classify`."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdc.checkpoint import from_json, locate, to_json
+from rdc.defense import Defense
+from rdc.denoiser import Denoiser, DenoiserLike
+from rdc.gradients import SecondOrder
+from rdc.images import check_images, to_images, to_pixels, to_x
+from rdc.likelihood import class_losses
+from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
+from rdc.noise import Levels, Noise, NoiseMode, Spacing, Weighting
+
+RDC_FILE = "rdc.json"
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The likelihood integral of the diffusion classifier; see `rdc.noise`.
+
+    `levels` noise levels in [`sigma_min`, `sigma_max`], each with `draws` noises.
+    `temperature` divides the losses: logits = -loss / temperature. With the "elbo" weighting and
+    temperature 1 they are log-likelihoods in nats; a temperature calibrates the posterior.
+    """
+
+    levels: int = 8
+    sigma_min: float = 0.5
+    sigma_max: float = 3.0
+    draws: int = 1
+    spacing: Spacing = "log"
+    weighting: Weighting = "elbo"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be positive")
+        self.build_levels()
+
+    def build_levels(self, sigma_data: float = 0.5) -> Levels:
+        return Levels.build(
+            count=self.levels,
+            low=self.sigma_min,
+            high=self.sigma_max,
+            spacing=self.spacing,
+            weighting=self.weighting,
+            draws=self.draws,
+            sigma_data=sigma_data,
+        )
+
+    @classmethod
+    def released(cls, levels: int = 125) -> "ClassifierConfig":
+        """The authors' released grid and weighting (they average over pixels; we sum)."""
+        return cls(
+            levels=levels, sigma_min=1e-4, sigma_max=3.0, spacing="uniform", weighting="published"
+        )
+
+
+class DiffusionClassifier(nn.Module):
+    """Bayes with the diffusion loss as log-likelihood (Chen et al. 2024, theorem 3.1).
+
+        log p(y | x) = log softmax_y( -integral of w(sigma) E ||x - D(x + sigma n, sigma, y)||^2 )
+
+    [0, 1] images (B, C, H, W) to logits (B, K). Classes are equally likely a priori. Weights are
+    constants: gradients flow to the images, exactly, with the draws of the forward pass.
+    """
+
+    def __init__(
+        self,
+        denoiser: DenoiserLike,
+        config: ClassifierConfig | None = None,
+        *,
+        noise: NoiseMode = "frozen",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.config = config or ClassifierConfig()
+        self.noise = Noise(noise, seed=seed, stream=0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        sigma_data = getattr(getattr(self.denoiser, "config", None), "sigma_data", 0.5)
+        levels = self.config.build_levels(sigma_data)
+        x = to_x(images)
+        noise = self.noise.normal(x, len(levels))
+        return -class_losses(self.denoiser, x, levels, noise) / self.config.temperature
+
+
+@dataclass(frozen=True)
+class RDCConfig:
+    """Everything that turns a denoiser into RDC; stored beside the weights as `rdc.json`."""
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    maximization: MaximizationConfig = field(default_factory=MaximizationConfig)
+
+
+class RobustDiffusionClassifier(Defense):
+    """RDC (Chen et al., ICML 2024): likelihood maximization, then the diffusion classifier.
+
+    [0, 1] images (B, C, H, W) to logits (B, K), both parts on one denoiser. `noise`, `seed`,
+    `gradient` and `second_order` are those of the parts.
+    """
+
+    purifier: LikelihoodMaximizer
+    classifier: DiffusionClassifier
+
+    def __init__(
+        self,
+        denoiser: DenoiserLike,
+        config: RDCConfig | None = None,
+        *,
+        noise: NoiseMode = "frozen",
+        seed: int = 0,
+        gradient: GradientMode = "exact",
+        second_order: SecondOrder = "double_backward",
+    ) -> None:
+        config = config or RDCConfig()
+        super().__init__(
+            LikelihoodMaximizer(
+                denoiser,
+                config.maximization,
+                noise=noise,
+                seed=seed,
+                gradient=gradient,
+                second_order=second_order,
+            ),
+            DiffusionClassifier(denoiser, config.classifier, noise=noise, seed=seed),
+        )
+        self.config = config
+        self.denoiser = denoiser
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
+        """A denoiser and its `rdc.json` from a directory, a packaged name or a hub id."""
+        denoiser = Denoiser.from_pretrained(model)
+        return cls(denoiser, from_json(RDCConfig, locate(model, RDC_FILE)), **options)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the denoiser and `rdc.json`."""
+        if not isinstance(self.denoiser, Denoiser):
+            raise TypeError(f"only a Denoiser can be saved, not {type(self.denoiser).__name__}")
+        self.denoiser.save_pretrained(directory)
+        (Path(directory) / RDC_FILE).write_text(to_json(self.config))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What RDC says about B images.
+
+    labels (B,) int64; probabilities and log_posterior (B, K); maximized (B, C, H, W) in [0, 1], the
+    images after likelihood maximization, which is what was classified.
+    """
+
+    labels: Tensor
+    probabilities: Tensor
+    log_posterior: Tensor
+    maximized: Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The predicted classes by name, or by number where the model has no names."""
+        return [self.class_names[i] if self.class_names else str(i) for i in self.labels.tolist()]
+
+
+def classify(
+    images: Any,
+    model: str | Path | RobustDiffusionClassifier = "digits",
+    *,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+) -> Prediction:
+    """Classify images with RDC.
+
+    images: a float tensor NCHW in [0, 1], a uint8 array (HW, NHW, HWC, NHWC), a PIL image, a path,
+        or a list of these.
+    model: a packaged name (`rdc.packaged_models()`), a directory, a hub id, or a
+        `RobustDiffusionClassifier`.
+    Raises ValueError, TypeError or FileNotFoundError, naming what is wrong, before computing.
+    """
+    if not isinstance(model, RobustDiffusionClassifier):
+        model = RobustDiffusionClassifier.from_pretrained(model)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    batch = to_images(images, model.denoiser.image_shape)
+    model = model.to(device) if device is not None else model
+    device = next(model.parameters(), batch).device
+    with torch.no_grad():
+        parts = [_classify(model, part.to(device)) for part in batch.split(batch_size)]
+    log_posterior, maximized = (torch.cat(part) for part in zip(*parts, strict=True))
+    names = getattr(getattr(model.denoiser, "config", None), "class_names", ())
+    return Prediction(log_posterior.argmax(1), log_posterior.exp(), log_posterior, maximized, names)
+
+
+def _classify(model: RobustDiffusionClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    maximized = model.purifier(images)
+    return F.log_softmax(model.classifier(maximized), dim=1), maximized

@@ -1,0 +1,120 @@
+"""Exact gradients in bounded memory, and the approximations that the literature uses by name.
+
+Everything here is a function of its tensor arguments alone: weights captured by a closure are
+constants. Noise must be drawn before, and captured, so that backward sees exactly the draws of
+forward.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+SecondOrder = Literal["double_backward", "central_difference"]
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """A copy outside any graph (and outside inference mode) that can be differentiated."""
+    return x.detach().clone().requires_grad_()
+
+
+class _Gradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, function: Callable[[Tensor], Tensor], second_order, step: float):
+        ctx.function, ctx.second_order, ctx.step = function, second_order, step
+        ctx.save_for_backward(x)
+        return _first(function, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        (x,) = ctx.saved_tensors
+        if ctx.second_order == "double_backward":
+            product = _second_by_graph(ctx.function, x, cotangent)
+        else:
+            product = _second_by_difference(ctx.function, x, cotangent, ctx.step)
+        return product, None, None, None
+
+
+def _first(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = _leaf(x)
+        return torch.autograd.grad(function(leaf).sum(), leaf)[0]
+
+
+def _second_by_graph(function, x: Tensor, cotangent: Tensor) -> Tensor:
+    # Fused attention kernels have no second derivative; the plain one does.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        leaf = _leaf(x)
+        (first,) = torch.autograd.grad(function(leaf).sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first, leaf, cotangent)[0]
+
+
+def _second_by_difference(function, x: Tensor, cotangent: Tensor, step: float) -> Tensor:
+    norm = cotangent.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+    norm = norm.view(-1, *[1] * (x.ndim - 1))
+    offset = step * cotangent / norm
+    return (_first(function, x + offset) - _first(function, x - offset)) * (norm / (2 * step))
+
+
+def gradient(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    second_order: SecondOrder = "double_backward",
+    step: float = 0.03,
+) -> Tensor:
+    """d function(x).sum() / dx, itself differentiable once more, keeping only x in memory.
+
+    `function` maps (B, ...) to one value per row, rows independent. The backward pass needs the
+    Hessian-vector product H v. "double_backward" differentiates the gradient (exact, about nine
+    forward passes); "central_difference" takes (g(x + h u) - g(x - h u)) |v| / 2h with u = v / |v|
+    and h = `step`, an L2 distance (two gradients; error O(h^2), and rounding O(1/h)).
+    """
+    if not torch.is_grad_enabled() or not x.requires_grad:
+        return _first(function, x)
+    return _Gradient.apply(x, function, second_order, step)  # type: ignore[return-value]
+
+
+class _Recompute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, function: Callable[[Tensor], Tensor]):
+        ctx.function = function
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return function(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = _leaf(x)
+            return torch.autograd.grad(ctx.function(leaf), leaf, cotangent)[0], None
+
+
+def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x), whose backward runs `function` again instead of keeping its activations."""
+    if not torch.is_grad_enabled() or not x.requires_grad:
+        return function(x)
+    return _Recompute.apply(x, function)  # type: ignore[return-value]
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, function: Callable[[Tensor], Tensor]):
+        with torch.no_grad():
+            return function(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        return cotangent, None
+
+
+def straight_through(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x) with the identity as its derivative (BPDA, Athalye et al., ICML 2018)."""
+    return _StraightThrough.apply(x, function)  # type: ignore[return-value]

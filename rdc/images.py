@@ -1,0 +1,152 @@
+"""The door: whatever a user calls an image, checked and converted to [0, 1] NCHW, once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def to_x(images: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1], the scale of the diffusion model."""
+    return 2 * images - 1
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1], the scale of images."""
+    return (x + 1) / 2
+
+
+def check_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The same tensor, or an error that says why it is not (B, C, H, W) float in [0, 1]."""
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+        raise ValueError(
+            f"images: shape {tuple(images.shape)}, but this model takes (B, {shape[0]}, "
+            f"{shape[1]}, {shape[2]}): B images, channels first"
+        )
+    if len(images) == 0:
+        raise ValueError("images: empty batch; give at least one image")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images: dtype {images.dtype}; give floats in [0, 1] (for uint8: images.float() / 255)"
+        )
+    low, high = images.min().item(), images.max().item()
+    if not torch.isfinite(images).all():
+        raise ValueError("images: NaN or infinity in the pixels; give numbers in [0, 1]")
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"images: values from {low:.4g} to {high:.4g}, expected [0, 1] "
+            "(for 0..255 divide by 255; for [-1, 1] use (images + 1) / 2)"
+        )
+    return images
+
+
+def to_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
+    """(B, C, H, W) in [0, 1] of `shape` (C, H, W) from anything that a user calls an image.
+
+    A float tensor NCHW (or CHW) in [0, 1]; a uint8 array HW, NHW, HWC or NHWC; a PIL image; the
+    path of an image file; or a list of these. Files and PIL images are converted to the model's
+    channels and size; tensors and arrays must have them.
+    """
+    if isinstance(images, Tensor):
+        return check_images(images[None] if images.ndim == 3 else images, shape)
+    if isinstance(images, np.ndarray):
+        return check_images(_from_array(images, shape), shape)
+    if isinstance(images, Image.Image):
+        return _from_pil(images, shape)
+    if isinstance(images, str | Path):
+        return _from_pil(read_image(Path(images)), shape)
+    if isinstance(images, Sequence):
+        if len(images) == 0:
+            raise ValueError("images: empty list; give at least one image")
+        return torch.cat([to_images(image, shape) for image in images])
+    raise TypeError(
+        f"images: cannot read {type(images).__name__}; give a float tensor in [0, 1], a uint8 "
+        "numpy array, a PIL image, a path, or a list of these"
+    )
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file, read completely."""
+    if path.is_dir():
+        raise ValueError(f"images: {path} is a folder; give its files: rdc.images.image_files")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"images: {path} does not exist; give the path of an image file"
+        ) from None
+    # Pillow's decoders raise whatever a broken file makes them trip over, down to IndexError.
+    except Exception as error:
+        raise ValueError(
+            f"images: {path} is not a readable image: {error}; give an image file"
+        ) from error
+
+
+def image_files(path: Path) -> list[Path]:
+    """The file itself, or all image files below a folder in sorted order."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise FileNotFoundError(
+            f"images: no image below the folder {path}; give one with {', '.join(SUFFIXES)} files"
+        )
+    return files
+
+
+def _from_array(array: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"images: numpy array of {array.dtype}; give uint8 in 0..255, or a float tensor NCHW "
+            "in [0, 1] (torch.from_numpy(array).float())"
+        )
+    given, (channels, height, width) = array.shape, shape
+    # With one channel, three axes are images; with three, they are one image with its channels.
+    if array.ndim == 2 or (array.ndim == 3 and channels == 1 and given[1:] == (height, width)):
+        array = array[..., None]
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or array.shape[1:] != (height, width, channels):
+        raise ValueError(
+            f"images: array of shape {given}; give HW, NHW, HWC or NHWC, channels last, of "
+            f"{height}x{width} pixels and {channels} channels"
+        )
+    return torch.from_numpy(array.copy()).permute(0, 3, 1, 2).float() / 255
+
+
+def _from_pil(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+    channels, height, width = shape
+    if 0 in image.size:
+        raise ValueError(f"images: PIL image of size {image.size}; give one that has pixels")
+    image = _convert(image, "L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return _from_array(np.asarray(image)[None] if channels > 1 else np.asarray(image), shape)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    try:
+        if image.mode.startswith("I;16"):
+            # Pillow's own conversion cuts 16-bit values off at 255.
+            image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        if image.mode == "P":
+            # Pillow warns when it drops a palette's transparency, but not an alpha channel's.
+            image = image.convert("RGBA")
+        if image.mode not in ("I", "F"):
+            return image.convert(mode)
+    except Exception as error:
+        raise ValueError(
+            f"images: PIL image of mode {image.mode!r}: {error}; convert it to {mode!r}"
+        ) from error
+    raise ValueError(
+        f"images: PIL image of mode {image.mode!r}, whose range of values is unknown; "
+        f"scale it to 0..255 and convert it to {mode!r}"
+    )

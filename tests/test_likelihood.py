@@ -1,0 +1,165 @@
+"""Class errors, losses and bounds against closed forms; chunks and batches change nothing."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import MixtureDenoiser, some_images, two_classes
+
+from rdc import Denoiser, DenoiserConfig, Levels, Noise, UNetConfig
+from rdc.images import to_x
+from rdc.likelihood import chunk_rows, class_errors, class_losses, log_likelihood
+
+TINY = UNetConfig(
+    image_size=8, channels=1, num_classes=3, width=8, width_multipliers=(1, 1),
+    attention_resolutions=(4,), blocks_per_level=1, head_blocks=1, head_width=4,
+)  # fmt: skip
+
+
+def random_denoiser(dtype=torch.float64, conditioning="multihead") -> Denoiser:
+    """A tiny network whose zero-started layers are randomised too."""
+    torch.manual_seed(0)
+    config = UNetConfig(**{**TINY.__dict__, "conditioning": conditioning})
+    denoiser = Denoiser(DenoiserConfig(config)).to(dtype).requires_grad_(False)
+    for parameter in denoiser.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return denoiser.eval()
+
+
+def gaussian(mean: float = 0.2, std: float = 0.5) -> MixtureDenoiser:
+    return MixtureDenoiser(torch.full((1, 1, 1, 2, 2), mean), std)
+
+
+def test_errors_are_those_of_a_plain_loop() -> None:
+    denoiser, x = random_denoiser(), to_x(some_images(2, (1, 8, 8)))
+    sigmas = torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
+    noise = Noise("fresh").normal(x, 3)
+    got = class_errors(denoiser, x, sigmas, noise)
+    for b in range(2):
+        for t in range(3):
+            noised = x[b : b + 1] + sigmas[t] * noise[b : b + 1, t]
+            denoised = denoiser.denoise_classes(noised, sigmas[t])
+            for y in range(3):
+                expected = (x[b] - denoised[0, y]).square().sum()
+                torch.testing.assert_close(got[b, y, t], expected)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 12), st.booleans())
+def test_chunks_change_neither_losses_nor_gradients(
+    batch: int, count: int, chunk: int, shared: bool
+) -> None:
+    denoiser, images = two_classes(), some_images(batch)
+    levels = Levels.build(count=count, low=0.5, high=2)
+    noise = Noise("frozen" if shared else "fresh").normal(images, count)
+
+    def losses_and_gradient(chunk: int):
+        x = to_x(images).requires_grad_()
+        losses = class_losses(denoiser, x, levels, noise, chunk=chunk)
+        return losses, torch.autograd.grad((losses**2).sum(), x)[0]
+
+    for one, other in zip(losses_and_gradient(10_000), losses_and_gradient(chunk), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("conditioning", ["multihead", "label"])
+def test_an_image_is_scored_alike_alone_and_in_a_batch(dtype, tolerance, conditioning) -> None:
+    denoiser = random_denoiser(dtype, conditioning)
+    x = to_x(some_images(5, (1, 8, 8), dtype=dtype))
+    levels, noise = Levels.build(count=4, low=0.5, high=2), Noise("frozen").normal(x, 4)
+    together = class_losses(denoiser, x, levels, noise)
+    alone = torch.cat([class_losses(denoiser, image[None], levels, noise) for image in x])
+    scale = together.abs().max()
+    torch.testing.assert_close(together / scale, alone / scale, rtol=0, atol=tolerance)
+
+
+def test_class_differences_share_their_noise() -> None:
+    """Two classes with the same model have the same loss to the last bit."""
+    means = torch.full((2, 1, 1, 2, 2), 0.1)
+    x = to_x(some_images(3))
+    levels, noise = Levels.build(count=3, low=0.5, high=2), Noise("fresh").normal(x, 3)
+    losses = class_losses(MixtureDenoiser(means, 0.3), x, levels, noise)
+    assert torch.equal(losses[:, 0], losses[:, 1])
+
+
+def expected_error(denoiser: MixtureDenoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """E_n ||x - D(x + sigma n)||^2 of one Gaussian, by hand: (T,)."""
+    variance = denoiser.std**2
+    total = sigma.square() + variance
+    bias = (x - denoiser.means[0, 0]).square().sum() * (sigma.square() / total).square()
+    return bias + x.numel() * sigma.square() * (variance / total).square()
+
+
+def test_errors_have_the_closed_form_mean_at_the_monte_carlo_rate() -> None:
+    """Root mean square error over seeds falls as draws^-1/2."""
+    denoiser, x = gaussian(), to_x(some_images(1))
+    sigma = torch.tensor([0.8], dtype=torch.float64)
+    exact = expected_error(denoiser, x[0], sigma)
+
+    def deviation(draws: int) -> float:
+        noise = Noise("fresh", seed=draws).normal(x.expand(400, -1, -1, -1), draws)
+        errors = class_errors(denoiser, x.expand(400, -1, -1, -1), sigma.expand(draws), noise)
+        return (errors[:, 0].mean(1) - exact).square().mean().sqrt().item()
+
+    slope = math.log(deviation(2) / deviation(32)) / math.log(16)
+    assert slope == pytest.approx(0.5, abs=0.07)
+
+
+def quadrature_error(count: int) -> float:
+    """Elbo integral of a Gaussian's exact errors against the KL divergence it stands for."""
+    denoiser, x, low, high = gaussian(), to_x(some_images(1))[0], 0.2, 400.0
+    levels = Levels.build(count=count, low=low, high=high)
+    integral = (expected_error(denoiser, x, levels.sigmas) * levels.weights).sum().item()
+    total, d = low**2 + denoiser.std**2, x.numel()
+    bias = (x - denoiser.means[0, 0]).square().sum().item() / total
+    divergence = 0.5 * (bias + d * (low**2 / total - 1 - math.log(low**2 / total)))
+    return abs(integral - divergence)
+
+
+def test_elbo_integral_is_the_divergence_and_converges_at_second_order() -> None:
+    """integral_s^inf sigma^-3 E||x - D||^2 = KL(N(x, s^2) || p_s)."""
+    assert quadrature_error(400) < 1e-3
+    assert quadrature_error(40) / quadrature_error(80) == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("oracle", "high"), [(gaussian(0.0, 0.5), 1.0), (two_classes(components=2), 80.0)]
+)
+def test_log_likelihood_is_the_smoothed_log_density(oracle: MixtureDenoiser, high: float) -> None:
+    """-integral - KL - entropy = E_n log p_s(x + s n | y) for the exact denoiser.
+
+    The Gaussian is the one that the prior assumes, so that its end at `high` is exact as well.
+    """
+    x, low = to_x(some_images(1)), 0.05
+    levels = Levels.build(count=60, low=low, high=high, draws=4000)
+    noise = Noise("frozen").normal(x, len(levels))
+    bound = log_likelihood(oracle, x, levels, noise)
+    samples = x[:, None] + low * Noise("frozen", seed=9).normal(x, 20_000)
+    exact = oracle.log_density(samples.flatten(0, 1), low).view(1, 20_000, -1).mean(1)
+    torch.testing.assert_close(bound, exact, rtol=0, atol=0.08)
+
+
+def test_a_worse_denoiser_has_a_lower_bound() -> None:
+    """The bound of a wrong model stays below the exact density of the right one."""
+    right, wrong = gaussian(0.2), gaussian(0.6)
+    x = 0.2 + 0.5 * Noise("frozen", seed=3).normal(some_images(1), 500)[0]
+    levels = Levels.build(count=60, low=0.05, high=80, draws=2)
+    noise = Noise("fresh").normal(x, len(levels))
+    gap = log_likelihood(right, x, levels, noise) - log_likelihood(wrong, x, levels, noise)
+    assert gap.mean() > 0.3
+
+
+def test_log_likelihood_refuses_other_weights() -> None:
+    x = to_x(some_images(1))
+    levels = Levels.build(count=3, low=0.5, high=2, weighting="edm")
+    with pytest.raises(ValueError, match="weighting='elbo'"):
+        log_likelihood(gaussian(), x, levels, Noise("frozen").normal(x, 3))
+
+
+def test_conditional_networks_take_fewer_images_per_call() -> None:
+    x = torch.zeros(1, 1, 8, 8)
+    multihead = chunk_rows(random_denoiser(), x)
+    assert chunk_rows(random_denoiser(conditioning="label"), x) == multihead // 3
