@@ -16,7 +16,7 @@ from tqdm import tqdm
 from evaluation.picture import draw
 from evaluation.robustness import attack, correct, rdc_surrogates
 from evaluation.statistics import clopper_pearson
-from rdc import DiffusionClassifier, OptimalDenoiser, RobustDiffusionClassifier
+from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.cnn import CNN
 from rdc.data import Dataset, load
 from rdc.images import to_x

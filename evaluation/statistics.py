@@ -4,7 +4,7 @@ from scipy.stats import beta
 
 
 def clopper_pearson(correct: int, count: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact confidence interval of an accuracy, `correct` of `count` images (Clopper & Pearson 1934)."""
+    """Exact interval of an accuracy, `correct` of `count` images (Clopper & Pearson 1934)."""
     if not 0 <= correct <= count or count < 1:
         raise ValueError(f"correct={correct} must be between 0 and count={count}, count at least 1")
     tail = (1 - confidence) / 2

@@ -1,6 +1,5 @@
 """The diffusion classifier, RDC, and `classify`."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +12,7 @@ from rdc.checkpoint import from_json, locate, to_json
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserLike
 from rdc.gradients import SecondOrder
-from rdc.images import check_images, to_images, to_pixels, to_x
+from rdc.images import to_images, to_x
 from rdc.likelihood import class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
 from rdc.noise import Levels, Noise, NoiseMode, Spacing, Weighting
@@ -190,9 +189,9 @@ def classify(
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     batch = to_images(images, model.denoiser.image_shape)
     model = model.to(device) if device is not None else model
-    device = next(model.parameters(), batch).device
+    weights = next(model.parameters(), batch)  # a denoiser without weights takes images as given
     with torch.no_grad():
-        parts = [_classify(model, part.to(device)) for part in batch.split(batch_size)]
+        parts = [_classify(model, part.to(weights)) for part in batch.split(batch_size)]
     log_posterior, maximized = (torch.cat(part) for part in zip(*parts, strict=True))
     names = getattr(getattr(model.denoiser, "config", None), "class_names", ())
     return Prediction(log_posterior.argmax(1), log_posterior.exp(), log_posterior, maximized, names)

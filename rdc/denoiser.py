@@ -54,6 +54,8 @@ class DenoiserConfig:
                 f"class_names has {len(self.class_names)} entries, but the network has "
                 f"num_classes={self.network.num_classes}"
             )
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError(f"class_names={self.class_names} must differ from each other")
 
 
 class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):

@@ -137,9 +137,10 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         if image.mode.startswith("I;16"):
             # Pillow's own conversion cuts 16-bit values off at 255.
             image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-        if image.mode == "P":
-            # Pillow warns when it drops a palette's transparency, but not an alpha channel's.
+        if image.mode == "P" or image.has_transparency_data:
+            # What is transparent shows white, as it would on paper.
             image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         if image.mode not in ("I", "F"):
             return image.convert(mode)
     except Exception as error:

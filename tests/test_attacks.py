@@ -56,7 +56,7 @@ def test_stays_in_ball_and_box(eps: float, steps: int, start: bool) -> None:
     generator = torch.Generator().manual_seed(1) if start else None
     attacked = pgd(Linear(), IMAGES, LABELS, eps=eps, steps=steps, generator=generator)
     assert (attacked - IMAGES).abs().max() <= eps + 1e-12
-    assert 0 <= attacked.min() and attacked.max() <= 1
+    assert attacked.min() >= 0 and attacked.max() <= 1
 
 
 def test_more_steps_do_not_lower_the_loss_and_the_best_point_is_returned() -> None:

@@ -123,9 +123,9 @@ def test_names_outside_ascii_come_back(saved: Path) -> None:
 
 
 def test_loaded_models_are_frozen_and_in_evaluation_mode(saved: Path) -> None:
-    model = RobustDiffusionClassifier.from_pretrained(saved)
-    assert not any(weights.requires_grad for weights in model.parameters())
-    assert not any(module.training for module in model.denoiser.modules())
+    denoiser = Denoiser.from_pretrained(saved)
+    assert not any(weights.requires_grad for weights in denoiser.parameters())
+    assert not any(module.training for module in denoiser.modules())
 
 
 def test_loading_costs_no_random_numbers(saved: Path) -> None:

@@ -149,6 +149,14 @@ def test_classify_takes_every_kind_of_image() -> None:
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_classify_takes_every_float(dtype) -> None:
+    """The model's precision, not the image's, is what counts."""
+    model, images = small_rdc(torch.float32), torch.full((1, 1, 8, 8), 0.5)
+    prediction = rdc.classify(images.to(dtype), model)
+    assert torch.equal(prediction.log_posterior, rdc.classify(images, model).log_posterior)
+
+
 def test_prediction_is_consistent() -> None:
     model, images = small_rdc(torch.float32), some_images(5, (1, 8, 8), dtype=torch.float32)
     prediction = rdc.classify(images, model, batch_size=2)

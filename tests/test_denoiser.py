@@ -57,7 +57,9 @@ def test_both_denoisers_satisfy_the_protocol() -> None:
     assert random_denoiser().image_shape == (1, 8, 8)
 
 
-@pytest.mark.parametrize("bad", [{"sigma_data": 0.0}, {"class_names": ("one", "two")}])
+@pytest.mark.parametrize(
+    "bad", [{"sigma_data": 0.0}, {"class_names": ("one", "two")}, {"class_names": ("a", "b", "a")}]
+)
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         DenoiserConfig(TINY, **bad)

@@ -146,7 +146,7 @@ def test_palettes_are_looked_up(transparency, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".gif", ".tif", ".webp"])
 def test_files_without_loss(suffix: str, tmp_path: Path) -> None:
     array, path = pixels(4, 6), tmp_path / f"image{suffix}"
-    Image.fromarray(array).save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    Image.fromarray(array).save(path, lossless=True)  # only WebP has the choice
     expected = unit(array)[None, None]
     assert torch.equal(to_images(path, GRAY), expected)
     assert torch.equal(to_images(str(path), GRAY), expected)
@@ -320,3 +320,13 @@ def test_image_files_refuses_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"^images: no image below the folder .*\.png"):
         image_files(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_shows_white(channels: int) -> None:
+    """A black stroke on a transparent page is black on white, not black on black."""
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.putpixel((2, 3), (0, 0, 0, 255))
+    expected = torch.ones(1, channels, 8, 8)
+    expected[:, :, 3, 2] = 0
+    assert torch.equal(to_images(image, (channels, 8, 8)), expected)

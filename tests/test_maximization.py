@@ -124,7 +124,7 @@ def test_budget_and_range_hold(budget: float, step_size: float, steps: int, rule
     images = some_images(3)
     moved = LikelihoodMaximizer(two_classes(), config)(images)
     assert (moved - images).abs().max() <= budget + 1e-12
-    assert 0 <= moved.min() and moved.max() <= 1
+    assert moved.min() >= 0 and moved.max() <= 1
 
 
 def test_no_steps_is_the_identity() -> None:

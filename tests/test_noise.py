@@ -1,6 +1,7 @@
 """Levels integrate what they say, weights have the densities they claim, draws are owned."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_published_levels_reproduce_the_released_sum() -> None:
     """sum_i w_i loss_i on linspace(1e-4, 3, 126), left ends (the released script's arithmetic)."""
     grid = [1e-4 + (3 - 1e-4) * i / 125 for i in range(126)]
     expected = []
-    for a, b in zip(grid[:-1], grid[1:], strict=True):
+    for a, b in pairwise(grid):
         p = math.exp(-((math.log(a) + 1.2) ** 2) / 2 * 1.2**2) / (a * 1.2 * math.sqrt(2 * math.pi))
         expected.append((a**2 + 0.25) / (0.5 * a) ** 2 * p * (b - a))
     levels = Levels.build(count=125, low=1e-4, high=3, spacing="uniform", weighting="published")
@@ -104,7 +105,7 @@ def test_vp_time_inverts_sigma(sigma: float) -> None:
 
 
 def test_vp_matches_its_definition() -> None:
-    """scale = exp(-B/2) with B by numerical integration of beta; the marginal variance is 1 - s^2."""
+    """scale = exp(-B/2), B by numerical integration of beta; (scale sigma)^2 = 1 - scale^2."""
     t = torch.linspace(0, 1, 10_001, dtype=torch.float64)
     integrated = torch.cumulative_trapezoid(vp.beta(t), t)[-1]
     one = torch.tensor(1.0, dtype=torch.float64)

@@ -30,7 +30,7 @@ def test_matches_the_posterior_mean_by_brute_force() -> None:
 
 @pytest.mark.parametrize("bandwidth", [0.0, 0.3])
 def test_matches_the_score_of_its_density(bandwidth: float) -> None:
-    """D = x + sigma^2 grad log p_sigma (Tweedie), for the classes and for equally likely classes."""
+    """D = x + sigma^2 grad log p_sigma (Tweedie), per class and for equally likely classes."""
     points, labels = data()
     denoiser = OptimalDenoiser(points, labels, bandwidth=bandwidth)
     sigma = torch.tensor([0.4, 1.3], dtype=torch.float64)

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import tyro
-from accelerate import Accelerator
 from accelerate.utils import tqdm
 
 from rdc.cnn import CNN, CNNConfig
 from rdc.data import load
 from rdc.provenance import provenance
+from training.accelerator import start_accelerator
 from training.batches import batch_rows
 
 
@@ -34,7 +34,7 @@ class ClassifierTrainConfig:
 
 def main(config: ClassifierTrainConfig) -> None:
     """Train, measure on the validation split, save."""
-    accelerator = Accelerator()
+    accelerator = start_accelerator()
     data, validation = load(config.data, "train"), load(config.data, "validation")
     torch.manual_seed(config.seed)
     network = CNN(CNNConfig(**{**asdict(config.network), "class_names": data.class_names}))

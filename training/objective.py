@@ -1,9 +1,9 @@
 """What a denoiser is asked to predict: the image itself, or a teacher's estimate for every class.
 
-Plain denoising supervises the true class's head alone; the other heads never learn what their class
-would look like here, and the comparison between classes is what a diffusion classifier lives on. A
-teacher answers for all classes at once, on any input. Its best form on a small data set is free: the
-exact denoiser of the training images (`rdc.OptimalDenoiser`).
+Plain denoising supervises the true class's head alone; the other heads never learn what their
+class would look like here, and the comparison between classes is what a diffusion classifier lives
+on. A teacher answers for all classes at once, on any input. Its best form on a small data set is
+free: the exact denoiser of the training images (`rdc.OptimalDenoiser`).
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """`image_share`: the part of each batch that learns to predict its own image (all of it without a
-    teacher); the rest learns the teacher's K + 1 estimates.
+    """`image_share`: the part of each batch that learns to predict its own image (all of it without
+    a teacher); the rest learns the teacher's K + 1 estimates.
 
     `off_data`: largest change of a pixel, on [0, 1], by which the teacher's part leaves the data
     before noise is added: each image moves towards another one or in a random direction. Attacks
@@ -79,7 +79,7 @@ def weighted(error: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
 
 
 def image_losses(denoised: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-    """Squared error (B,) of the true class's head and the unconditional one: (B, K + 1, C, H, W)."""
+    """Squared error (B,) of two heads of (B, K + 1, C, H, W): the true class, unconditional."""
     rows = torch.arange(len(x), device=x.device)
     own = torch.stack([denoised[rows, labels], denoised[:, -1]], dim=1)
     return (own - x[:, None]).square().mean((1, 2, 3, 4))

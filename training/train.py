@@ -6,7 +6,7 @@ function of the seed and the step alone, and each process takes its share.
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import cos, pi
 from pathlib import Path
 
@@ -16,11 +16,22 @@ from accelerate import Accelerator
 from accelerate.utils import tqdm
 from torch import Tensor
 
-from rdc import ClassifierConfig, Denoiser, DenoiserConfig, DiffusionClassifier, OptimalDenoiser
+from rdc import (
+    Denoiser,
+    DenoiserConfig,
+    DiffusionClassifier,
+    OptimalDenoiser,
+    RDCConfig,
+    RobustDiffusionClassifier,
+)
 from rdc.backbone import UNetConfig
 from rdc.data import Dataset, load
 from rdc.denoiser import DenoiserLike
 from rdc.images import to_x
+from rdc.provenance import provenance
+from training.accelerator import start_accelerator
+from training.batches import batch_rows, step_generator
+from training.calibration import fit_temperature
 from training.ema import EMA
 from training.objective import (
     ObjectiveConfig,
@@ -30,7 +41,6 @@ from training.objective import (
     teacher_losses,
     weighted,
 )
-from rdc.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class TrainConfig:
     data: str = "digits"
     network: UNetConfig = field(default_factory=UNetConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    rdc: RDCConfig = field(default_factory=RDCConfig)
+    """classifier and maximization that are saved with the network; the temperature is fitted"""
     teacher: str = "none"
     steps: int = 2000
     batch_size: int = 256
@@ -62,7 +74,7 @@ class TrainConfig:
 
 def main(config: TrainConfig) -> None:
     """Train, validate and save; the averaged weights are what is saved."""
-    accelerator = Accelerator()
+    accelerator = start_accelerator()
     data = load(config.data, "train")
     check(config, data, accelerator.num_processes)
     torch.manual_seed(config.seed)
@@ -77,8 +89,7 @@ def main(config: TrainConfig) -> None:
     started = time.perf_counter()
     history = fit(config, accelerator, denoiser, teacher, optimizer, ema, data)
     if accelerator.is_main_process:
-        config.out.mkdir(parents=True, exist_ok=True)
-        ema.module.save_pretrained(config.out)
+        calibrated(ema.module, config, load(config.data, "validation")).save_pretrained(config.out)
         record = {
             "config": asdict(config),
             **provenance(data),
@@ -134,7 +145,7 @@ def fit(
     """The loop. Returns step, loss and validation accuracy at every measurement."""
     network, optimizer = accelerator.prepare(denoiser, optimizer)
     images, labels = data.images.to(accelerator.device), data.labels.to(accelerator.device)
-    history: list[dict[str, float]] = []
+    validation, history = load(config.data, "validation"), []
     progress = tqdm(range(config.steps), desc=f"training on {config.data}", unit="step")
     for step in progress:
         for group in optimizer.param_groups:
@@ -148,7 +159,8 @@ def fit(
         ema.update(denoiser, images_seen=seen, batch_size=config.batch_size)
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
             loss = accelerator.reduce(losses.detach().mean(), reduction="mean").item()
-            accuracy = validate(ema.module, load(config.data, "validation"))
+            logits, truth = held_out(ema.module, config, validation)
+            accuracy = (logits.argmax(1) == truth).double().mean().item()
             history.append({"step": step + 1, "loss": loss, "validation_accuracy": accuracy})
             progress.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.3f}")
     return history
@@ -196,20 +208,25 @@ def step_losses(
         if teacher is not None:
             of_teacher = teacher_losses(denoised[plain:], teacher, noised[plain:], sigma[plain:])
             losses = torch.cat([losses, of_teacher])
-    return weighted(losses, sigma, network_sigma_data(accelerator, network))
-
-
-def network_sigma_data(accelerator: Accelerator, network: torch.nn.Module) -> float:
-    return accelerator.unwrap_model(network).config.sigma_data
+    return weighted(losses, sigma, accelerator.unwrap_model(network).config.sigma_data)
 
 
 @torch.no_grad()
-def validate(denoiser: Denoiser, data: Dataset) -> float:
-    """Accuracy of the diffusion classifier, eight levels and frozen noise."""
+def held_out(denoiser: Denoiser, config: TrainConfig, data: Dataset) -> tuple[Tensor, Tensor]:
+    """Logits of the diffusion classifier, frozen noise and no maximization, and the labels."""
     device = next(denoiser.parameters()).device
-    classifier = DiffusionClassifier(denoiser, ClassifierConfig())
-    logits = [classifier(images.to(device)) for images in data.images.split(64)]
-    return (torch.cat(logits).argmax(1).cpu() == data.labels).double().mean().item()
+    classifier = DiffusionClassifier(denoiser, config.rdc.classifier)
+    logits = [classifier(images.to(device)).cpu() for images in data.images.split(64)]
+    return torch.cat(logits), data.labels
+
+
+def calibrated(denoiser: Denoiser, config: TrainConfig, data: Dataset) -> RobustDiffusionClassifier:
+    """RDC with the temperature that fits the held-out images."""
+    temperature = config.rdc.classifier.temperature * fit_temperature(
+        *held_out(denoiser, config, data)
+    )
+    classifier = replace(config.rdc.classifier, temperature=round(temperature, 4))
+    return RobustDiffusionClassifier(denoiser, replace(config.rdc, classifier=classifier))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""README does what it says: its Python runs, its commands exist."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text and the number of lines above the text."""
+
+    language: str
+    text: str
+    above: int
+
+
+def blocks(markdown: str) -> list[Block]:
+    fences = re.finditer(r"^```(\w*)[^\n]*\n(.*?)^```\s*$", markdown, re.MULTILINE | re.DOTALL)
+    return [Block(f[1], f[2], markdown[: f.start(2)].count("\n")) for f in fences]
+
+
+def commands(markdown: str) -> list[list[str]]:
+    """Words of every command in the blocks that are not Python; comments and prompts dropped."""
+    shell = [block.text for block in blocks(markdown) if block.language != "python"]
+    lines = "\n".join(shell).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if _plain(line)]
+    return [w for w in words if w]
+
+
+def _plain(line: str) -> bool:
+    """Whether the line has balanced quotes; a line of output ("can't") need not."""
+    try:
+        shlex.split(line, comments=True)
+    except ValueError:
+        return False
+    return True
+
+
+def make_targets(markdown: str) -> set[str]:
+    return {
+        word
+        for command in commands(markdown)
+        if command[0] == "make"
+        for word in command[1:]
+        if re.fullmatch(r"[a-z][\w-]*", word)
+    }
+
+
+def modules(markdown: str) -> set[str]:
+    """What follows `python -m` or `accelerate launch ... -m`."""
+    return {
+        module
+        for command in commands(markdown)
+        for flag, module in pairwise(command)
+        if flag == "-m"
+    }
+
+
+EXAMPLE = """
+# Title
+```bash
+$ make demo   # a comment; make nothing
+make -j2 test VENV=x
+accelerate launch --num_processes 2 \\
+    -m training.train --out x
+it can't be parsed
+```
+Text that says `make lunch`.
+```python
+x = 1
+```
+"""
+
+
+def test_the_reader_sees_every_command() -> None:
+    assert make_targets(EXAMPLE) == {"demo", "test"}
+    assert modules(EXAMPLE) == {"training.train"}
+    (python,) = (block for block in blocks(EXAMPLE) if block.language == "python")
+    assert (python.text, EXAMPLE.splitlines()[python.above]) == ("x = 1\n", "x = 1")
+
+
+def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one namespace, in an empty folder; tracebacks show README's own line numbers."""
+    markdown = README.read_text(encoding="utf-8")
+    python = [block for block in blocks(markdown) if block.language == "python"]
+    assert python, "README.md has no ```python block; it must show how the library is used"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    namespace: dict[str, object] = {"__name__": "readme"}
+    with torch.random.fork_rng(devices=[]):
+        for block in python:
+            exec(compile("\n" * block.above + block.text, str(README), "exec"), namespace)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
+    named = make_targets(README.read_text(encoding="utf-8"))
+    assert named, "README.md names no make target; it must say how the tests and the demo are run"
+    assert named <= declared
+
+
+def test_modules_exist() -> None:
+    missing = {name for name in modules(README.read_text(encoding="utf-8")) if not runnable(name)}
+    assert missing == set()
+
+
+def runnable(module: str) -> bool:
+    """Whether `python -m module` finds a file of the checkout, or an installed package."""
+    path = ROOT.joinpath(*module.split("."))
+    local = (ROOT / module.split(".")[0]).is_dir()
+    if local:
+        return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+    return find_spec(module.split(".")[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "exists"),
+    [("rdc", True), ("training.train", True), ("venv", True), ("rdc.nothing", False),
+     ("training", False), ("no_such_package", False)],
+)  # fmt: skip
+def test_runnable_tells_modules_apart(module: str, exists: bool) -> None:
+    assert runnable(module) == exists

@@ -1,0 +1,194 @@
+"""Training: objectives, batches, averages, and the commands with one process and with two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import some_images, two_classes
+from safetensors.torch import load_file
+
+from rdc import Denoiser
+from rdc.cnn import CNN
+from training.batches import batch_rows, step_generator
+from training.ema import EMA
+from training.objective import (
+    NoiseConfig,
+    ObjectiveConfig,
+    image_losses,
+    lattice_sigmas,
+    leave_data,
+    teacher_losses,
+    weighted,
+)
+from training.train import TrainConfig, check, rate
+
+ROOT = Path(__file__).parent.parent
+TINY_FLAGS = [
+    "--network.image-size", "8", "--network.channels", "1", "--network.width", "8",
+    "--network.width-multipliers", "1", "--network.blocks-per-level", "1",
+    "--network.attention-resolutions", "--batch-size", "16", "--steps", "4", "--warmup", "1",
+    "--validate-every", "2",
+]  # fmt: skip
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_lattice_covers_the_distribution_in_every_batch() -> None:
+    """One draw of 400 levels has the quantiles of the log-normal to 1/400 each."""
+    logs = lattice_sigmas(400, NoiseConfig(mean=-0.5, std=0.8), generator()).log().double()
+    cdf = torch.special.ndtr((logs.sort().values + 0.5) / 0.8)
+    steps = torch.arange(400, dtype=torch.float64) / 400
+    assert ((cdf - steps) >= -1e-4).all() and ((cdf - steps) <= 1 / 400 + 1e-4).all()
+    assert not torch.equal(logs, logs.sort().values)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 1))
+def test_leaving_the_data_keeps_to_radius_and_box(radius: float) -> None:
+    x = 2 * some_images(30, (1, 4, 4), dtype=torch.float32) - 1
+    moved = leave_data(x, radius, generator())
+    assert (moved - x).abs().max() <= radius + 1e-6
+    assert moved.abs().max() <= 1
+
+
+def test_image_loss_supervises_the_true_and_the_unconditional_head_alone() -> None:
+    denoised = torch.randn(3, 5, 1, 2, 2, generator=generator()).requires_grad_()
+    labels = torch.tensor([0, 2, 3])
+    losses = image_losses(denoised, torch.zeros(3, 1, 2, 2), labels)
+    (gradient,) = torch.autograd.grad(losses.sum(), denoised)
+    supervised = gradient.flatten(2).any(2)
+    expected = torch.zeros(3, 5, dtype=torch.bool)
+    expected[torch.arange(3), labels] = expected[:, -1] = True
+    assert torch.equal(supervised, expected)
+    own = denoised[0, [0, 4]].square().mean()
+    torch.testing.assert_close(losses[0], own)
+
+
+def test_a_teacher_agrees_with_itself() -> None:
+    teacher, x = two_classes(), some_images(3)
+    sigma = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    answers = [teacher.denoise_classes(x, sigma), teacher.denoise(x, sigma)[:, None]]
+    denoised = torch.cat(answers, dim=1)
+    assert not teacher_losses(denoised, teacher, x, sigma).any()
+    assert (teacher_losses(denoised + 0.1, teacher, x, sigma) - 0.01).abs().max() < 1e-9
+
+
+def test_edm_weight_makes_an_ignorant_network_equally_bad_everywhere() -> None:
+    """lambda(sigma) c_out(sigma)^2 = 1: the raw output's error counts alike at all levels."""
+    sigma = torch.tensor([0.01, 0.5, 30.0])
+    c_out = sigma * 0.7 / (sigma.square() + 0.49).sqrt()
+    torch.testing.assert_close(weighted(c_out.square(), sigma, 0.7), torch.ones(3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 5))
+def test_every_epoch_is_a_permutation(count: int, batch_size: int, seed: int) -> None:
+    """Whatever the batch size, the rows of all steps are whole permutations one after another."""
+    steps = -(-3 * count // batch_size)
+    rows = torch.cat([batch_rows(seed, step, batch_size, count) for step in range(steps)])
+    for epoch in rows[: 3 * count].view(3, count):
+        assert epoch.sort().values.tolist() == list(range(count))
+
+
+def test_steps_have_their_own_randomness() -> None:
+    device = torch.device("cpu")
+    draws = {
+        torch.rand(1, generator=step_generator(seed, step, device)).item()
+        for seed in range(3)
+        for step in range(3)
+    }
+    assert len(draws) == 9
+    assert not torch.equal(batch_rows(0, 0, 50, 50), batch_rows(0, 1, 50, 50))
+
+
+def test_average_has_its_half_life() -> None:
+    """From weights 0, half of a jump to 1 is in the average after one half-life."""
+    module = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(module.weight)
+    ema = EMA(module, half_life=1000, ramp=1.0)
+    torch.nn.init.ones_(module.weight)
+    for step in range(100):
+        ema.update(module, images_seen=10**6 + step * 10, batch_size=10)
+    assert ema.module.weight.item() == pytest.approx(0.5)
+
+
+def test_young_averages_are_short() -> None:
+    module = torch.nn.Linear(1, 1)
+    ema = EMA(module, half_life=1e9)
+    torch.nn.init.constant_(module.weight, 3.0)
+    for step in range(1, 50):
+        ema.update(module, images_seen=step * 10, batch_size=10)
+    assert ema.module.weight.item() == pytest.approx(3.0, abs=1e-3)
+
+
+def test_rate_warms_up_and_ends_at_zero() -> None:
+    config = TrainConfig(out=Path("unused"), steps=100, warmup=10)
+    rates = [rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1
+    assert rates[100] == pytest.approx(0) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="off_data=2"):
+        ObjectiveConfig(off_data=2)
+    from rdc.data import load
+
+    data = load("digits", "validation")
+    with pytest.raises(ValueError, match="--network"):
+        check(TrainConfig(out=Path("unused")), data, 1)
+
+
+def launch(tmp_path: Path, launcher: list[str], *arguments: str) -> Path:
+    """Run a training command and return its output folder."""
+    out = tmp_path / "-".join(["run", *(a.strip("-") for a in launcher[-1:])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", *launcher, *arguments, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def run_record(out: Path) -> dict:
+    return json.loads((out / "training.json").read_text())
+
+
+ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
+TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m"]
+
+
+def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
+    """Plain and distilled rows, one process under accelerate and two under torchrun."""
+    flags = [*TINY_FLAGS, "--teacher", "optimal", "--objective.off-data", "0.2"]
+    one = launch(tmp_path / "one", ACCELERATE, "training.train", *flags)
+    two = launch(tmp_path / "two", TORCHRUN, "training.train", *flags)
+    first, second = run_record(one), run_record(two)
+    assert (first["processes"], second["processes"]) == (1, 2)
+    for a, b in zip(first["history"], second["history"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    weights, others = (load_file(out / "model.safetensors") for out in (one, two))
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], rtol=1e-3, atol=1e-4)
+    assert first["data_fingerprint"] == second["data_fingerprint"]
+    assert Denoiser.from_pretrained(one).config.class_names == tuple("0123456789")
+
+
+def test_label_conditional_network_trains(tmp_path: Path) -> None:
+    flags = [*TINY_FLAGS, "--network.conditioning", "label"]
+    out = launch(tmp_path, ACCELERATE, "training.train", *flags)
+    losses = [entry["loss"] for entry in run_record(out)["history"]]
+    assert len(losses) == 2 and all(loss > 0 for loss in losses)
+    assert not Denoiser.from_pretrained(out).multihead
+
+
+def test_cnn_trains(tmp_path: Path) -> None:
+    out = launch(tmp_path, ACCELERATE, "training.classifier", "--steps", "60")
+    assert run_record(out)["validation_accuracy"] > 0.8
+    assert CNN.from_pretrained(out).config.class_names == tuple("0123456789")
