@@ -5,7 +5,7 @@
 
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import tyro
@@ -17,8 +17,10 @@ from rdc import Denoiser, DenoiserConfig, UNetConfig
 class BenchmarkConfig:
     """Networks and rows; the defaults are small enough for a laptop."""
 
-    network: UNetConfig = UNetConfig(
-        image_size=32, width=32, blocks_per_level=1, attention_resolutions=(16,)
+    network: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            image_size=32, width=32, blocks_per_level=1, attention_resolutions=(16,)
+        )
     )
     images: int = 16
     """noised images per call"""

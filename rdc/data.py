@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,9 +38,9 @@ def _digits(split: Split) -> Dataset:
     # scikit-learn takes a second to import; only this needs it.
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
-    images = torch.from_numpy(raw.images).float()[:, None] / 16
-    labels = torch.from_numpy(raw.target).long()
+    pixels, targets = load_digits(return_X_y=True)
+    images = torch.from_numpy(np.asarray(pixels)).float().view(-1, 1, 8, 8) / 16
+    labels = torch.from_numpy(np.asarray(targets)).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     test, validation, train = order.split([500, 200, len(order) - 700])
     rows = {"train": train, "validation": validation, "test": test}[split]

@@ -30,7 +30,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, cotangent: Tensor):
+    def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         (x,) = ctx.saved_tensors
         if ctx.second_order == "double_backward":
             product = _second_by_graph(ctx.function, x, cotangent)
@@ -89,7 +89,7 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, cotangent: Tensor):
+    def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         (x,) = ctx.saved_tensors
         with torch.enable_grad():
             leaf = _leaf(x)
@@ -111,7 +111,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, cotangent: Tensor):
+    def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         return cotangent, None
 
 

@@ -39,7 +39,8 @@ class OptimalDenoiser(nn.Module):
             raise ValueError(f"labels: no image of class {int((counts == 0).nonzero()[0])}")
         self.bandwidth = bandwidth
         self.num_classes = len(counts)
-        self.image_shape = tuple(x.shape[1:])
+        channels, height, width = x.shape[1:]
+        self.image_shape = (channels, height, width)
         # Classes padded to the same length (K, n, D), so that one einsum serves all of them.
         points = x.new_zeros(len(counts), int(counts.max()), x[0].numel())
         present = torch.zeros(points.shape[:2], dtype=torch.bool)

@@ -58,7 +58,7 @@ def two_classes(seed: int = 0, *, components: int = 2, std: float = 0.3) -> Mixt
 
 
 def some_images(
-    count: int, shape: tuple[int, int, int] = (1, 2, 2), *, seed: int = 1, dtype=torch.float64
+    count: int, shape: tuple[int, ...] = (1, 2, 2), *, seed: int = 1, dtype=torch.float64
 ) -> Tensor:
     """Uniform images (count, *shape) in [0.1, 0.9]."""
     generator = torch.Generator().manual_seed(seed)

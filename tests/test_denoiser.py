@@ -31,7 +31,9 @@ def test_scalar_and_vector_sigma_agree(conditioning: str) -> None:
     together = denoiser.denoise_classes(X, sigma)
     single = [denoiser.denoise_classes(X[i : i + 1], sigma[i]) for i in range(2)]
     torch.testing.assert_close(together, torch.cat(single))
-    torch.testing.assert_close(denoiser.denoise(X, 0.3), denoiser.denoise(X, sigma[0]))
+    torch.testing.assert_close(
+        denoiser.denoise(X, torch.tensor(0.3)), denoiser.denoise(X, sigma[0])
+    )
 
 
 def test_label_network_answers_class_by_class() -> None:

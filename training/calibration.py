@@ -1,6 +1,8 @@
 """A temperature that makes the posterior honest (Guo et al., ICML 2017)."""
 
-import torch
+import math
+from typing import Any
+
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -11,8 +13,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     logits = logits.double()
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / torch.tensor(log_temperature, dtype=torch.float64).exp()
-        return F.cross_entropy(scaled, labels).item()
+        return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
 
     # The loss is convex in 1 / T, so unimodal in ln T.
-    return float(torch.tensor(minimize_scalar(loss, bounds=(-12, 12), method="bounded").x).exp())
+    best: Any = minimize_scalar(loss, bounds=(-12, 12), method="bounded")
+    return math.exp(best.x)

@@ -79,9 +79,7 @@ def main(config: TrainConfig) -> None:
     check(config, data, accelerator.num_processes)
     torch.manual_seed(config.seed)
     denoiser = build_denoiser(config, data)
-    teacher = build_teacher(config, data)
-    if teacher is not None:
-        teacher = teacher.to(accelerator.device)
+    teacher = build_teacher(config, data, accelerator.device)
     ema = EMA(denoiser.to(accelerator.device), config.ema_half_life)
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -125,12 +123,12 @@ def build_denoiser(config: TrainConfig, data: Dataset) -> Denoiser:
     return Denoiser(DenoiserConfig(config.network, round(sigma_data, 4), data.class_names))
 
 
-def build_teacher(config: TrainConfig, data: Dataset) -> DenoiserLike | None:
+def build_teacher(config: TrainConfig, data: Dataset, device: torch.device) -> DenoiserLike | None:
     if config.teacher == "none":
         return None
     if config.teacher == "optimal":
-        return OptimalDenoiser(to_x(data.images), data.labels)
-    return Denoiser.from_pretrained(config.teacher)
+        return OptimalDenoiser(to_x(data.images), data.labels).to(device)
+    return Denoiser.from_pretrained(config.teacher).to(device)
 
 
 def fit(
@@ -139,7 +137,7 @@ def fit(
     denoiser: Denoiser,
     teacher: DenoiserLike | None,
     optimizer: torch.optim.Optimizer,
-    ema: EMA,
+    ema: EMA[Denoiser],
     data: Dataset,
 ) -> list[dict[str, float]]:
     """The loop. Returns step, loss and validation accuracy at every measurement."""
@@ -158,7 +156,7 @@ def fit(
         seen = (step + 1) * config.batch_size
         ema.update(denoiser, images_seen=seen, batch_size=config.batch_size)
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-            loss = accelerator.reduce(losses.detach().mean(), reduction="mean").item()
+            loss = torch.mean(accelerator.gather(losses.detach())).item()  # type: ignore[arg-type]
             logits, truth = held_out(ema.module, config, validation)
             accuracy = (logits.argmax(1) == truth).double().mean().item()
             history.append({"step": step + 1, "loss": loss, "validation_accuracy": accuracy})

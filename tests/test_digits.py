@@ -1,0 +1,104 @@
+"""The packaged digits models do what their card says, and the demo measures it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import rdc
+from evaluation.robustness import attack, correct, rdc_surrogates
+from rdc.checkpoint import PACKAGED
+from rdc.cnn import CNN
+from rdc.data import load
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def model() -> rdc.RobustDiffusionClassifier:
+    return rdc.RobustDiffusionClassifier.from_pretrained("digits")
+
+
+def test_splits_are_disjoint_and_fixed() -> None:
+    sizes = {split: len(load("digits", split)) for split in ("train", "validation", "test")}
+    assert sizes == {"train": 1097, "validation": 200, "test": 500}
+    images = torch.cat([load("digits", split).images for split in ("train", "validation", "test")])
+    assert images.min() >= 0 and images.max() == 1
+    assert len(images.flatten(1).unique(dim=0)) == 1797
+
+
+@pytest.mark.parametrize("bad", [("letters", "train"), ("digits", "holdout")])
+def test_unknown_data_is_named(bad: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"digits|train"):
+        load(*bad)  # type: ignore[arg-type]
+
+
+def test_clean_accuracy_on_all_test_digits(model) -> None:
+    data = load("digits", "test")
+    prediction = rdc.classify(data.images, model, batch_size=100)
+    assert (prediction.labels == data.labels).double().mean() >= 0.97
+    assert prediction.class_names == data.class_names
+
+
+def test_posterior_is_calibrated(model) -> None:
+    """Mean confidence and accuracy agree: the fitted temperature travels with the model."""
+    data = load("digits", "test").subset(slice(200))
+    prediction = rdc.classify(data.images, model)
+    confidence = prediction.probabilities.amax(1).double().mean()
+    accuracy = (prediction.labels == data.labels).double().mean()
+    assert abs(confidence - accuracy) < 0.05
+
+
+def test_rdc_survives_attacks_that_break_the_cnn(model) -> None:
+    data = load("digits", "test").subset(slice(16))
+    cnn = CNN.from_pretrained("digits-cnn")
+    assert correct(cnn, data.images, data.labels).sum() >= 15
+    _, of_cnn = attack(cnn, data.images, data.labels, eps=0.2, steps=10)
+    _, of_rdc = attack(
+        model, data.images, data.labels, eps=0.2, steps=10, surrogates=rdc_surrogates(model)
+    )
+    survived = torch.stack(list(of_rdc.values())).all(0).sum()
+    assert survived > of_cnn["exact"].sum() + 2
+
+
+def test_surrogates_have_the_defences_own_draws(model) -> None:
+    """Otherwise the attacker would work on another function than the one that is scored."""
+    images = load("digits", "test").images[:3]
+    surrogates = rdc_surrogates(model)
+    for name in ("exact", "bpda"):
+        assert torch.equal(surrogates[name](images), model(images))
+    assert torch.equal(surrogates["unmaximized"](images), model.classifier(images))
+
+
+def test_packaged_models_are_small_and_have_cards() -> None:
+    assert rdc.packaged_models() == ["digits", "digits-cnn"]
+    files = [path for path in PACKAGED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 3 * 2**20
+    for name in rdc.packaged_models():
+        assert "## Data" in (PACKAGED / name / "README.md").read_text()
+        assert json.loads((PACKAGED / name / "training.json").read_text())["data_fingerprint"]
+
+
+def test_demo_prints_its_table_and_draws_its_picture(tmp_path: Path) -> None:
+    picture, numbers = tmp_path / "demo.png", tmp_path / "numbers.json"
+    command = [
+        sys.executable, "-m", "evaluation.demo", "--images", "3", "--steps", "2", "--eps", "0.1",
+        "0.3", "--optimal", "--picture", str(picture), "--json", str(numbers),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("CNN", "diffusion classifier", "RDC", "optimal classifier", "optimal RDC"):
+        assert re.search(rf"^{name} +[\d.]+ +[\d.]+ \[\d+, \d+\]", done.stdout, re.MULTILINE)
+    assert Image.open(picture).size[0] > 500
+    record = json.loads(numbers.read_text())
+    assert record["command"].startswith("python -m evaluation.demo --images 3")
+    attacks = record["results"]["RDC"]["eps"]["0.3"]
+    assert set(attacks) == {"worst", "exact", "bpda", "unmaximized"}
+    assert attacks["worst"]["accuracy"] <= min(a["accuracy"] for a in attacks.values())
