@@ -31,7 +31,7 @@ class DemoConfig:
     """RDC: packaged name, directory or hub id"""
     cnn: str = "digits-cnn"
     """what it is compared with"""
-    images: int = 32
+    images: int = 24
     """how many images of the split, from its start"""
     split: str = "test"
     eps: tuple[float, ...] = (0.2,)

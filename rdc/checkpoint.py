@@ -22,13 +22,14 @@ from torch import nn
 PACKAGED = Path(__file__).parent / "pretrained"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+RDC_SETTINGS = "rdc.json"
 
 T = TypeVar("T")
 
 
-def packaged_models() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{CONFIG}"))
+def packaged_models(file: str = RDC_SETTINGS) -> list[str]:
+    """Names of the models that ship with the package and have `file`: by default those for RDC."""
+    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{file}"))
 
 
 def locate(model: str | Path, file: str) -> Path:
@@ -37,11 +38,14 @@ def locate(model: str | Path, file: str) -> Path:
     A string that names a packaged model means that model, also where a folder has the same name;
     "./name" or a `Path` is the folder.
     """
-    packaged = isinstance(model, str) and model in packaged_models()
+    packaged = isinstance(model, str) and model in packaged_models(CONFIG)
     directory = PACKAGED / model if packaged else Path(model)
     if directory.is_dir():
         if not (directory / file).is_file():
-            raise FileNotFoundError(f"model={str(model)!r}: {directory / file} does not exist")
+            raise FileNotFoundError(
+                f"model={str(model)!r}: {directory / file} does not exist; packaged models that "
+                f"have {file}: {packaged_models(file)}"
+            )
         return directory / file
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/")):
         try:
@@ -49,10 +53,10 @@ def locate(model: str | Path, file: str) -> Path:
         except Exception as error:
             raise FileNotFoundError(
                 f"model={model!r} is neither a directory here nor to be had from the Hugging Face "
-                f"hub: {error}. Packaged models: {packaged_models()}"
+                f"hub: {error}. Packaged models: {packaged_models(file)}"
             ) from error
     raise FileNotFoundError(
-        f"model={str(model)!r} is not a directory; packaged models: {packaged_models()}; "
+        f"model={str(model)!r} is not a directory; packaged models: {packaged_models(file)}; "
         "a hub id has the form 'owner/name'"
     )
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdc.checkpoint import from_json, locate, to_json
+from rdc.checkpoint import RDC_SETTINGS, from_json, locate, to_json
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserLike
 from rdc.gradients import SecondOrder
@@ -16,8 +16,6 @@ from rdc.images import to_images, to_x
 from rdc.likelihood import class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
 from rdc.noise import Levels, Noise, NoiseMode, Spacing, Weighting
-
-RDC_FILE = "rdc.json"
 
 
 @dataclass(frozen=True)
@@ -137,15 +135,15 @@ class RobustDiffusionClassifier(Defense):
     @classmethod
     def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
         """A denoiser and its `rdc.json` from a directory, a packaged name or a hub id."""
-        denoiser = Denoiser.from_pretrained(model)
-        return cls(denoiser, from_json(RDCConfig, locate(model, RDC_FILE)), **options)
+        config = from_json(RDCConfig, locate(model, RDC_SETTINGS))
+        return cls(Denoiser.from_pretrained(model), config, **options)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the denoiser and `rdc.json`."""
         if not isinstance(self.denoiser, Denoiser):
             raise TypeError(f"only a Denoiser can be saved, not {type(self.denoiser).__name__}")
         self.denoiser.save_pretrained(directory)
-        (Path(directory) / RDC_FILE).write_text(to_json(self.config))
+        (Path(directory) / RDC_SETTINGS).write_text(to_json(self.config))
 
 
 @dataclass(frozen=True)
