@@ -23,6 +23,7 @@ class ClassifierConfig:
     """The likelihood integral of the diffusion classifier; see `rdc.noise`.
 
     `levels` noise levels in [`sigma_min`, `sigma_max`], each with `draws` noises.
+    `sigma_data` is EDM's data constant in the weights "edm" and "published".
     `temperature` divides the losses: logits = -loss / temperature. With the "elbo" weighting and
     temperature 1 they are log-likelihoods in nats; a temperature calibrates the posterior.
     """
@@ -33,6 +34,7 @@ class ClassifierConfig:
     draws: int = 1
     spacing: Spacing = "log"
     weighting: Weighting = "elbo"
+    sigma_data: float = 0.5
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -40,7 +42,7 @@ class ClassifierConfig:
             raise ValueError(f"temperature={self.temperature} must be positive")
         self.build_levels()
 
-    def build_levels(self, sigma_data: float = 0.5) -> Levels:
+    def build_levels(self) -> Levels:
         return Levels.build(
             count=self.levels,
             low=self.sigma_min,
@@ -48,7 +50,7 @@ class ClassifierConfig:
             spacing=self.spacing,
             weighting=self.weighting,
             draws=self.draws,
-            sigma_data=sigma_data,
+            sigma_data=self.sigma_data,
         )
 
     @classmethod
@@ -79,14 +81,13 @@ class DiffusionClassifier(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.config = config or ClassifierConfig()
+        self.levels = self.config.build_levels()
         self.noise = Noise(noise, seed=seed, stream=0)
 
     def forward(self, images: Tensor) -> Tensor:
-        sigma_data = getattr(getattr(self.denoiser, "config", None), "sigma_data", 0.5)
-        levels = self.config.build_levels(sigma_data)
         x = to_x(images)
-        noise = self.noise.normal(x, len(levels))
-        return -class_losses(self.denoiser, x, levels, noise) / self.config.temperature
+        noise = self.noise.normal(x, len(self.levels))
+        return -class_losses(self.denoiser, x, self.levels, noise) / self.config.temperature
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,13 @@ def classify(
     with torch.no_grad():
         parts = [_classify(model, part.to(weights)) for part in batch.split(batch_size)]
     log_posterior, maximized = (torch.cat(part) for part in zip(*parts, strict=True))
-    names = getattr(getattr(model.denoiser, "config", None), "class_names", ())
-    return Prediction(log_posterior.argmax(1), log_posterior.exp(), log_posterior, maximized, names)
+    return Prediction(
+        labels=log_posterior.argmax(1),
+        probabilities=log_posterior.exp(),
+        log_posterior=log_posterior,
+        maximized=maximized,
+        class_names=model.denoiser.class_names,
+    )
 
 
 def _classify(model: RobustDiffusionClassifier, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,11 @@ class DenoiserLike(Protocol):
     def image_shape(self) -> tuple[int, int, int]: ...
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the labels, or empty."""
+        ...
+
+    @property
     def rows_per_image(self) -> int:
         """Network rows that one image of `denoise_classes` costs."""
         ...
@@ -83,6 +88,10 @@ class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
     def image_shape(self) -> tuple[int, int, int]:
         network = self.config.network
         return network.channels, network.image_size, network.image_size
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.class_names
 
     @property
     def multihead(self) -> bool:

@@ -141,6 +141,7 @@ class Noise:
         self.seed = seed
         self._root = int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
         self._images = torch.Generator().manual_seed(self._root)
+        self._frozen: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def normal(self, like: Tensor, count: int) -> Tensor:
         """N(0, 1) draws (B or 1, count, C, H, W) for images `like` (B, C, H, W)."""
@@ -148,18 +149,25 @@ class Noise:
 
     def normal_and_uniform(self, like: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The same and U(0, 1) draws (B or 1, count)."""
-        drawn = [self._draw(seed, count, like.shape[1:]) for seed in self._seeds(len(like))]
-        normal, uniform = (torch.stack(part).to(like) for part in zip(*drawn, strict=True))
-        return normal, uniform
+        if self.mode == "fresh":
+            seeds = torch.randint(2**62, (len(like),), generator=self._images).tolist()
+            return _draws(seeds, count, like)
+        key = (count, like.shape[1:], like.dtype, like.device)
+        if key not in self._frozen:
+            self._frozen[key] = _draws([self._root], count, like)
+        return self._frozen[key]
 
-    def _seeds(self, batch: int) -> list[int]:
-        if self.mode == "frozen":
-            return [self._root]
-        return torch.randint(2**62, (batch,), generator=self._images).tolist()
 
-    @staticmethod
-    def _draw(seed: int, count: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        # In float64 on the CPU, whatever the image: every device and precision sees one draw.
-        generator = torch.Generator().manual_seed(seed)
-        uniform = torch.rand(count, generator=generator, dtype=torch.float64)
-        return torch.randn(count, *shape, generator=generator, dtype=torch.float64), uniform
+def _draws(seeds: list[int], count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """N(0, 1) and U(0, 1) draws, one row per seed."""
+    # Drawn in float64 on the CPU: every device and precision sees the same. Outside inference
+    # mode, whose tensors a later backward pass could not use.
+    with torch.inference_mode(False):
+        rows = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+            shape = (count, *like.shape[1:])
+            rows.append((torch.randn(shape, generator=generator, dtype=torch.float64), uniform))
+        normal, uniform = (torch.stack(part) for part in zip(*rows, strict=True))
+        return normal.to(like.device, like.dtype), uniform.to(like.device, like.dtype)

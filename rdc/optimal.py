@@ -23,6 +23,7 @@ class OptimalDenoiser(nn.Module):
     """
 
     rows_per_image = 1
+    class_names: tuple[str, ...] = ()
     points: Tensor
     present: Tensor
     log_prior: Tensor

@@ -17,6 +17,7 @@ class MixtureDenoiser:
     """
 
     rows_per_image = 1
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, means: Tensor, std: float) -> None:
         self.means = means.double()

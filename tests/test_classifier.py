@@ -84,14 +84,14 @@ def test_temperature_divides_the_losses() -> None:
     torch.testing.assert_close(one, 10 * ten)
 
 
-def test_sigma_data_of_the_denoiser_enters_the_edm_weight() -> None:
-    denoiser = random_denoiser()
-    config = ClassifierConfig(weighting="edm", levels=2)
-    classifier = DiffusionClassifier(denoiser, config)
-    images = some_images(1, denoiser.image_shape)
-    noise = classifier.noise.normal(images, 2)
-    losses = rdc.class_losses(denoiser, to_x(images), config.build_levels(0.5), noise)
-    torch.testing.assert_close(classifier(images), -losses)
+def test_sigma_data_enters_the_edm_weight() -> None:
+    weights = [
+        ClassifierConfig(weighting="edm", levels=1, sigma_data=d).build_levels().weights.item()
+        for d in (0.5, 0.8)
+    ]
+    sigma = ClassifierConfig(levels=1).build_levels().sigmas.item()
+    lambdas = [(sigma**2 + d**2) / (sigma * d) ** 2 for d in (0.5, 0.8)]
+    assert weights[0] / weights[1] == pytest.approx(lambdas[0] / lambdas[1])
 
 
 @pytest.mark.parametrize("noise", ["frozen", "fresh"])
