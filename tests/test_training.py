@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import some_images, two_classes
 from safetensors.torch import load_file
+from test_likelihood import random_denoiser
 
-from rdc import Denoiser
+from rdc import Denoiser, UNetConfig
 from rdc.cnn import CNN
+from rdc.data import load
 from training.batches import batch_rows, step_generator
 from training.ema import EMA
 from training.objective import (
@@ -26,14 +29,13 @@ from training.objective import (
     teacher_losses,
     weighted,
 )
-from training.train import TrainConfig, check, rate
+from training.train import TrainConfig, build_teacher, check, rate
 
 ROOT = Path(__file__).parent.parent
+DEFAULT = TrainConfig(out=Path("unused"))
 TINY_FLAGS = [
-    "--network.image-size", "8", "--network.channels", "1", "--network.width", "8",
-    "--network.width-multipliers", "1", "--network.blocks-per-level", "1",
-    "--network.attention-resolutions", "--batch-size", "16", "--steps", "4", "--warmup", "1",
-    "--validate-every", "2",
+    "--network.width", "8", "--network.width-multipliers", "1", "--batch-size", "16",
+    "--steps", "4", "--warmup", "1", "--validate-every", "2",
 ]  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def test_young_averages_are_short() -> None:
 
 
 def test_rate_warms_up_and_ends_at_zero() -> None:
-    config = TrainConfig(out=Path("unused"), steps=100, warmup=10)
+    config = replace(DEFAULT, steps=100, warmup=10)
     rates = [rate(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1
     assert rates[100] == pytest.approx(0) and rates[10:] == sorted(rates[10:], reverse=True)
@@ -139,11 +141,30 @@ def test_rate_warms_up_and_ends_at_zero() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="off_data=2"):
         ObjectiveConfig(off_data=2)
-    from rdc.data import load
 
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": UNetConfig()}, "--network"),
+        ({"batch_size": 15}, "--batch-size 15"),
+        ({"steps": 0}, "--steps 0"),
+        ({"teacher": "optimal", "network": replace(DEFAULT.network, conditioning="label")},
+         "--teacher needs"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
     data = load("digits", "validation")
-    with pytest.raises(ValueError, match="--network"):
-        check(TrainConfig(out=Path("unused")), data, 1)
+    check(DEFAULT, data, 2)
+    with pytest.raises(ValueError, match=message):
+        check(replace(DEFAULT, **changes), data, 2)
+
+
+def test_a_teacher_of_other_images_is_refused(tmp_path: Path) -> None:
+    random_denoiser(torch.float32).save_pretrained(tmp_path)
+    config = replace(DEFAULT, teacher=str(tmp_path))
+    with pytest.raises(ValueError, match=r"--teacher .* 3 classes"):
+        build_teacher(config, load("digits", "validation"), torch.device("cpu"))
 
 
 def launch(tmp_path: Path, launcher: list[str], *arguments: str) -> Path:

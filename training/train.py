@@ -45,7 +45,7 @@ from training.objective import (
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training run; the defaults train on digits.
+    """Settings of one training run; the defaults train a small network on digits.
 
     `teacher`: "none" denoises images; "optimal" distils the exact denoiser of the training images;
     anything else is a denoiser as `Denoiser.from_pretrained` takes it.
@@ -54,7 +54,12 @@ class TrainConfig:
     out: Path
     """folder for the trained denoiser and `training.json`"""
     data: str = "digits"
-    network: UNetConfig = field(default_factory=UNetConfig)
+    network: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            image_size=8, channels=1, width=16, width_multipliers=(1, 2), blocks_per_level=1,
+            attention_resolutions=(), head_blocks=1, head_width=8,
+        )
+    )  # fmt: skip
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     rdc: RDCConfig = field(default_factory=RDCConfig)
     """classifier and maximization that are saved with the network; the temperature is fitted"""
@@ -102,11 +107,13 @@ def main(config: TrainConfig) -> None:
 
 def check(config: TrainConfig, data: Dataset, processes: int) -> None:
     """Refuse settings that do not fit the data or the processes."""
-    shape = (config.network.channels, config.network.image_size, config.network.image_size)
-    if tuple(data.images.shape[1:]) != shape or config.network.num_classes != len(data.class_names):
+    network = config.network
+    shape = (network.channels, network.image_size, network.image_size, network.num_classes)
+    expected = (*data.images.shape[1:], len(data.class_names))
+    if shape != expected:
         raise ValueError(
-            f"--network: {shape} with {config.network.num_classes} classes, but {config.data} has "
-            f"images {tuple(data.images.shape[1:])} and {len(data.class_names)} classes"
+            f"--network: channels, height, width and classes are {shape}, but {config.data} has "
+            f"{expected}; set --network.image-size, --network.channels, --network.num-classes"
         )
     if config.batch_size % processes:
         raise ValueError(
@@ -128,7 +135,14 @@ def build_teacher(config: TrainConfig, data: Dataset, device: torch.device) -> D
         return None
     if config.teacher == "optimal":
         return OptimalDenoiser(to_x(data.images), data.labels).to(device)
-    return Denoiser.from_pretrained(config.teacher).to(device)
+    teacher = Denoiser.from_pretrained(config.teacher).to(device)
+    expected = (tuple(data.images.shape[1:]), len(data.class_names))
+    if (teacher.image_shape, teacher.num_classes) != expected:
+        raise ValueError(
+            f"--teacher {config.teacher}: images {teacher.image_shape} of {teacher.num_classes} "
+            f"classes, but {config.data} has {expected}"
+        )
+    return teacher
 
 
 def fit(
