@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from rdc.config import require
+
 Resample = Literal["none", "down", "up"]
 
 
@@ -42,33 +44,26 @@ class UNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        smallest = 2 ** (len(self.width_multipliers) - 1)
-        rules = {
-            f"image_size={self.image_size} must be 8 to 256 and divisible by {smallest} "
-            f"(one halving per extra width multiplier)": 8 <= self.image_size <= 256
-            and self.image_size % smallest == 0,
-            f"channels={self.channels} must be 1 or 3": self.channels in (1, 3),
-            f"num_classes={self.num_classes} must be at least 2": self.num_classes >= 2,
-            f"conditioning={self.conditioning!r} must be 'label' or 'multihead'": self.conditioning
-            in ("label", "multihead"),
-            f"width={self.width} must be a positive multiple of 8": self.width > 0
-            and self.width % 8 == 0,
-            "width_multipliers must hold at least one positive integer": bool(
-                self.width_multipliers
-            )
-            and min(self.width_multipliers) > 0,
-            f"blocks_per_level={self.blocks_per_level} must be at least 1": self.blocks_per_level
-            >= 1,
-            f"attention_head_width={self.attention_head_width} must be at least 1": (
-                self.attention_head_width >= 1
+        multipliers = self.width_multipliers
+        smallest = 2 ** (len(multipliers) - 1)
+        fits = 8 <= self.image_size <= 256 and self.image_size % smallest == 0
+        require(
+            self,
+            image_size=(
+                fits,
+                f"8 to 256 and divisible by {smallest}, once per level after the first",
             ),
-            f"head_blocks={self.head_blocks} must be 0 or more": self.head_blocks >= 0,
-            f"head_width={self.head_width} must be at least 1": self.head_width >= 1,
-            f"dropout={self.dropout} must be in [0, 1)": 0 <= self.dropout < 1,
-        }
-        broken = [rule for rule, holds in rules.items() if not holds]
-        if broken:
-            raise ValueError("UNetConfig: " + "; ".join(broken))
+            channels=(self.channels in (1, 3), "1 or 3"),
+            num_classes=(self.num_classes >= 2, "at least 2"),
+            conditioning=(self.conditioning in ("label", "multihead"), "'label' or 'multihead'"),
+            width=(self.width > 0 and self.width % 8 == 0, "a positive multiple of 8"),
+            width_multipliers=(len(multipliers) > 0 and min(multipliers) > 0, "positive integers"),
+            blocks_per_level=(self.blocks_per_level >= 1, "at least 1"),
+            attention_head_width=(self.attention_head_width >= 1, "at least 1"),
+            head_blocks=(self.head_blocks >= 0, "0 or more"),
+            head_width=(self.head_width >= 1, "at least 1"),
+            dropout=(0 <= self.dropout < 1, "in [0, 1)"),
+        )
 
 
 def conv3x3(channels_in: int, channels_out: int, *, groups: int = 1, zero: bool = False):

@@ -5,13 +5,9 @@ to random weights and never unpickles: unknown or missing settings, missing, ext
 shaped tensors and truncated files are errors.
 """
 
-import dataclasses
-import inspect
-import json
-import types
 import typing
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -19,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from rdc.config import from_json
+
 PACKAGED = Path(__file__).parent / "pretrained"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 RDC_SETTINGS = "rdc.json"
-
-T = TypeVar("T")
 
 
 def packaged_models(file: str = RDC_SETTINGS) -> list[str]:
@@ -59,57 +55,6 @@ def locate(model: str | Path, file: str) -> Path:
         f"model={str(model)!r} is not a directory; packaged models: {packaged_models(file)}; "
         "a hub id has the form 'owner/name'"
     )
-
-
-def to_json(config: Any) -> str:
-    """A configuration dataclass as JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def from_json(cls: type[T], path: Path) -> T:
-    """The configuration dataclass `cls` from a JSON file; unknown or missing keys are errors."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    return _decode(cls, values, str(path))
-
-
-def _decode(cls: type[T], values: Any, where: str) -> T:
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} must be a JSON object with the fields of {cls.__name__}")
-    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if set(values) != fields:
-        unknown, missing = sorted(set(values) - fields), sorted(fields - set(values))
-        raise ValueError(
-            f"{where} does not describe a {cls.__name__}: unknown keys {unknown}, "
-            f"missing keys {missing}"
-        )
-    hints = typing.get_type_hints(cls)
-    return cls(**{k: _decode_value(hints[k], v, f"{where}: {k}") for k, v in values.items()})
-
-
-def _decode_value(hint: Any, value: Any, where: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if dataclasses.is_dataclass(option) and value is not None:
-            return _decode(typing.cast(type, option), value, where)
-    value = tuple(value) if isinstance(value, list) else value
-    if not any(_fits(option, value) for option in options):
-        raise ValueError(f"{where}={value!r} must be {inspect.formatannotation(hint)}")
-    return value
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a decoded JSON value has the type of its annotation; an int will do as a float."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(arguments[0], item) for item in value)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, int | float if hint is float else hint)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

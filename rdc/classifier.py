@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdc.checkpoint import RDC_SETTINGS, from_json, locate, to_json
+from rdc.checkpoint import RDC_SETTINGS, locate
+from rdc.config import from_json, require, to_json
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserLike
 from rdc.gradients import SecondOrder
@@ -38,9 +39,12 @@ class ClassifierConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be positive")
-        self.build_levels()
+        require(
+            self,
+            temperature=(self.temperature > 0, "positive"),
+            sigma_data=(self.sigma_data > 0, "positive"),
+        )
+        self.build_levels()  # checks the rest
 
     def build_levels(self) -> Levels:
         return Levels.build(

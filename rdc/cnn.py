@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from rdc.checkpoint import Pretrained
+from rdc.config import require
 from rdc.images import to_x
 
 
@@ -17,6 +18,15 @@ class CNNConfig:
     num_classes: int = 10
     width: int = 32
     class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            image_size=(self.image_size >= 4, "at least 4: it is halved twice"),
+            channels=(self.channels in (1, 3), "1 or 3"),
+            num_classes=(self.num_classes >= 2, "at least 2"),
+            width=(self.width >= 1, "at least 1"),
+        )
 
 
 class CNN(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):

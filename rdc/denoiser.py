@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rdc.backbone import UNet, UNetConfig
 from rdc.checkpoint import Pretrained
+from rdc.config import require
 
 
 @runtime_checkable
@@ -52,15 +53,13 @@ class DenoiserConfig:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data={self.sigma_data} must be positive")
-        if self.class_names and len(self.class_names) != self.network.num_classes:
-            raise ValueError(
-                f"class_names has {len(self.class_names)} entries, but the network has "
-                f"num_classes={self.network.num_classes}"
-            )
-        if len(set(self.class_names)) < len(self.class_names):
-            raise ValueError(f"class_names={self.class_names} must differ from each other")
+        names, count = self.class_names, self.network.num_classes
+        named = not names or len(names) == len(set(names)) == count
+        require(
+            self,
+            sigma_data=(self.sigma_data > 0, "positive"),
+            class_names=(named, f"empty, or {count} different names: one per class"),
+        )
 
 
 class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):

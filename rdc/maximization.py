@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from rdc.config import require
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import SecondOrder, gradient, straight_through
 from rdc.images import to_pixels, to_x
@@ -36,19 +37,16 @@ class MaximizationConfig:
     draws: int = 1
 
     def __post_init__(self) -> None:
-        rules = {
-            f"rule={self.rule!r} must be one of {get_args(Rule)}": self.rule in get_args(Rule),
-            f"steps={self.steps} must be 0 or more": self.steps >= 0,
-            f"budget={self.budget} must be positive": self.budget > 0,
-            f"step_size={self.step_size} must be positive": self.step_size > 0,
-            f"momentum={self.momentum} must be 0 or more": self.momentum >= 0,
-            f"sigma_min={self.sigma_min} and sigma_max={self.sigma_max} must satisfy "
-            "0 < sigma_min <= sigma_max": 0 < self.sigma_min <= self.sigma_max,
-            f"draws={self.draws} must be at least 1": self.draws >= 1,
-        }
-        broken = [rule for rule, holds in rules.items() if not holds]
-        if broken:
-            raise ValueError("MaximizationConfig: " + "; ".join(broken))
+        require(
+            self,
+            rule=(self.rule in get_args(Rule), f"one of {get_args(Rule)}"),
+            steps=(self.steps >= 0, "0 or more"),
+            budget=(self.budget > 0, "positive"),
+            step_size=(self.step_size > 0, "positive"),
+            momentum=(self.momentum >= 0, "0 or more"),
+            sigma_min=(0 < self.sigma_min <= self.sigma_max, "positive and at most sigma_max"),
+            draws=(self.draws >= 1, "at least 1"),
+        )
 
     @classmethod
     def released(cls) -> "MaximizationConfig":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rdc.config import require
 from rdc.denoiser import DenoiserLike
 
 
@@ -39,10 +40,12 @@ class ObjectiveConfig:
     label_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("image_share", "off_data", "label_dropout"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} must be in [0, 1]")
+        require(
+            self,
+            image_share=(0 <= self.image_share <= 1, "in [0, 1]"),
+            off_data=(0 <= self.off_data <= 1, "in [0, 1]"),
+            label_dropout=(0 <= self.label_dropout <= 1, "in [0, 1]"),
+        )
 
 
 def lattice_sigmas(count: int, config: NoiseConfig, generator: torch.Generator) -> Tensor:
