@@ -44,8 +44,10 @@ def class_errors(
     def errors(clean: Tensor, rows: Tensor) -> Tensor:
         sigma = sigmas[level[rows]]
         noised = clean + sigma[:, None, None, None] * noise[draw[rows], level[rows]]
-        denoised = denoiser.denoise_classes(noised, sigma)
-        return (denoised - clean[:, None]).square().sum((2, 3, 4))
+        residual = denoiser.denoise_classes(noised, sigma) - clean[:, None]
+        # The losses of the classes are large and nearly equal: at least float32 from here on.
+        residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
+        return residual.square().sum((2, 3, 4))
 
     pieces = torch.arange(batch * count, device=x.device).split(chunk)
     if len(pieces) == 1:
@@ -62,8 +64,6 @@ def class_losses(
 ) -> Tensor:
     """The weighted diffusion loss of every class: (B, K); lower explains x better."""
     errors = class_errors(denoiser, x, levels.sigmas, noise, chunk=chunk)
-    # Class losses are large and nearly equal: sum them in at least float32.
-    errors = errors if errors.dtype == torch.float64 else errors.float()
     return errors @ levels.weights.to(errors)
 
 

@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source recipes/digits-settings.sh
-STEPS="${STEPS:-1000}"
-IMAGES="${IMAGES:-50}"
+STEPS="${STEPS:-800}"
+IMAGES="${IMAGES:-60}"
 
 # run NAME FLAGS...: train one variant and attack it
 run() {
@@ -13,7 +13,7 @@ run() {
     shift
     launch training.train --out "$out" "${NETWORK[@]}" "${RDC[@]}" --steps "$STEPS" "$@"
     python -m evaluation.demo --model "$out" --split validation --images "$IMAGES" --steps 20 \
-        --eps 0.1 0.2 --picture None --json "$out/robustness.json"
+        --eps 0.2 --picture None --json "$out/robustness.json"
 }
 
 run conditional --network.conditioning label --network.head-blocks 0

@@ -76,6 +76,16 @@ def test_an_image_is_scored_alike_alone_and_in_a_batch(dtype, tolerance, conditi
     torch.testing.assert_close(together / scale, alone / scale, rtol=0, atol=tolerance)
 
 
+def test_half_precision_images_have_losses_in_float32() -> None:
+    denoiser = random_denoiser(torch.bfloat16)
+    x = to_x(some_images(2, (1, 8, 8), dtype=torch.float32)).bfloat16()
+    levels, noise = Levels.build(count=3, low=0.5, high=2), Noise("frozen").normal(x, 3)
+    losses = class_losses(denoiser, x, levels, noise)
+    exact = class_losses(denoiser.float(), x.float(), levels, noise.float())
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, exact, rtol=0.05, atol=0)
+
+
 def test_class_differences_share_their_noise() -> None:
     """Two classes with the same model have the same loss to the last bit."""
     means = torch.full((2, 1, 1, 2, 2), 0.1)
