@@ -21,6 +21,5 @@ run plain
 run from-conditional --teacher runs/supervision/conditional --objective.image-share 0
 run optimal --teacher optimal --objective.image-share 0
 run optimal-off-data --teacher optimal --objective.image-share 0 --objective.off-data 0.2
-run optimal-mixed --teacher optimal --objective.image-share 0.25 --objective.off-data 0.2
 run optimal-last-layer --teacher optimal --objective.image-share 0 --objective.off-data 0.2 \
     --network.head-blocks 0
