@@ -237,7 +237,7 @@ def calibrated(denoiser: Denoiser, config: TrainConfig, data: Dataset) -> Robust
     temperature = config.rdc.classifier.temperature * fit_temperature(
         *held_out(denoiser, config, data)
     )
-    classifier = replace(config.rdc.classifier, temperature=round(temperature, 4))
+    classifier = replace(config.rdc.classifier, temperature=float(f"{temperature:.4g}"))
     return RobustDiffusionClassifier(denoiser, replace(config.rdc, classifier=classifier))
 
 
