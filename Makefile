@@ -22,7 +22,7 @@ test: $(BIN)/.ready
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 train-digits: $(BIN)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" bash recipes/digits.sh
