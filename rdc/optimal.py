@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -88,8 +87,3 @@ class OptimalDenoiser(nn.Module):
         scores = self.log_prior[:, None] - self._distances(x) / (2 * total)
         constant = 0.5 * self.points.shape[2] * (2 * math.pi * total[:, :, 0]).log()
         return torch.logsumexp(scores, dim=2) - constant
-
-
-def posterior_from(log_density: Tensor) -> Tensor:
-    """Bayes with equally likely classes: log p(y | x) from log p(x | y), both (B, K)."""
-    return F.log_softmax(log_density, dim=1)
