@@ -68,6 +68,7 @@ def main(config: MaximizationBenchmarkConfig) -> None:
     print(f"{'':<46}{'clean':>7}{'exact':>7}{'bpda':>7}{'unmax.':>7}{'worst':>7}{'seconds':>9}")
     for name, maximization in MAXIMIZERS.items():
         started = time.perf_counter()
+        # Double backward, the default: some of these losses are too rugged for differences.
         model = RobustDiffusionClassifier(denoiser, RDCConfig(CLASSIFIER, maximization))
         _, right = attack(
             model, data.images, data.labels, eps=config.eps, steps=config.steps,

@@ -49,12 +49,14 @@ def main(config: DemoConfig) -> None:
     """Attack every model at every eps, print the table, draw the picture."""
     data = load("digits", config.split).subset(slice(config.images))  # type: ignore[arg-type]
     cnn = CNN.from_pretrained(config.cnn)
-    rdc = RobustDiffusionClassifier.from_pretrained(config.model, seed=config.seed)
+    # On these settings it has the direction of double backward (a test says so), at half the price.
+    options = {"seed": config.seed, "second_order": "central_difference"}
+    rdc = RobustDiffusionClassifier.from_pretrained(config.model, **options)
     models: dict[str, nn.Module] = {"CNN": cnn, "diffusion classifier": rdc.classifier, "RDC": rdc}
     if config.optimal:
         train = load("digits", "train")
         best = RobustDiffusionClassifier(
-            OptimalDenoiser(to_x(train.images), train.labels), rdc.config, seed=config.seed
+            OptimalDenoiser(to_x(train.images), train.labels), rdc.config, **options
         )
         models |= {"optimal classifier": best.classifier, "optimal RDC": best}
 

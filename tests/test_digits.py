@@ -22,7 +22,9 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def model() -> rdc.RobustDiffusionClassifier:
-    return rdc.RobustDiffusionClassifier.from_pretrained("digits")
+    return rdc.RobustDiffusionClassifier.from_pretrained(
+        "digits", second_order="central_difference"
+    )
 
 
 def test_splits_are_disjoint_and_fixed() -> None:
@@ -74,6 +76,17 @@ def test_surrogates_have_the_defences_own_draws(model) -> None:
     for name in ("exact", "bpda"):
         assert torch.equal(surrogates[name](images), model(images))
     assert torch.equal(surrogates["unmaximized"](images), model.classifier(images))
+
+
+def test_surrogates_keep_the_models_second_order_and_refuse_fresh_noise(model) -> None:
+    """A cheaper derivative than the model's own would be a hidden approximation."""
+    for second_order in ("double_backward", "central_difference"):
+        own = rdc.RobustDiffusionClassifier(model.denoiser, model.config, second_order=second_order)
+        exact = rdc_surrogates(own)["exact"]
+        assert isinstance(exact, rdc.RobustDiffusionClassifier)
+        assert exact.purifier.second_order == second_order
+    with pytest.raises(ValueError, match="noise='fresh'"):
+        rdc_surrogates(rdc.RobustDiffusionClassifier(model.denoiser, model.config, noise="fresh"))
 
 
 def test_packaged_models_are_small_and_have_cards() -> None:
