@@ -126,13 +126,13 @@ def _from_pil(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     channels, height, width = shape
     if 0 in image.size:
         raise ValueError(f"images: PIL image of size {image.size}; give one that has pixels")
-    image = _convert(image, "L" if channels == 1 else "RGB")
+    image = convert(image, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return _from_array(np.asarray(image)[None] if channels > 1 else np.asarray(image), shape)
 
 
-def _convert(image: Image.Image, mode: str) -> Image.Image:
+def convert(image: Image.Image, mode: str) -> Image.Image:
     try:
         if image.mode.startswith("I;16"):
             # Pillow's own conversion cuts 16-bit values off at 255.

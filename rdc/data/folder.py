@@ -1,0 +1,73 @@
+"""Image folders: split/class/image.png."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from rdc.data.dataset import Split, hold_out, origin, same_classes
+from rdc.data.decode import BATCH, Batch, Encoded
+from rdc.images import image_files
+
+FOLDERS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test",),
+}
+
+
+def read_folder(root: Path, split: Split) -> Encoded:
+    """The images of a split by class and name; labels are places among the sorted class names."""
+    folders = _split_folders(root)
+    wanted, shared = origin(split, folders, root)
+    classes = {name: _class_names(folder) for name, folder in folders.items()}
+    class_names = same_classes(classes, root)
+    files = [image_files(folders[wanted] / name) for name in class_names]
+    paths = [path for of_class in files for path in of_class]
+    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(f) for f in files]))
+    if shared:
+        rows = hold_out(len(paths), split)
+        paths, labels = [paths[row] for row in rows], labels[rows]
+    return Encoded(labels, class_names, partial(_batches, root, paths))
+
+
+def _split_folders(root: Path) -> dict[Split, Path]:
+    folders: dict[Split, Path] = {}
+    for split, names in FOLDERS.items():
+        found = [root / name for name in names if (root / name).is_dir()]
+        if len(found) > 1:
+            raise ValueError(
+                f"source: {root} has {' and '.join(f.name for f in found)}, all of which mean "
+                f"{split}; keep one"
+            )
+        if found:
+            folders[split] = found[0]
+    return folders
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    """Sorted names of the subfolders, without hidden ones such as .ipynb_checkpoints."""
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    classes = tuple(sorted(name for name in names if not name.startswith(".")))
+    if not classes:
+        raise ValueError(f"source: {folder} has no folder of a class; give {folder}/class/images")
+    return classes
+
+
+def _batches(root: Path, paths: list[Path]) -> Iterator[Batch]:
+    for start in range(0, len(paths), BATCH):
+        yield partial(_read, root, paths[start : start + BATCH])
+
+
+def _read(root: Path, paths: list[Path]) -> list[tuple[str, bytes]]:
+    return [(path.relative_to(root).as_posix(), _content(path)) for path in paths]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"source: {path} cannot be read: {error.strerror}; replace or remove it"
+        ) from error
