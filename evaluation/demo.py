@@ -17,8 +17,8 @@ from evaluation.picture import draw
 from evaluation.robustness import attack, correct, rdc_surrogates
 from evaluation.statistics import clopper_pearson
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
-from rdc.cnn import CNN
 from rdc.data import Dataset, load
+from rdc.image_classifier import ImageClassifier
 from rdc.images import to_x
 from rdc.provenance import provenance
 
@@ -48,7 +48,7 @@ class DemoConfig:
 def main(config: DemoConfig) -> None:
     """Attack every model at every eps, print the table, draw the picture."""
     data = load("digits", config.split).subset(slice(config.images))  # type: ignore[arg-type]
-    cnn = CNN.from_pretrained(config.cnn)
+    cnn = ImageClassifier.from_pretrained(config.cnn)
     # On these settings it has the direction of double backward (a test says so), at half the price.
     options = {"seed": config.seed, "second_order": "central_difference"}
     rdc = RobustDiffusionClassifier.from_pretrained(config.model, **options)

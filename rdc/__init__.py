@@ -12,6 +12,7 @@ from rdc.classifier import (
 )
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserConfig, DenoiserLike
+from rdc.image_classifier import ImageClassifier, ImageClassifierConfig
 from rdc.likelihood import class_errors, class_losses, log_likelihood
 from rdc.maximization import LikelihoodMaximizer, MaximizationConfig
 from rdc.noise import Levels, Noise
@@ -24,6 +25,8 @@ __all__ = [
     "DenoiserConfig",
     "DenoiserLike",
     "DiffusionClassifier",
+    "ImageClassifier",
+    "ImageClassifierConfig",
     "Levels",
     "LikelihoodMaximizer",
     "MaximizationConfig",

@@ -1,63 +1,42 @@
-"""An ordinary convolutional classifier: what diffusion classifiers are compared with on digits."""
-
-from dataclasses import dataclass
+"""A small convolutional network: what diffusion classifiers are compared with on digits."""
 
 from torch import Tensor, nn
 
-from rdc.checkpoint import Pretrained
-from rdc.config import require
-from rdc.images import to_x
 
+class CNN(nn.Module):
+    """Two stages of two 3x3 convolutions, `width` and `2 width` channels, and a linear layer.
 
-@dataclass(frozen=True)
-class CNNConfig:
-    """Two stages of two 3x3 convolutions, `width` and `2 width` channels, and a linear layer."""
+    Images (B, `channels`, `image_size`, `image_size`) to logits (B, `num_classes`). The map before
+    the linear layer is a quarter of the image's size; it is flattened, not averaged.
+    """
 
-    image_size: int = 8
-    channels: int = 1
-    num_classes: int = 10
-    width: int = 32
-    class_names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            image_size=(self.image_size >= 4, "at least 4: it is halved twice"),
-            channels=(self.channels in (1, 3), "1 or 3"),
-            num_classes=(self.num_classes >= 2, "at least 2"),
-            width=(self.width >= 1, "at least 1"),
-        )
-
-
-class CNN(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
-    """[0, 1] images (B, C, H, W) to logits (B, K)."""
-
-    config_class = CNNConfig
-
-    def __init__(self, config: CNNConfig) -> None:
+    def __init__(self, width: int, image_size: int, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.config = config
-        width, size = config.width, config.image_size // 4
+        if width < 1:
+            raise ValueError(f"width={width} must be at least 1")
+        if image_size < 4:
+            raise ValueError(f"image_size={image_size} must be at least 4: it is halved twice")
+        self.layers = nn.Sequential(*_stage(channels, width), *_stage(width, 2 * width))
+        self.head = nn.Linear(2 * width * (image_size // 4) ** 2, num_classes)
 
-        def stage(channels_in: int, channels_out: int) -> list[nn.Module]:
-            convs = ((channels_in, channels_out), (channels_out, channels_out))
-            layers = [
-                layer
-                for a, b in convs
-                for layer in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
-            ]
-            return [*layers, nn.MaxPool2d(2)]
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The map before the linear layer: (B, 2 width, H // 4, W // 4)."""
+        return self.layers(images)
 
-        self.layers = nn.Sequential(
-            *stage(config.channels, width),
-            *stage(width, 2 * width),
-            nn.Flatten(),
-            nn.Linear(2 * width * size * size, config.num_classes),
-        )
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.config.channels, self.config.image_size, self.config.image_size
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, K) of that map, or what the linear layer sees (B, F)."""
+        features = features.flatten(1)
+        return features if pre_logits else self.head(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(to_x(images))
+        return self.forward_head(self.forward_features(images))
+
+
+def _stage(channels_in: int, channels_out: int) -> list[nn.Module]:
+    convs = ((channels_in, channels_out), (channels_out, channels_out))
+    layers = [
+        layer
+        for a, b in convs
+        for layer in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+    ]
+    return [*layers, nn.MaxPool2d(2)]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import rdc.checkpoint
 from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, packaged_models
 from rdc.checkpoint import locate
-from rdc.cnn import CNN, CNNConfig
 from rdc.config import from_json, to_json
+from rdc.image_classifier import ImageClassifier, ImageClassifierConfig
 
 SHAPE = (1, 8, 8)
 
@@ -77,11 +77,12 @@ def test_denoiser_round_trip(conditioning, kind, tmp_path: Path) -> None:
     assert not torch.equal(classes[:, 0], classes[:, 1])
 
 
-def test_cnn_round_trip_with_its_running_statistics(tmp_path: Path) -> None:
-    cnn = CNN(CNNConfig(width=8, num_classes=3, class_names=("a", "b", "c")))
+def test_classifier_round_trip_with_its_running_statistics(tmp_path: Path) -> None:
+    config = ImageClassifierConfig("cnn-8", 8, 1, 3, class_names=("a", "b", "c"))
+    cnn = ImageClassifier(config)
     cnn(images())  # in training mode: the BatchNorm statistics leave their start
     cnn.save_pretrained(tmp_path)
-    loaded = CNN.from_pretrained(tmp_path)
+    loaded = ImageClassifier.from_pretrained(tmp_path)
     assert loaded.config == cnn.config
     assert torch.equal(loaded(images()), cnn.eval()(images()))
 
@@ -270,8 +271,8 @@ def test_settings_that_are_not_json_are_refused(saved: Path, content, message: s
 
 
 def test_settings_of_another_network_are_refused(saved: Path) -> None:
-    with pytest.raises(ValueError, match="does not describe a CNNConfig: unknown keys"):
-        CNN.from_pretrained(saved)
+    with pytest.raises(ValueError, match="does not describe a ImageClassifierConfig: unknown keys"):
+        ImageClassifier.from_pretrained(saved)
 
 
 def test_unknown_rdc_settings_are_refused(saved: Path) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 import rdc
 from evaluation.robustness import attack, correct, rdc_surrogates
 from rdc.checkpoint import PACKAGED
-from rdc.cnn import CNN
 from rdc.data import load
+from rdc.image_classifier import ImageClassifier
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,7 +59,7 @@ def test_posterior_is_calibrated(model) -> None:
 
 def test_rdc_survives_attacks_that_break_the_cnn(model) -> None:
     data = load("digits", "test").subset(slice(16))
-    cnn = CNN.from_pretrained("digits-cnn")
+    cnn = ImageClassifier.from_pretrained("digits-cnn")
     assert correct(cnn, data.images, data.labels).sum() >= 15
     _, of_cnn = attack(cnn, data.images, data.labels, eps=0.2, steps=10)
     _, of_rdc = attack(
