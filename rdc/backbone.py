@@ -28,6 +28,7 @@ class UNetConfig:
     `width_multipliers`: one resolution level per entry, each half the size of the one before.
     `head_blocks`: residual blocks inside each head, `head_width` channels wide; 0 is the published
     network, whose classes differ only in the last 3x3 convolution.
+    `augment_features`: numbers that describe how a training image was augmented; 0 without.
     """
 
     image_size: int = 32
@@ -42,6 +43,7 @@ class UNetConfig:
     head_blocks: int = 0
     head_width: int = 16
     dropout: float = 0.0
+    augment_features: int = 0
 
     def __post_init__(self) -> None:
         multipliers = self.width_multipliers
@@ -63,6 +65,7 @@ class UNetConfig:
             head_blocks=(self.head_blocks >= 0, "0 or more"),
             head_width=(self.head_width >= 1, "at least 1"),
             dropout=(0 <= self.dropout < 1, "in [0, 1)"),
+            augment_features=(self.augment_features >= 0, "0 or more"),
         )
 
 
@@ -215,6 +218,9 @@ class UNet(nn.Module):
         self.config = config
         embedding = 4 * config.width
         self.embed_noise = NoiseEmbedding(config.width, embedding)
+        if config.augment_features:
+            # Without a bias: an image that was left alone adds nothing.
+            self.embed_augment = nn.Linear(config.augment_features, embedding, bias=False)
         self._build_trunk(embedding)
         if config.conditioning == "label":
             # Row K stands for "no label": the unconditional estimate.
@@ -287,14 +293,18 @@ class UNet(nn.Module):
         c_noise: Tensor,
         *,
         labels: Tensor | None = None,
+        augment: Tensor | None = None,
         outputs: Literal["all", "classes", "unconditional"] = "all",
     ) -> Tensor:
         """Label-conditional: (B, C, H, W) for `labels` (B,), or unconditionally without labels.
 
         Multi-head: (B, K + 1, C, H, W), the last one unconditional; `outputs` leaves out the heads
         that are not needed: (B, K, C, H, W) for "classes", (B, C, H, W) for "unconditional".
+        `augment` (B, augment_features) says how the images were augmented; by default not at all.
         """
         embedding = self.embed_noise(c_noise)
+        if augment is not None:
+            embedding = embedding + self.embed_augment(augment)
         if self.config.conditioning == "label":
             if labels is None:
                 labels = torch.full_like(c_noise, self.config.num_classes, dtype=torch.int64)

@@ -1,7 +1,7 @@
 """A denoiser is the only thing the methods know: E[x0 | x, sigma], with and without the class."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -32,11 +32,11 @@ class DenoiserLike(Protocol):
         """Network rows that one image of `denoise_classes` costs."""
         ...
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Unconditional estimate (B, C, H, W)."""
         ...
 
-    def denoise_classes(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """One estimate per class (B, K, C, H, W)."""
         ...
 
@@ -100,7 +100,15 @@ class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
     def rows_per_image(self) -> int:
         return 1 if self.multihead else self.num_classes
 
-    def forward(self, x: Tensor, sigma: Tensor, *, labels: Tensor | None = None, outputs="all"):
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        *,
+        labels: Tensor | None = None,
+        augment: Tensor | None = None,
+        outputs: Literal["all", "classes", "unconditional"] = "all",
+    ) -> Tensor:
         """Denoised images as the network gives them; see `UNet.forward` for the shapes."""
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         variance = self.config.sigma_data**2
@@ -108,16 +116,24 @@ class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
         c_skip = rearrange(variance / total, "b -> b 1 1 1")
         c_out = rearrange(sigma * self.config.sigma_data * total.rsqrt(), "b -> b 1 1 1")
         c_in = rearrange(total.rsqrt(), "b -> b 1 1 1")
-        residual = self.network(c_in * x, sigma.log() / 4, labels=labels, outputs=outputs)
+        residual = self.network(
+            c_in * x, sigma.log() / 4, labels=labels, augment=augment, outputs=outputs
+        )
         if residual.ndim == 5:
             c_skip, c_out, x = c_skip[:, None], c_out[:, None], x[:, None]
         return c_skip * x + c_out * residual.to(x.dtype)
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Unconditional E[x0 | x, sigma]: (B, C, H, W)."""
         return self(x, sigma, outputs="unconditional")
 
-    def denoise_classes(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise_class(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
+        """E[x0 | x, sigma, y] for one class of each image, labels (B,): (B, C, H, W)."""
+        if not self.multihead:
+            return self(x, sigma, labels=labels)
+        return self.denoise_classes(x, sigma)[torch.arange(len(x), device=x.device), labels]
+
+    def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x, sigma, y] for every class y: (B, K, C, H, W)."""
         if self.multihead:
             return self(x, sigma, outputs="classes")

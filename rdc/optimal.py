@@ -58,7 +58,7 @@ class OptimalDenoiser(nn.Module):
         distances = x.square().sum(1)[:, None, None] + self.points.square().sum(2) - 2 * products
         return distances.masked_fill(~self.present, torch.inf)
 
-    def _variance(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def _variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         variance = sigma.square()
         return variance[:, None, None], (variance + self.bandwidth**2)[:, None, None]
@@ -66,14 +66,14 @@ class OptimalDenoiser(nn.Module):
     def _blend(self, x: Tensor, mean: Tensor, noise: Tensor, total: Tensor) -> Tensor:
         return ((total - noise) * x.flatten(1)[:, None] + noise * mean) / total
 
-    def denoise_classes(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x, sigma, y] for every class y: (B, K, C, H, W)."""
         noise, total = self._variance(x, sigma)
         weights = torch.softmax(-self._distances(x) / (2 * total), dim=2)
         mean = torch.einsum("bkn,knd->bkd", weights, self.points)
         return self._blend(x, mean, noise, total).unflatten(2, self.image_shape)
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x, sigma] with the classes equally likely: (B, C, H, W)."""
         noise, total = self._variance(x, sigma)
         scores = self.log_prior[:, None] - self._distances(x) / (2 * total)
@@ -81,7 +81,7 @@ class OptimalDenoiser(nn.Module):
         mean = (weights @ self.points.flatten(0, 1))[:, None]
         return self._blend(x, mean, noise, total).unflatten(2, self.image_shape)[:, 0]
 
-    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def log_density(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """log p_sigma(x | y) in nats, the data blurred by noise of level sigma: (B, K)."""
         _, total = self._variance(x, sigma)
         scores = self.log_prior[:, None] - self._distances(x) / (2 * total)

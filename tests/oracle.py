@@ -34,15 +34,15 @@ class MixtureDenoiser:
         density = -distance / (2 * variance) - d / 2 * (2 * math.pi * variance).log()
         return density.logsumexp(2) - math.log(self.means.shape[1])
 
-    def denoise_classes(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         return torch.stack(
             [self._tweedie(x, sigma, lambda d, y=y: d[:, y]) for y in range(self.num_classes)], 1
         )
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         return self._tweedie(x, sigma, lambda d: d.logsumexp(1))
 
-    def _tweedie(self, x: Tensor, sigma: Tensor, reduce) -> Tensor:
+    def _tweedie(self, x: Tensor, sigma: Tensor | float, reduce) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
         with torch.enable_grad():
             y = x if x.requires_grad else x.detach().requires_grad_()
