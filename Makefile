@@ -25,4 +25,5 @@ lint: $(BIN)/.ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 train-digits: $(BIN)/.ready
-	PATH="$(abspath $(BIN)):$$PATH" bash recipes/digits.sh
+	export PATH="$(abspath $(BIN)):$$PATH"; for recipe in digits digits-cnn digits-trades; do \
+		bash recipes/$$recipe.sh || exit 1; done

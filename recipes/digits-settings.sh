@@ -13,7 +13,9 @@ RDC=(
     --rdc.maximization.step-size 0.02 --rdc.maximization.momentum 0
     --rdc.maximization.sigma-min 0.6 --rdc.maximization.sigma-max 1 --rdc.maximization.draws 2
 )
+STEPS="${STEPS:-4000}"  # fewer for a rehearsal
 
-# Without a GPU, accelerate would give its one process a single thread.
+# Without a GPU, accelerate would give its one process a single thread. A recipe that was killed
+# continues when it is run again.
 CORES=$(python -c 'import os; print(os.cpu_count())')
-launch() { accelerate launch --num_cpu_threads_per_process "$CORES" -m "$@"; }
+launch() { accelerate launch --num_cpu_threads_per_process "$CORES" -m "$@" --resume auto; }

@@ -3,8 +3,8 @@
 # on 2 CPU cores. Short runs (STEPS) of the packaged network, measured on the validation split.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source recipes/digits-settings.sh
 STEPS="${STEPS:-800}"
+source recipes/digits-settings.sh
 IMAGES="${IMAGES:-60}"
 
 # run NAME FLAGS...: train one variant and attack it

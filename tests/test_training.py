@@ -14,22 +14,29 @@ from hypothesis import strategies as st
 from oracle import some_images, two_classes
 from safetensors.torch import load_file
 from test_likelihood import random_denoiser
+from tiny import NETWORK, tiny_denoiser
 
 from rdc import Denoiser, UNetConfig
-from rdc.cnn import CNN
 from rdc.data import load
-from training.batches import batch_rows, step_generator
+from rdc.image_classifier import ImageClassifier
+from training import batches
+from training.batches import Batches, batch_rows, step_generator
+from training.denoising import TrainConfig, build_teacher
 from training.ema import EMA
 from training.objective import (
     NoiseConfig,
+    NoisedBatch,
     ObjectiveConfig,
+    Uncertainty,
+    estimates,
     image_losses,
     lattice_sigmas,
     leave_data,
+    some_classes,
     teacher_losses,
     weighted,
 )
-from training.train import TrainConfig, build_teacher, check, rate
+from training.train import main
 
 ROOT = Path(__file__).parent.parent
 DEFAULT = TrainConfig(out=Path("unused"))
@@ -111,31 +118,99 @@ def test_steps_have_their_own_randomness() -> None:
     assert not torch.equal(batch_rows(0, 0, 50, 50), batch_rows(0, 1, 50, 50))
 
 
-def test_average_has_its_half_life() -> None:
+def test_averages_have_their_half_lives() -> None:
     """From weights 0, half of a jump to 1 is in the average after one half-life."""
     module = torch.nn.Linear(1, 1)
     torch.nn.init.zeros_(module.weight)
-    ema = EMA(module, half_life=1000, ramp=1.0)
+    ema = EMA(module, (1000.0, 500.0), ramp=1.0)
     torch.nn.init.ones_(module.weight)
     for step in range(100):
-        ema.update(module, images_seen=10**6 + step * 10, batch_size=10)
-    assert float(ema.module.weight) == pytest.approx(0.5)
+        ema.update(images_seen=10**6 + step * 10, batch_size=10)
+    assert [float(track[0]) for track in ema.tracks] == pytest.approx([0.5, 0.75])
 
 
 def test_young_averages_are_short() -> None:
     module = torch.nn.Linear(1, 1)
-    ema = EMA(module, half_life=1e9)
+    ema = EMA(module, (1e9,))
     torch.nn.init.constant_(module.weight, 3.0)
     for step in range(1, 50):
-        ema.update(module, images_seen=step * 10, batch_size=10)
-    assert float(ema.module.weight) == pytest.approx(3.0, abs=1e-3)
+        ema.update(images_seen=step * 10, batch_size=10)
+    assert float(ema.tracks[0][0]) == pytest.approx(3.0, abs=1e-3)
 
 
-def test_rate_warms_up_and_ends_at_zero() -> None:
-    config = replace(DEFAULT, steps=100, warmup=10)
-    rates = [rate(step, config) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1
-    assert rates[100] == pytest.approx(0) and rates[10:] == sorted(rates[10:], reverse=True)
+def test_averages_follow_running_statistics_and_copy_counters() -> None:
+    module = torch.nn.BatchNorm1d(2)
+    ema, shown = EMA(module, (0.0,)), torch.nn.BatchNorm1d(2)
+    module(torch.randn(20, 2, generator=generator()) + 5)
+    ema.update(images_seen=20, batch_size=20)
+    ema.copy_to(shown, 0)
+    assert torch.equal(torch.as_tensor(shown.running_mean), torch.as_tensor(module.running_mean))
+    assert torch.as_tensor(shown.running_mean).min() > 0.3
+    assert int(torch.as_tensor(shown.num_batches_tracked)) == 1
+
+
+def test_uncertainty_finds_the_expected_loss() -> None:
+    """loss / exp(u) + u is least where exp(u) is the mean loss of the level."""
+    torch.manual_seed(0)
+    uncertainty = Uncertainty()
+    sigma = torch.logspace(-1, 1, 50)
+    loss = 0.2 + sigma
+    optimizer = torch.optim.Adam(uncertainty.parameters(), lr=0.03)
+    assert not uncertainty(sigma).any()
+    for _ in range(1500):
+        u = uncertainty(sigma)
+        optimizer.zero_grad()
+        (loss / u.exp() + u).mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(uncertainty(sigma).exp().detach(), loss, rtol=0.05, atol=0)
+
+
+def test_some_classes_hold_the_own_class_and_different_others() -> None:
+    labels = torch.arange(200) % 7
+    classes = some_classes(labels, 3, 7, generator())
+    assert classes.shape == (200, 3) and torch.equal(classes[:, 0], labels)
+    assert all(len(set(row)) == 3 for row in classes.tolist())
+    assert classes[:, 1:].unique().tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("conditioning", ["label", "multihead"])
+def test_teacher_of_some_classes_is_the_teacher_of_all_restricted(conditioning: str) -> None:
+    teacher = tiny_denoiser(replace(NETWORK, conditioning=conditioning))
+    noised = torch.randn(4, 1, 8, 8, generator=generator())
+    sigma = torch.rand(4, generator=generator()) + 0.5
+    classes = torch.tensor([[0, 2], [1, 0], [2, 1], [1, 2]])
+    all_of_them = teacher.denoise_classes(noised, sigma)
+    expected = all_of_them[torch.arange(4)[:, None], classes]
+    torch.testing.assert_close(estimates(teacher, noised, sigma, classes), expected)
+    student = torch.cat([all_of_them, teacher.denoise(noised, sigma)[:, None]], dim=1)
+    assert teacher_losses(student, teacher, noised, sigma, classes).max() < 1e-10
+    student[torch.arange(4), 3 - classes.sum(1)] += 1  # the class that is not asked for
+    assert teacher_losses(student, teacher, noised, sigma, classes).max() < 1e-10
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 4), st.integers(1, 3))
+def test_parts_of_a_batch_are_the_batch(size: int, plain: int, processes: int, parts: int) -> None:
+    """Every row is in one part, on the same side of `plain`, with its own labels."""
+    plain, place = min(plain, size), torch.arange(size)
+    batch = NoisedBatch(place, place, place, place, plain, place[:, None], None)
+    seen = []
+    for first in range(processes * parts):
+        part = batch.part(slice(first, None, processes * parts))
+        assert (part.x[: part.plain] < plain).all() and (part.x[part.plain :] >= plain).all()
+        seen += part.x.tolist()
+    assert sorted(seen) == list(range(size))
+
+
+def test_images_that_do_not_fit_the_device_are_gathered_ahead(monkeypatch) -> None:
+    data = load("digits", "validation")
+    resident = Batches(data, 32, 0, torch.device("cpu"))
+    monkeypatch.setattr(batches, "fits", lambda *_: False)
+    streamed = Batches(data, 32, 0, torch.device("cpu"))
+    assert resident.resident and not streamed.resident
+    for step in (0, 1, 2, 7, 8):
+        for a, b in zip(resident(step), streamed(step), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_bad_settings_are_refused() -> None:
@@ -146,18 +221,30 @@ def test_bad_settings_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": UNetConfig()}, "--network"),
-        ({"batch_size": 15}, "--batch-size 15"),
-        ({"steps": 0}, "--steps 0"),
         ({"teacher": "optimal", "network": replace(DEFAULT.network, conditioning="label")},
          "--teacher needs"),
+        ({"teacher": "optimal", "augment": "geometry"}, "--augment geometry"),
+        ({"geometry_probability": 2.0}, "--geometry-probability 2.0"),
+        ({"objective": ObjectiveConfig(teacher_classes=11)}, "--objective.teacher-classes 11"),
     ],
 )  # fmt: skip
-def test_settings_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
-    data = load("digits", "validation")
-    check(DEFAULT, data, 2)
+def test_settings_that_contradict_each_other_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check(replace(DEFAULT, **changes), data, 2)
+        replace(DEFAULT, **changes)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (UNetConfig(), r"\(3, 32, 32\)"),
+        (replace(DEFAULT.network, num_classes=7), "--network.num-classes 7"),
+    ],
+)
+def test_networks_that_do_not_fit_the_data_are_refused(
+    network: UNetConfig, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        main(replace(DEFAULT, out=tmp_path, network=network))
 
 
 def test_a_teacher_of_other_images_is_refused(tmp_path: Path) -> None:
@@ -212,4 +299,4 @@ def test_label_conditional_network_trains(tmp_path: Path) -> None:
 def test_cnn_trains(tmp_path: Path) -> None:
     out = launch(tmp_path, ACCELERATE, "training.classifier", "--steps", "60")
     assert run_record(out)["validation_accuracy"] > 0.8
-    assert CNN.from_pretrained(out).config.class_names == tuple("0123456789")
+    assert ImageClassifier.from_pretrained(out).config.class_names == tuple("0123456789")

@@ -1,69 +1,132 @@
-"""Train the ordinary classifier that diffusion classifiers are compared with:
-`accelerate launch -m training.classifier --out runs/digits-cnn`."""
+"""Train an ordinary classifier: `accelerate launch -m training.classifier --out runs/digits-cnn`.
 
-import json
-from dataclasses import asdict, dataclass, field
+Standard or adversarial (PGD, TRADES), our own networks or timm's. The classifiers that defences are
+compared with come from here, and so do the networks that guide a purifier: AGDM's auxiliary network
+is a TRADES classifier, contrastive guidance's features are those of a standard one.
+"""
+
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 import tyro
-from accelerate.utils import tqdm
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from rdc.cnn import CNN, CNNConfig
-from rdc.data import load
-from rdc.provenance import provenance
-from training.accelerator import start_accelerator
-from training.batches import batch_rows
+from rdc.data import Dataset
+from rdc.image_classifier import ImageClassifier, ImageClassifierConfig
+from training.adversarial import ClassifierObjectiveConfig, classifier_losses, perturb
+from training.augment import flip, shift
+from training.batches import Batches, part_generator, step_generator
+from training.run import Run, RunConfig, Task, load_split, start_accelerator
 
 
-@dataclass(frozen=True)
-class ClassifierTrainConfig:
-    """Settings of one run: Adam on the cross-entropy, the rate brought to 0 by a cosine."""
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTrainConfig(RunConfig):
+    """Settings of one run; the defaults train a small network on digits.
 
-    out: Path
-    """folder for the trained classifier and `training.json`"""
-    data: str = "digits"
-    network: CNNConfig = field(default_factory=CNNConfig)
+    `architecture`: "cnn-<width>", "wrn-<depth>-<widen>", or any name of timm's; `stem`: "small" for
+    images far smaller than 224 pixels. `augment`: "shift" by an eighth, and mirrored in half of the
+    cases for "flip-shift".
+    """
+
+    architecture: str = "cnn-32"
+    stem: Literal["small", "original"] = "small"
+    image_size: int | None = None
+    """resize a folder's images to this side; by default they are taken as they are"""
+    channels: Literal[1, 3] = 3
+    """of a folder's images, where `image_size` is given"""
+    objective: ClassifierObjectiveConfig = field(default_factory=ClassifierObjectiveConfig)
+    augment: Literal["none", "shift", "flip-shift"] = "none"
     steps: int = 600
     batch_size: int = 128
-    """images per step, over all processes"""
-    learning_rate: float = 2e-3
-    seed: int = 0
+    ema_half_lives: tuple[float, ...] = (5_000,)
+
+
+class ImageBatch(NamedTuple):
+    images: Tensor
+    labels: Tensor
+    step: int
+
+
+class ClassifierTask(Task[ImageClassifier]):
+    """Cross-entropy, on images or on the worst ones near them."""
+
+    def __init__(
+        self, config: ClassifierTrainConfig, data: Dataset, accelerator: Accelerator
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        torch.manual_seed(config.seed)
+        channels, size, width = data.shape
+        if size != width:
+            raise ValueError(
+                f"the images of {config.data} are {size}x{width}; give --image-size to crop them"
+            )
+        self.averaged = self.module = ImageClassifier(
+            ImageClassifierConfig(
+                config.architecture, size, channels, len(data.class_names),
+                stem=config.stem, class_names=data.class_names,
+            )
+        )  # fmt: skip
+        self.batches = Batches(data, config.batch_size, config.seed, accelerator.device)
+
+    def batch(self, step: int) -> ImageBatch:
+        generator = step_generator(self.config.seed, step, self.batches.device)
+        images, labels = self.batches(step)
+        if self.config.augment == "flip-shift":
+            images = flip(images, generator)
+        if self.config.augment != "none":
+            images = shift(images, generator)
+        return ImageBatch(images, labels, step)
+
+    def losses(self, network: nn.Module, batch: ImageBatch, rows: slice) -> Tensor:
+        # Batch statistics tie a classifier to its part of the batch anyway: its own draws will do.
+        generator = part_generator(self.config.seed, batch.step, rows.start, self.batches.device)
+        return classifier_losses(
+            network, batch.images[rows], batch.labels[rows], self.config.objective, generator,
+            attacked=self.averaged,
+        )  # fmt: skip
+
+    def measure(
+        self, model: ImageClassifier, data: Dataset, accelerator: Accelerator
+    ) -> dict[str, float]:
+        """Accuracy; for adversarial training first that under PGD of its own strength."""
+        first, processes = accelerator.process_index, accelerator.num_processes
+        right = torch.zeros(2, device=accelerator.device)
+        for rows in torch.arange(first, len(data), processes).split(500):
+            right += self._right(model, data.subset(rows))
+        robust, clean = (torch.as_tensor(accelerator.reduce(right, "sum")) / len(data)).tolist()
+        if self.config.objective.kind == "standard":
+            return {"validation_accuracy": clean}
+        return {"validation_robust_accuracy": robust, "validation_accuracy": clean}
+
+    def _right(self, model: ImageClassifier, data: Dataset) -> Tensor:
+        """How many images are classified correctly: attacked, and as they are."""
+        device, objective = self.batches.device, self.config.objective
+        images, labels = data.images.to(device), data.labels.to(device)
+        attacked = images
+        if objective.kind != "standard":
+            generator = torch.Generator(device).manual_seed(self.config.seed)
+            attacked = perturb(model, images, labels=labels, config=objective, generator=generator)
+        with torch.no_grad():
+            return torch.stack(
+                [(model(given).argmax(1) == labels).sum() for given in (attacked, images)]
+            )
+
+    def save(self, model: ImageClassifier, out: Path, validation: Dataset) -> None:
+        model.save_pretrained(out)
 
 
 def main(config: ClassifierTrainConfig) -> None:
-    """Train, measure on the validation split, save."""
-    accelerator = start_accelerator()
-    data, validation = load(config.data, "train"), load(config.data, "validation")
-    torch.manual_seed(config.seed)
-    network = CNN(CNNConfig(**{**asdict(config.network), "class_names": data.class_names}))
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    model, optimizer = accelerator.prepare(network, optimizer)
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    for step in tqdm(range(config.steps), desc=f"training on {config.data}", unit="step"):
-        rows = batch_rows(config.seed, step, config.batch_size, len(data))[mine]
-        images, labels = data.images[rows], data.labels[rows]
-        logits = model(images.to(accelerator.device))
-        optimizer.zero_grad()
-        accelerator.backward(F.cross_entropy(logits, labels.to(accelerator.device)))
-        optimizer.step()
-        schedule.step()
-    if accelerator.is_main_process:
-        network = accelerator.unwrap_model(model).eval().cpu()
-        with torch.no_grad():
-            right = network(validation.images).argmax(1) == validation.labels
-        config.out.mkdir(parents=True, exist_ok=True)
-        network.save_pretrained(config.out)
-        record = {
-            "config": asdict(config),
-            **provenance(data),
-            "validation_accuracy": right.double().mean().item(),
-        }
-        (config.out / "training.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
-        print(f"validation accuracy {record['validation_accuracy']:.3f}; saved {config.out}")
-    accelerator.end_training()
+    """Train, validate and save; the averaged weights are what is saved."""
+    accelerator = start_accelerator(config)
+    size = config.image_size
+    shape = None if size is None else (config.channels, size, size)
+    data = load_split(config, "train", accelerator, shape)
+    validation = load_split(config, "validation", accelerator, data.shape)
+    task = ClassifierTask(config, data, accelerator)
+    Run(config, task, accelerator, data, validation).train()
 
 
 if __name__ == "__main__":

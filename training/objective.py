@@ -7,12 +7,13 @@ free: the exact denoiser of the training images (`rdc.OptimalDenoiser`).
 """
 
 from dataclasses import dataclass
+from math import exp, pi
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdc.config import require
-from rdc.denoiser import DenoiserLike
+from rdc.denoiser import Denoiser, DenoiserLike
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class NoiseConfig:
 
     mean: float = -1.2
     std: float = 1.2
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The noise levels that training sees, up to three standard deviations."""
+        return exp(self.mean - 3 * self.std), exp(self.mean + 3 * self.std)
 
 
 @dataclass(frozen=True)
@@ -31,20 +37,95 @@ class ObjectiveConfig:
     `off_data`: largest change of a pixel, on [0, 1], by which the teacher's part leaves the data
     before noise is added: each image moves towards another one or in a random direction. Attacks
     leave the data too, and a teacher that is defined there can say what is right.
+    `teacher_classes`: classes per image that the teacher is asked for, its own among them; 0 asks
+    for all. A label-conditional teacher costs one pass per class.
     `label_dropout`: share of unconditional rows in label-conditional training.
+    `uncertainty`: learn how hard each noise level is, and weigh it accordingly.
     """
 
     noise: NoiseConfig = NoiseConfig()
     image_share: float = 0.5
     off_data: float = 0.0
+    teacher_classes: int = 0
     label_dropout: float = 0.1
+    uncertainty: bool = False
 
     def __post_init__(self) -> None:
         require(
             self,
             image_share=(0 <= self.image_share <= 1, "in [0, 1]"),
             off_data=(0 <= self.off_data <= 1, "in [0, 1]"),
+            teacher_classes=(self.teacher_classes >= 0, "0 (all) or more"),
             label_dropout=(0 <= self.label_dropout <= 1, "in [0, 1]"),
+        )
+
+
+class Uncertainty(nn.Module):
+    """u(sigma), the logarithm of the loss that is to be expected at each noise level.
+
+    The loss becomes loss / exp(u) + u, whose minimum over u is at exp(u) = E[loss | sigma]: every
+    level then pulls equally (Karras et al. 2024, "EDM2", section 2; Kendall et al. 2018). It starts
+    at u = 0, the unweighted loss.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int = 64) -> None:
+        super().__init__()
+        frequencies = torch.arange(1, features // 2 + 1) * pi / 4
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.linear = nn.Linear(features, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """(B,) to (B,)."""
+        angles = sigma.log()[:, None] / 4 * self.frequencies
+        return self.linear(torch.cat([angles.cos(), angles.sin()], dim=1))[:, 0]
+
+
+class Learner(nn.Module):
+    """Everything that is trained together: the denoiser, and u(sigma) where it is learned."""
+
+    def __init__(self, denoiser: Denoiser, *, uncertainty: bool) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.uncertainty = Uncertainty() if uncertainty else None
+
+    def forward(
+        self, noised: Tensor, sigma: Tensor, labels: Tensor, augment: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The network's estimates, and u(sigma) (B,)."""
+        denoised = self.denoiser(noised, sigma, labels=labels, augment=augment)
+        u = torch.zeros_like(sigma) if self.uncertainty is None else self.uncertainty(sigma)
+        return denoised, u
+
+
+@dataclass(frozen=True)
+class NoisedBatch:
+    """Images x (B, C, H, W) in [-1, 1], labels (B,), sigma (B,), noised = x + sigma * noise.
+
+    The first `plain` rows learn their own image, the others a teacher's estimates for `classes`
+    (B, c), or for all classes when that is None. `augment` tells what was done to the images.
+    """
+
+    x: Tensor
+    labels: Tensor
+    sigma: Tensor
+    noised: Tensor
+    plain: int
+    classes: Tensor | None = None
+    augment: Tensor | None = None
+
+    def part(self, rows: slice) -> "NoisedBatch":
+        return NoisedBatch(
+            self.x[rows],
+            self.labels[rows],
+            self.sigma[rows],
+            self.noised[rows],
+            len(range(len(self.x))[: self.plain][rows]),
+            None if self.classes is None else self.classes[rows],
+            None if self.augment is None else self.augment[rows],
         )
 
 
@@ -76,6 +157,16 @@ def leave_data(x: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     return (x + torch.where(pick, towards, random)).clamp(-1, 1)
 
 
+def some_classes(
+    labels: Tensor, count: int, num_classes: int, generator: torch.Generator
+) -> Tensor:
+    """Each row's own class and `count` - 1 different ones at random: (B, count)."""
+    order = torch.rand(len(labels), num_classes, generator=generator, device=labels.device).scatter(
+        1, labels[:, None], -1.0
+    )
+    return order.argsort(dim=1)[:, :count]
+
+
 def weighted(error: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     """EDM's weight lambda(sigma) on a mean squared error (B,) (Karras et al. 2022, table 1)."""
     return error * (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
@@ -83,17 +174,41 @@ def weighted(error: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
 
 def image_losses(denoised: Tensor, x: Tensor, labels: Tensor) -> Tensor:
     """Squared error (B,) of two heads of (B, K + 1, C, H, W): the true class, unconditional."""
-    rows = torch.arange(len(x), device=x.device)
-    own = torch.stack([denoised[rows, labels], denoised[:, -1]], dim=1)
+    own = torch.stack([denoised[_rows(x), labels], denoised[:, -1]], dim=1)
     return (own - x[:, None]).square().mean((1, 2, 3, 4))
 
 
 def teacher_losses(
-    denoised: Tensor, teacher: DenoiserLike, noised: Tensor, sigma: Tensor
+    denoised: Tensor,
+    teacher: DenoiserLike,
+    noised: Tensor,
+    sigma: Tensor,
+    classes: Tensor | None = None,
 ) -> Tensor:
-    """Squared error (B,) of all K + 1 heads against the teacher's estimates."""
+    """Squared error (B,) of the heads against the teacher's estimates.
+
+    All K + 1 of them, or those of `classes` (B, c) and the unconditional one.
+    """
     with torch.no_grad():
-        targets = torch.cat(
-            [teacher.denoise_classes(noised, sigma), teacher.denoise(noised, sigma)[:, None]], dim=1
-        )
+        if classes is None:
+            targets = teacher.denoise_classes(noised, sigma)
+        else:
+            targets = estimates(teacher, noised, sigma, classes)
+        targets = torch.cat([targets, teacher.denoise(noised, sigma)[:, None]], dim=1)
+    if classes is not None:
+        chosen = denoised[_rows(noised)[:, None], classes]
+        denoised = torch.cat([chosen, denoised[:, -1:]], dim=1)
     return (denoised - targets).square().mean((1, 2, 3, 4))
+
+
+def estimates(teacher: DenoiserLike, noised: Tensor, sigma: Tensor, classes: Tensor) -> Tensor:
+    """The teacher's estimates for `classes` (B, c): (B, c, C, H, W), at the least cost."""
+    if not isinstance(teacher, Denoiser) or teacher.multihead:
+        return teacher.denoise_classes(noised, sigma)[_rows(noised)[:, None], classes]
+    count = classes.shape[1]
+    rows, levels = noised.repeat_interleave(count, 0), sigma.repeat_interleave(count)
+    return teacher.denoise_class(rows, levels, classes.flatten()).unflatten(0, (-1, count))
+
+
+def _rows(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)

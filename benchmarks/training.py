@@ -1,0 +1,141 @@
+"""Images per second of the training step against a plain PyTorch loop over the same network.
+
+`python -m benchmarks.training` alternates the two in one process and prints the ratio of their
+medians, and the share of our step that goes into having the images at hand.
+
+The plain loop is what one would write first: a DataLoader over decoded images, random noise levels,
+an average kept tensor by tensor, the loss read at every step.
+"""
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from rdc import Denoiser, DenoiserConfig, UNetConfig
+from rdc.data import Dataset
+from training.denoising import DenoiserTask, TrainConfig
+from training.objective import image_losses, weighted
+from training.run import Run, start_accelerator
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Network and batch; the defaults are small enough for a laptop."""
+
+    network: UNetConfig = field(
+        default_factory=lambda: UNetConfig(width=32, blocks_per_level=1, attention_resolutions=())
+    )
+    batch_size: int = 32
+    steps: int = 4
+    """steps per measurement"""
+    repeats: int = 7
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Time both loops in turns."""
+    data = random_images(config.network, 20 * config.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, loading = our_loop(config, data, Path(folder))
+        plain = plain_loop(config, data)
+        times: dict[str, list[float]] = {"plain loop": [], "training.train": [], "its images": []}
+        for _ in range(config.repeats + 1):
+            times["plain loop"].append(timed(plain, config.steps))
+            times["training.train"].append(timed(ours, config.steps))
+            times["its images"].append(timed(loading, config.steps))
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    seen = config.batch_size * config.steps
+    for name in ("plain loop", "training.train"):
+        ratio = medians["plain loop"] / medians[name]
+        print(f"{name:<16}{seen / medians[name]:10.1f} images/s {ratio:7.2f}x")
+    share = medians["its images"] / medians["training.train"]
+    print(f"having the images takes {100 * share:.2f} % of our step")
+
+
+def random_images(network: UNetConfig, count: int) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, network.channels, network.image_size, network.image_size)
+    return Dataset(
+        torch.randint(256, shape, generator=generator, dtype=torch.uint8),
+        torch.arange(count) % network.num_classes,
+        tuple(str(number) for number in range(network.num_classes)),
+    )
+
+
+Step = Callable[[], object]
+
+
+def our_loop(config: BenchmarkConfig, data: Dataset, out: Path) -> tuple[Step, Step]:
+    """A step of `training.train`, and the part of it that has the images ready."""
+    settings = TrainConfig(
+        out=out, network=config.network, batch_size=config.batch_size,
+        precision=config.precision, compile=config.compile,
+    )  # fmt: skip
+    accelerator = start_accelerator(settings)
+    task = DenoiserTask(settings, data, accelerator.device)
+    run = Run(settings, task, accelerator, data, data)
+    steps = iter(range(10**9))
+    return lambda: run.step(next(steps)), lambda: task.batches(next(steps))
+
+
+def plain_loop(config: BenchmarkConfig, data: Dataset) -> Step:
+    """A step of the loop that one would write first."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    denoiser = Denoiser(DenoiserConfig(config.network)).to(device)
+    plain_format(denoiser)
+    average = copy.deepcopy(denoiser)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-3)
+    batches = endless(data, config.batch_size)
+
+    def step() -> float:
+        images, labels = (tensor.to(device) for tensor in next(batches))
+        x = 2 * images - 1
+        sigma = (-1.2 + 1.2 * torch.randn(len(x), device=device)).exp()
+        noised = x + sigma[:, None, None, None] * torch.randn_like(x)
+        loss = weighted(image_losses(denoiser(noised, sigma), x, labels), sigma, 0.5).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        optimizer.step()
+        for kept, weights in zip(average.parameters(), denoiser.parameters(), strict=True):
+            kept.data.mul_(0.999).add_(weights.data, alpha=0.001)
+        return loss.item()
+
+    return step
+
+
+def plain_format(module: nn.Module) -> None:
+    """Weights as PyTorch lays them out by itself."""
+    for weights in module.parameters():
+        weights.data = weights.data.contiguous()
+
+
+def endless(data: Dataset, batch_size: int) -> Iterator[list[Tensor]]:
+    loader = DataLoader(TensorDataset(data.images, data.labels), batch_size, shuffle=True)
+    while True:
+        yield from loader
+
+
+def timed(step: Step, count: int) -> float:
+    """Seconds of `count` steps."""
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BenchmarkConfig))

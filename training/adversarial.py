@@ -1,0 +1,228 @@
+"""What a classifier is asked to learn: images as they are, or the worst images near them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdc.config import require
+
+Distance = Literal["kl", "l2"]
+
+
+@dataclass(frozen=True)
+class ClassifierObjectiveConfig:
+    """Standard training, or adversarial training in a ball around each image.
+
+    `kind`: "standard" is the cross-entropy; "pgd" is that of the worst image found (Madry et al.
+        2018, eq. 2.1); "trades" adds to it `weight` times the largest `distance` found between the
+        outputs for the image and for one near it (Zhang et al. 2019, algorithm 1).
+    `eps`: radius of the ball in `norm`, on the [0, 1] scale. The attack takes `attack_steps` steps
+        of `relative_step` times `eps`.
+    `weight`: 1 / lambda in the paper, beta in its code.
+    `distance`: "kl" is KL(p(x) || p(x')) of the class probabilities, "l2" the squared difference of
+        the logits, summed over the classes.
+    `noise`: largest standard deviation, on the [-1, 1] scale, of Gaussian noise on what the network
+        sees; each image's own is uniform in [0, `noise`].
+    `label_smoothing`: share of the label that is spread over all classes. The attack ignores it.
+    """
+
+    kind: Literal["standard", "pgd", "trades"] = "standard"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: float = 8 / 255
+    attack_steps: int = 10
+    relative_step: float = 0.25
+    weight: float = 6.0
+    distance: Distance = "kl"
+    noise: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        largest = 1 if self.norm == "linf" else float("inf")
+        require(
+            self,
+            kind=(self.kind in ("standard", "pgd", "trades"), "'standard', 'pgd' or 'trades'"),
+            norm=(self.norm in ("linf", "l2"), "'linf' or 'l2'"),
+            eps=(0 <= self.eps <= largest, f"in [0, {largest}], on the [0, 1] scale of images"),
+            attack_steps=(self.attack_steps >= 1, "at least 1"),
+            relative_step=(self.relative_step > 0, "positive"),
+            weight=(self.weight >= 0, "0 or positive"),
+            distance=(self.distance in ("kl", "l2"), "'kl' or 'l2'"),
+            noise=(self.noise >= 0, "0 or positive"),
+            label_smoothing=(0 <= self.label_smoothing < 1, "in [0, 1)"),
+        )
+
+
+def classifier_losses(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: ClassifierObjectiveConfig,
+    generator: torch.Generator,
+    *,
+    attacked: nn.Module | None = None,
+) -> Tensor:
+    """Losses (B,) of the images (B, C, H, W) in [0, 1] with labels (B,); one pass that learns.
+
+    `attacked` is what the attack differentiates: where `model` is wrapped for several processes,
+    the module inside, whose passes need no communication.
+
+    TRADES' own code passes the images and the perturbed ones one after the other. Here they are one
+    batch of 2 B rows: batch norm then has the statistics of the mixture in training too, which are
+    those that it has in evaluation, and DistributedDataParallel gets the one pass before a backward
+    pass that its shared buffers allow. The graph goes through both outputs, not through the attack.
+
+    The noise is not clipped to [0, 1]: a classifier for noisy images meets those of a diffusion
+    process, which are not, and clipped noise would have another distribution.
+    """
+    noise = random_noise(images, config, generator)
+    if config.kind == "standard":
+        return _cross_entropy(model(images + noise), labels, config)
+    attacked = model if attacked is None else attacked
+    perturbed = perturb(
+        attacked, images, labels=labels, config=config, generator=generator, noise=noise
+    )
+    if config.kind == "pgd":
+        return _cross_entropy(model(perturbed + noise), labels, config)
+    both = torch.cat([images + noise, perturbed + noise])
+    clean_logits, perturbed_logits = model(both).chunk(2)
+    apart = output_distance(clean_logits, perturbed_logits, config.distance)
+    return _cross_entropy(clean_logits, labels, config) + config.weight * apart
+
+
+def perturb(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    labels: Tensor,
+    config: ClassifierObjectiveConfig,
+    generator: torch.Generator,
+    noise: Tensor | float = 0.0,
+) -> Tensor:
+    """The worst images (B, C, H, W) that the attack of `config` finds: in its ball and in [0, 1].
+
+    Projected gradient ascent from a random start, signed steps for "linf" and normalised ones for
+    "l2"; the last point, as in both papers. It climbs the cross-entropy, or for "trades" the
+    distance from the outputs for `images`. `noise` is added to what the network sees, the same in
+    every step (as Salman et al. 2019 do). The network is in evaluation mode meanwhile, so that its
+    running statistics never see a point on the way; nothing accumulates in the gradients of its
+    weights.
+    """
+    with _evaluating(model):
+        loss = _attacked_loss(model, images, labels, config, noise)
+        point = project(images + random_start(images, config, generator), images, config)
+        for _ in range(config.attack_steps):
+            point = project(point + _step(loss, point, config), images, config)
+    return point
+
+
+def random_noise(
+    images: Tensor, config: ClassifierObjectiveConfig, generator: torch.Generator
+) -> Tensor:
+    """Gaussian noise (B, C, H, W) on the [0, 1] scale; its deviation is each image's own."""
+    if not config.noise:
+        return torch.zeros_like(images)
+    std = config.noise / 2 * _uniform((len(images), 1, 1, 1), images, generator)
+    return std * _normal(images, generator)
+
+
+def random_start(
+    images: Tensor, config: ClassifierObjectiveConfig, generator: torch.Generator
+) -> Tensor:
+    """Where the attack starts, relative to the images (B, C, H, W).
+
+    Uniform in the ball; for "trades" 0.001 N(0, I) as in the paper, because the distance has no
+    gradient at the image itself.
+    """
+    if config.kind == "trades":
+        return 0.001 * _normal(images, generator)
+    if config.norm == "linf":
+        return config.eps * (2 * _uniform(images.shape, images, generator) - 1)
+    direction = _normal(images, generator)
+    # The share of the ball within r eps is r^d.
+    r = _uniform((len(images), 1, 1, 1), images, generator) ** (1 / images[0].numel())
+    return config.eps * r * direction / _norms(direction)
+
+
+def project(points: Tensor, images: Tensor, config: ClassifierObjectiveConfig) -> Tensor:
+    """Points in the ball around each of the images (B, C, H, W) in [0, 1], and in [0, 1]."""
+    change = points - images
+    if config.norm == "linf":
+        change = change.clamp(-config.eps, config.eps)
+    else:
+        change = change * (config.eps / _norms(change)).clamp_max(1)
+    # The box can only bring a point closer to its image, which lies in it.
+    return (images + change).clamp(0, 1)
+
+
+def output_distance(clean: Tensor, perturbed: Tensor, distance: Distance) -> Tensor:
+    """(B,) from two sets of logits (B, K): KL(p || p') in nats, or the squared L2 distance."""
+    if distance == "l2":
+        return (clean - perturbed).square().sum(1)
+    log_p, log_q = clean.log_softmax(1), perturbed.log_softmax(1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, config: ClassifierObjectiveConfig) -> Tensor:
+    smoothing = config.label_smoothing
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+
+def _attacked_loss(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: ClassifierObjectiveConfig,
+    noise: Tensor | float,
+) -> Callable[[Tensor], Tensor]:
+    """What the attack climbs: points (B, C, H, W) to (B,)."""
+    if config.kind != "trades":
+        return lambda points: F.cross_entropy(model(points + noise), labels, reduction="none")
+    with torch.no_grad():
+        clean = model(images + noise)
+    return lambda points: output_distance(clean, model(points + noise), config.distance)
+
+
+def _step(
+    loss: Callable[[Tensor], Tensor], points: Tensor, config: ClassifierObjectiveConfig
+) -> Tensor:
+    """One step of steepest ascent in the norm of the ball."""
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        # Only the images' gradient: that of the weights is neither computed nor added up.
+        (gradient,) = torch.autograd.grad(loss(points).sum(), points)
+    length = config.relative_step * config.eps
+    if config.norm == "linf":
+        return length * gradient.sign()
+    return length * gradient / _norms(gradient)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each module is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _norms(x: Tensor) -> Tensor:
+    """L2 norm of each image, never 0: (B, 1, 1, 1)."""
+    return x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)[:, None, None, None]
+
+
+def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    draws = torch.rand(shape, generator=generator, dtype=like.dtype, device=generator.device)
+    return draws.to(like.device)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    on = {"generator": generator, "device": generator.device}
+    return torch.randn(like.shape, dtype=like.dtype, **on).to(like.device)

@@ -1,0 +1,197 @@
+"""What it is to train a denoiser: label-conditional or multi-head, from images or a teacher."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rdc import (
+    Denoiser,
+    DenoiserConfig,
+    DiffusionClassifier,
+    OptimalDenoiser,
+    RDCConfig,
+    RobustDiffusionClassifier,
+)
+from rdc.backbone import UNetConfig
+from rdc.data import Dataset
+from rdc.denoiser import DenoiserLike
+from rdc.images import to_x
+from training.augment import GEOMETRY, flip, geometry
+from training.batches import Batches, step_generator
+from training.calibration import fit_temperature
+from training.objective import (
+    Learner,
+    NoisedBatch,
+    ObjectiveConfig,
+    image_losses,
+    lattice_sigmas,
+    leave_data,
+    some_classes,
+    teacher_losses,
+    weighted,
+)
+from training.run import RunConfig, Task
+from training.samples import save_samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """Settings of one training run; the defaults train a small network on digits.
+
+    `teacher`: "none" denoises images; "optimal" distils the exact denoiser of the training images;
+    anything else is a denoiser as `Denoiser.from_pretrained` takes it.
+    """
+
+    network: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            image_size=8, channels=1, width=16, width_multipliers=(1, 2), blocks_per_level=1,
+            attention_resolutions=(), head_blocks=1, head_width=8,
+        )
+    )  # fmt: skip
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    rdc: RDCConfig = field(default_factory=RDCConfig)
+    """classifier and maximization that are saved with the network; the temperature is fitted"""
+    teacher: str = "none"
+    augment: Literal["none", "flip", "geometry"] = "none"
+    """flip: mirror half of the images; geometry: also zoom, turn, stretch and move some, which the
+    network is told (for small data sets)"""
+    geometry_probability: float = 0.12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher != "none" and self.network.conditioning != "multihead":
+            raise ValueError("--teacher needs --network.conditioning multihead: a head per class")
+        if self.teacher != "none" and self.augment == "geometry":
+            raise ValueError("--augment geometry: a teacher knows no augmented images; use flip")
+        if not 0 <= self.geometry_probability <= 1:
+            raise ValueError(
+                f"--geometry-probability {self.geometry_probability} must be in [0, 1]"
+            )
+        if self.objective.teacher_classes > self.network.num_classes:
+            raise ValueError(
+                f"--objective.teacher-classes {self.objective.teacher_classes} must be at most "
+                f"--network.num-classes {self.network.num_classes}"
+            )
+        told = self.augment == "geometry"
+        object.__setattr__(
+            self, "network", replace(self.network, augment_features=GEOMETRY if told else 0)
+        )
+
+
+class DenoiserTask(Task[Denoiser]):
+    """Denoising under EDM's weights, by images or by a teacher."""
+
+    def __init__(self, config: TrainConfig, data: Dataset, device: torch.device) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        # The mean and the deviation of a sample will do: sigma_data is a scale, not an estimate.
+        sigma_data = to_x(data.subset(slice(10_000)).images).std().item()
+        self.averaged = Denoiser(
+            DenoiserConfig(config.network, round(sigma_data, 4), data.class_names)
+        )
+        self.module = Learner(self.averaged, uncertainty=config.objective.uncertainty)
+        self.teacher = build_teacher(config, data, device)
+        self.batches = Batches(data, config.batch_size, config.seed, device)
+
+    def batch(self, step: int) -> NoisedBatch:
+        config, objective = self.config, self.config.objective
+        generator = step_generator(config.seed, step, self.batches.device)
+        images, labels = self.batches(step)
+        augment = None
+        if config.augment == "flip":
+            images = flip(images, generator)
+        elif config.augment == "geometry":
+            images, augment = geometry(images, config.geometry_probability, generator)
+        x, size = to_x(images), len(images)
+        plain = size if self.teacher is None else round(objective.image_share * size)
+        if objective.off_data and plain < size:
+            x = torch.cat([x[:plain], leave_data(x[plain:], 2 * objective.off_data, generator)])
+        sigma = lattice_sigmas(size, objective.noise, generator)
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        noised = x + sigma[:, None, None, None] * noise
+        classes, count = None, config.network.num_classes
+        if config.network.conditioning == "label":
+            draws = torch.rand(size, generator=generator, device=x.device)
+            labels = labels.masked_fill(draws < objective.label_dropout, count)
+        elif 0 < objective.teacher_classes < count:
+            classes = some_classes(labels, objective.teacher_classes, count, generator)
+        return NoisedBatch(x, labels, sigma, noised, plain, classes, augment)
+
+    def losses(self, network: nn.Module, batch: NoisedBatch, rows: slice) -> Tensor:
+        part = batch.part(rows)
+        denoised, u = network(part.noised, part.sigma, part.labels, part.augment)
+        if self.config.network.conditioning == "label":
+            errors = (denoised - part.x).square().mean((1, 2, 3))
+        else:
+            errors = self._head_errors(denoised, part)
+        return weighted(errors, part.sigma, self.averaged.config.sigma_data) / u.exp() + u
+
+    def _head_errors(self, denoised: Tensor, part: NoisedBatch) -> Tensor:
+        plain = part.plain
+        errors = image_losses(denoised[:plain], part.x[:plain], part.labels[:plain])
+        if self.teacher is None:
+            return errors
+        classes = None if part.classes is None else part.classes[plain:]
+        taught = teacher_losses(
+            denoised[plain:], self.teacher, part.noised[plain:], part.sigma[plain:], classes
+        )
+        return torch.cat([errors, taught])
+
+    def measure(self, model: Denoiser, data: Dataset, accelerator: Accelerator) -> dict[str, float]:
+        """Accuracy of the diffusion classifier, frozen noise and no maximization."""
+        logits = self._logits(model, data, accelerator)
+        posterior = logits.softmax(1)[torch.arange(len(data)), data.labels]
+        right = logits.argmax(1) == data.labels
+        return {
+            "validation_accuracy": right.double().mean().item(),
+            "validation_posterior": posterior.mean().item(),
+        }
+
+    @torch.no_grad()
+    def _logits(
+        self, model: Denoiser, data: Dataset, accelerator: Accelerator | None = None
+    ) -> Tensor:
+        """Logits (N, K); with an accelerator each process computes its share."""
+        first, processes = (
+            (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+        )
+        device = self.batches.device
+        classifier = DiffusionClassifier(model, self.config.rdc.classifier)
+        logits = torch.zeros(len(data), model.num_classes, device=device)
+        for rows in torch.arange(first, len(data), processes).split(64):
+            logits[rows.to(device)] = classifier(data.subset(rows).images.to(device)).float()
+        if accelerator:
+            logits = torch.as_tensor(accelerator.reduce(logits, "sum"))
+        return logits.cpu()
+
+    def save(self, model: Denoiser, out: Path, validation: Dataset) -> None:
+        """RDC with the temperature that fits the held-out images."""
+        settings = self.config.rdc.classifier
+        fitted = settings.temperature * fit_temperature(
+            self._logits(model, validation), validation.labels
+        )
+        classifier = replace(settings, temperature=float(f"{fitted:.4g}"))
+        rdc = RobustDiffusionClassifier(model, replace(self.config.rdc, classifier=classifier))
+        rdc.save_pretrained(out)
+
+    def illustrate(self, model: Denoiser, path: Path) -> None:
+        save_samples(model, path, sigmas=self.config.objective.noise.range, seed=self.config.seed)
+
+
+def build_teacher(config: TrainConfig, data: Dataset, device: torch.device) -> DenoiserLike | None:
+    if config.teacher == "none":
+        return None
+    if config.teacher == "optimal":
+        return OptimalDenoiser(to_x(data.images), data.labels).to(device)
+    teacher = Denoiser.from_pretrained(config.teacher).to(device)
+    expected = (data.shape, len(data.class_names))
+    if (teacher.image_shape, teacher.num_classes) != expected:
+        raise ValueError(
+            f"--teacher {config.teacher}: images {teacher.image_shape} of {teacher.num_classes} "
+            f"classes, but {config.data} has {expected}"
+        )
+    return teacher
