@@ -57,8 +57,8 @@ def draw(
 
 
 def show(axis, image: Tensor) -> None:
-    image = image.permute(1, 2, 0).squeeze(2)
-    axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    pixels = image.permute(1, 2, 0).squeeze(2).numpy()
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from evaluation.attacks.pgd import pgd
 from rdc import RobustDiffusionClassifier
+from rdc.defense import batch_coupled
 
 
 def rdc_surrogates(model: RobustDiffusionClassifier) -> dict[str, nn.Module]:
@@ -44,6 +45,12 @@ def attack(
     """
     if surrogates is None:
         surrogates = {"exact": model}
+    for name, module in {"model": model, **surrogates}.items():
+        if batch_coupled(module):
+            raise ValueError(
+                f"{name}: its answer for an image depends on the batch, but here images are "
+                "attacked and judged one by one; use a defence without batch_coupled guidance"
+            )
     worst, right = images, {"none": correct(model, images, labels)}
     broken = ~right["none"]
     for name, surrogate in surrogates.items():

@@ -1,6 +1,11 @@
 """A defence: a purifier in front of a classifier."""
 
+from math import log
+
+import torch
 from torch import Tensor, nn
+
+from rdc.noise import copies as drawing_as
 
 
 class Defense(nn.Module):
@@ -8,12 +13,48 @@ class Defense(nn.Module):
 
     `purifier` maps [0, 1] images to [0, 1] images, `classifier` maps them to logits. Because a
     defence is an ordinary module, attack libraries take it as it is.
+
+    With `copies` > 1 every image is purified and classified that often, each time with draws of its
+    own (see `rdc.noise.copies`), and the logits are the log of the mean probability. All copies of
+    a batch are one batch for the networks.
     """
 
-    def __init__(self, purifier: nn.Module, classifier: nn.Module) -> None:
+    def __init__(self, purifier: nn.Module, classifier: nn.Module, *, copies: int = 1) -> None:
         super().__init__()
+        if copies < 1:
+            raise ValueError(f"copies={copies} must be at least 1")
         self.purifier = purifier
         self.classifier = classifier
+        self.copies = copies
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.purifier(images))
+        if self.copies == 1:
+            return self.classifier(self.purifier(images))
+        return self.votes(images).log_softmax(2).logsumexp(1) - log(self.copies)
+
+    def votes(self, images: Tensor) -> Tensor:
+        """The logits of every copy (B, copies, K)."""
+        numbers = list(range(self.copies))
+        if batch_coupled(self):
+            # Copies of an image beside it would change what its batch does to it.
+            return torch.stack([self._copies(images, [number])[:, 0] for number in numbers], 1)
+        return self._copies(images, numbers)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The class of most copies (B,) int64; among several, the most probable on average."""
+        logits = self.votes(images)
+        ballots = nn.functional.one_hot(logits.argmax(2), logits.shape[2]).sum(1)
+        probabilities = logits.softmax(2).mean(1)
+        most = ballots == ballots.amax(1, keepdim=True)
+        return probabilities.masked_fill(~most, -1).argmax(1)
+
+    def _copies(self, images: Tensor, numbers: list[int]) -> Tensor:
+        rows = images.repeat_interleave(len(numbers), dim=0)
+        with drawing_as(numbers):
+            logits = self.classifier(self.purifier(rows))
+        return logits.unflatten(0, (len(images), len(numbers)))
+
+
+def batch_coupled(module: nn.Module) -> bool:
+    """Whether an image's result depends on the other images of its batch, as some guidance does."""
+    return any(getattr(part, "batch_coupled", False) for part in module.modules())

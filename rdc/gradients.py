@@ -6,6 +6,7 @@ forward.
 """
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Literal
 
 import torch
@@ -101,6 +102,73 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not torch.is_grad_enabled() or not x.requires_grad:
         return function(x)
     return _Recompute.apply(x, function)  # type: ignore[return-value]
+
+
+class _Chain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, step: Callable, count: int, size: int, *tensors: Tensor):
+        state, context = tensors[:size], tensors[size:]
+        ctx.step, ctx.count, ctx.size = step, count, size
+        # A step that draws, as a stochastic classifier does, knows from here for which copies.
+        ctx.surroundings = copy_context()
+        states = []
+        with torch.no_grad():
+            for k in range(count):
+                states.append(state)
+                state = step(k, state, context)
+        ctx.save_for_backward(*context, *(tensor for kept in states for tensor in kept))
+        return state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
+        step, count, size = ctx.step, ctx.count, ctx.size
+        saved = ctx.saved_tensors
+        context, states = saved[: len(saved) - count * size], saved[len(saved) - count * size :]
+        of_context: list[Tensor | None] = [None] * len(context)
+        for k in reversed(range(count)):
+            state = states[k * size : (k + 1) * size]
+            with torch.enable_grad():
+                leaves = [_leaf(t) if t.is_floating_point() else t for t in (*state, *context)]
+                reached = ctx.surroundings.run(step, k, tuple(leaves[:size]), tuple(leaves[size:]))
+                pairs = zip(reached, cotangents, strict=True)
+                ends = [pair for pair in pairs if pair[0].requires_grad]
+                inputs = [leaf for leaf in leaves if leaf.requires_grad]
+                found = torch.autograd.grad(
+                    [end for end, _ in ends], inputs, [cotangent for _, cotangent in ends],
+                    allow_unused=True,
+                )  # fmt: skip
+            gradients = iter(found)
+            flowing = [next(gradients) if leaf.requires_grad else None for leaf in leaves]
+            cotangents = tuple(
+                torch.zeros_like(kept) if gradient is None else gradient
+                for kept, gradient in zip(state, flowing[:size], strict=True)
+            )
+            of_context = [
+                gradient if total is None else total if gradient is None else total + gradient
+                for total, gradient in zip(of_context, flowing[size:], strict=True)
+            ]
+        return None, None, None, *cotangents, *of_context
+
+
+State = tuple[Tensor, ...]
+
+
+def chain(
+    step: Callable[[int, State, State], State], count: int, state: State, context: State = ()
+) -> State:
+    """state <- step(k, state, context) for k = 0 .. count - 1, and its exact derivative.
+
+    What is kept are the states; the backward pass runs each step once more from the state that the
+    forward pass had there. Gradients flow to the first state and to `context`, which every step
+    sees. `step` must be a function of its arguments: its draws belong into closures.
+    """
+    tensors = (*state, *context)
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+        for k in range(count):
+            state = step(k, state, context)
+        return state
+    return _Chain.apply(step, count, len(state), *tensors)  # type: ignore[return-value]
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -6,6 +6,9 @@ densities over sigma, so that every spacing can be combined with every weighting
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -122,11 +125,29 @@ class Levels:
         return len(self.sigmas)
 
 
+_COPIES: ContextVar[tuple[int, ...]] = ContextVar("copies", default=(0,))
+
+
+@contextmanager
+def copies(numbers: Sequence[int]) -> Iterator[None]:
+    """Inside, row i of a batch draws as copy numbers[i % len(numbers)] of its image.
+
+    Frozen noise is a function of the seed and the copy; outside, everything is copy 0. Fresh noise
+    differs from row to row anyway. The batch must hold all copies of each image, side by side.
+    """
+    token = _COPIES.set(tuple(numbers))
+    try:
+        yield
+    finally:
+        _COPIES.reset(token)
+
+
 class Noise:
     """Unit Gaussian draws that one stochastic module owns; the global generators are not touched.
 
     "frozen": the draws are a function of the seed alone, the same for every image: the module is a
-        deterministic function of its image, alone or in any batch.
+        deterministic function of its image, alone or in any batch. Copies of an image differ; see
+        `copies`.
     "fresh": each image of each call gets its own draws. Every image takes one number from this
         object's generator and draws from it alone, so that a batch or its parts in the same order
         give the same result.
@@ -139,9 +160,9 @@ class Noise:
             raise ValueError(f"noise={mode!r} must be one of {get_args(NoiseMode)}")
         self.mode = mode
         self.seed = seed
-        self._root = int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
-        self._images = torch.Generator().manual_seed(self._root)
-        self._frozen: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self.stream = stream
+        self._images = torch.Generator().manual_seed(self._root(0))
+        self._frozen: tuple[tuple, tuple[Tensor, Tensor]] | None = None
 
     def normal(self, like: Tensor, count: int) -> Tensor:
         """N(0, 1) draws (B or 1, count, C, H, W) for images `like` (B, C, H, W)."""
@@ -149,13 +170,34 @@ class Noise:
 
     def normal_and_uniform(self, like: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The same and U(0, 1) draws (B or 1, count)."""
+        seeds = self.seeds(len(like))
         if self.mode == "fresh":
-            seeds = torch.randint(2**62, (len(like),), generator=self._images).tolist()
             return _draws(seeds, count, like)
-        key = (count, like.shape[1:], like.dtype, like.device)
-        if key not in self._frozen:
-            self._frozen[key] = _draws([self._root], count, like)
-        return self._frozen[key]
+        key = (*seeds, count, like.shape[1:], like.dtype, like.device)
+        if self._frozen is None or self._frozen[0] != key:
+            self._frozen = key, _draws(seeds, count, like)
+        normal, uniform = self._frozen[1]
+        if len(seeds) in (1, len(like)):
+            return normal, uniform
+        images = len(like) // len(seeds)
+        return normal.repeat(images, 1, 1, 1, 1), uniform.repeat(images, 1)
+
+    def seeds(self, rows: int) -> list[int]:
+        """What the rows of a batch draw from: a seed for each, or fewer that they take in turn."""
+        if self.mode == "fresh":
+            return torch.randint(2**62, (rows,), generator=self._images).tolist()
+        numbers = _COPIES.get()
+        if rows % len(numbers):
+            raise ValueError(
+                f"images: {rows} rows are not {len(numbers)} copies of each image; repeat every "
+                "image as often as there are copies"
+            )
+        return [self._root(number) for number in numbers]
+
+    def _root(self, copy: int) -> int:
+        # Copy 0 is what a module draws that knows of no copies.
+        entropy = [self.seed, self.stream, copy] if copy else [self.seed, self.stream]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 def _draws(seeds: list[int], count: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,3 +45,8 @@ def time(sigma: Tensor) -> Tensor:
 def sigma_density(sigma: Tensor) -> Tensor:
     """Density of sigma(t) when t is uniform on [0, 1]: dt/dsigma."""
     return 2 * sigma / (beta(time(sigma)) * (1 + sigma.square()))
+
+
+def deviation(t: Tensor) -> Tensor:
+    """Standard deviation of the noise in a VP state at time t: scale(t) * sigma(t)."""
+    return (-torch.expm1(-integrated_beta(t))).sqrt()

@@ -46,13 +46,14 @@ def test_top_level_names(names: set[str]) -> None:
 
 
 def test_every_module_is_inside(names: set[str]) -> None:
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rdc").rglob("*.py")}
-    assert "rdc/classifier.py" in modules
+    files = [path for name in ("rdc", "purification") for path in (ROOT / name).rglob("*.py")]
+    modules = {path.relative_to(ROOT).as_posix() for path in files}
+    assert {"rdc/classifier.py", "purification/purifier.py"} <= modules
     assert modules <= names
 
 
 def test_types_are_declared(names: set[str]) -> None:
-    assert "rdc/py.typed" in names
+    assert {"rdc/py.typed", "purification/py.typed"} <= names
 
 
 def test_packaged_models_are_inside(names: set[str]) -> None:

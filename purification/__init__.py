@@ -1,0 +1,7 @@
+"""Purification: noise an image and follow a diffusion model back, guided or not."""
+
+from purification.methods import build
+from purification.purifier import DiffusionPurifier, PurifierConfig
+from purification.sde import TorchsdePurifier
+
+__all__ = ["DiffusionPurifier", "PurifierConfig", "TorchsdePurifier", "build"]

@@ -1,0 +1,102 @@
+"""Where purified images come from and go to: files, folders and arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rdc.images import check_images, image_files, read_image, to_images
+
+
+def destinations(given: Path, out: Path) -> dict[Path, Path]:
+    """For every image file of `given`, a file or a folder, where its purified image goes in `out`.
+
+    Below a folder the sub-folders stay the same and every image becomes a PNG.
+    """
+    if not given.exists():
+        raise FileNotFoundError(f"given={given} does not exist; give an image, a folder or a .npy")
+    if not given.is_dir():
+        check_file(out, ".png", "an image file")
+        return {given: out}
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file, but {given} is a folder; give a folder")
+    if out.resolve().is_relative_to(given.resolve()):
+        raise ValueError(f"out={out} lies in {given}, whose images it would join; give another")
+    outputs: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
+    for file in image_files(given):
+        target = (out / file.relative_to(given)).with_suffix(".png")
+        if target in sources:
+            raise ValueError(
+                f"given: {sources[target]} and {file} would both become {target}; rename one"
+            )
+        outputs[file], sources[target] = target, file
+    return outputs
+
+
+def check_file(out: Path, suffix: str, what: str) -> None:
+    """Refuse an output that cannot become such a file."""
+    if out.is_dir():
+        raise ValueError(f"out={out} is a folder, but {what} was given; give a {suffix} file")
+    if out.suffix != suffix:
+        raise ValueError(f"out={out}: {what} becomes a {suffix} file; give such a name")
+
+
+def read_file(file: Path, channels: int) -> Tensor:
+    """An image file at its own size, (1, C, H, W) in [0, 1]."""
+    image = read_image(file)
+    return to_images(image, (channels, image.height, image.width))
+
+
+def write_file(out: Path, image: Tensor) -> None:
+    """An image (1, C, H, W) in [0, 1] as PNG, there in full or not at all."""
+    pixels = to_uint8(image)[0]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(part, format="PNG")
+    part.replace(out)
+
+
+def read_array(given: Path, out: Path, channels: int) -> Tensor:
+    """The images of a .npy file (N, C, H, W) in [0, 1]; `out` must be able to take them."""
+    if not given.is_file():
+        raise FileNotFoundError(f"given={given} is not a file; give an image, a folder or a .npy")
+    check_file(out, ".npy", "an array")
+    array = read_npy(given, "given")
+    expected = f"(N, H, W, {channels})" + (" or (N, H, W)" if channels == 1 else "")
+    if array.ndim == 3 and channels == 1:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[3] != channels or len(array) == 0:
+        raise ValueError(f"given={given}: shape {array.shape}; this denoiser takes {expected}")
+    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"given={given}: {array.dtype}; give uint8, or floats in [0, 1]")
+    images = torch.from_numpy(array.astype(np.float32)).permute(0, 3, 1, 2)
+    images = images / 255 if array.dtype == np.uint8 else images
+    return check_images(images, (channels, *array.shape[1:3]))
+
+
+def write_array(out: Path, images: Tensor, *, like: Path) -> None:
+    """Images (N, C, H, W) in [0, 1] with the shape and type of the array `like`."""
+    original = read_npy(like, "given")
+    floats = images.permute(0, 2, 3, 1).numpy()
+    array = to_uint8(images) if original.dtype == np.uint8 else floats.astype(original.dtype)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    with part.open("wb") as file:
+        np.save(file, array.reshape(original.shape))
+    part.replace(out)
+
+
+def read_npy(file: Path, argument: str) -> np.ndarray:
+    """A .npy array; `argument` is its name in errors."""
+    try:
+        return np.load(file, mmap_mode="r")
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        raise ValueError(f"{argument}={file} is not a complete .npy array: {error}") from error
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """(N, C, H, W) in [0, 1] to the nearest of 0..255, (N, H, W, C)."""
+    return (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,90 @@
+"""Published defences by name: `build("diffpure", denoiser, preset="cifar10-linf")`."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from purification.guidance import AGDM, GDMP, ClassifierGuidance, ContrastiveGuidance, Guidance
+from purification.presets import Method, Preset, find
+from purification.purifier import DiffusionPurifier, GradientMode, PurifierConfig
+from rdc.denoiser import DenoiserLike
+from rdc.noise import NoiseMode
+
+BATCH = 64
+"""images per batch in the contrastive scripts, whose weight is shared among them"""
+
+
+def build(
+    method: Method,
+    denoiser: DenoiserLike,
+    *,
+    preset: str,
+    classifier: nn.Module | None = None,
+    auxiliary: nn.Module | None = None,
+    bank: Tensor | None = None,
+    noise: NoiseMode = "frozen",
+    seed: int = 0,
+    gradient: GradientMode = "exact",
+    **overrides: Any,
+) -> DiffusionPurifier:
+    """The purifier of a published method with the settings `preset` (see `purification.presets`).
+
+    `classifier`, images in [0, 1] to logits: "coup" takes the one that it protects, "contrastive" a
+        frozen one for its features. `auxiliary`: AGDM's adversarially trained network. Methods do
+        not look at what they do not need.
+    `bank`: the classifier's logits (M, K) of training images on [-1, 1]. With it "contrastive"
+        takes its negatives from there, each image alone; without it from the batch, as published.
+    `overrides`: fields of `PurifierConfig`, such as steps=10, in place of the preset's.
+    """
+    found = find(method, preset)
+    unknown = sorted(set(overrides) - {field.name for field in fields(PurifierConfig)})
+    if unknown:
+        names = [field.name for field in fields(PurifierConfig)]
+        raise ValueError(f"overrides={unknown}: not fields of PurifierConfig; give some of {names}")
+    return DiffusionPurifier(
+        denoiser,
+        replace(found.config, **overrides),
+        guidance=guidance(
+            method, found, classifier=classifier, auxiliary=auxiliary, bank=bank, seed=seed
+        ),
+        noise=noise,
+        seed=seed,
+        gradient=gradient,
+    )
+
+
+def guidance(
+    method: Method,
+    preset: Preset,
+    *,
+    classifier: nn.Module | None,
+    auxiliary: nn.Module | None,
+    bank: Tensor | None,
+    seed: int,
+) -> Sequence[tuple[float, Guidance]]:
+    """The method's term with its weight; nothing for DiffPure."""
+    weight, term = preset.weight, preset.term
+    if method == "gdmp":
+        return [(weight, GDMP(**term))]
+    if method == "agdm":
+        return [(weight, AGDM(needed(auxiliary, "auxiliary", method), **term))]
+    if method == "coup":
+        return [(weight, ClassifierGuidance(needed(classifier, "classifier", method), **term))]
+    if method == "contrastive":
+        network = needed(classifier, "classifier", method)
+        if bank is None:
+            term = {"negatives": "batch", "seed": seed, **term}
+            return [(weight, ContrastiveGuidance(network, **term))]
+        return [(weight / BATCH, ContrastiveGuidance(network, bank=bank, **term))]
+    return []
+
+
+def needed(network: nn.Module | None, argument: str, method: Method) -> nn.Module:
+    if network is None:
+        raise ValueError(
+            f"{argument}=None: {method} is guided by a network; give {argument}=, a module that "
+            "maps images (B, C, H, W) in [0, 1] to logits (B, K)"
+        )
+    return network

@@ -1,0 +1,36 @@
+"""One picture: what purification does to images, row by row."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from rdc.images import to_pixels
+
+COLUMNS = ("given", "noised", "purified", "purified - given")
+
+
+def draw(states: list[Tensor], path: Path) -> None:
+    """Given, noised and purified images, each (B, C, H, W) on [-1, 1], and what changed."""
+    # matplotlib takes a second to import; only this needs it.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    given, noised, purified = (to_pixels(state) for state in states)
+    # Mid-gray is no change, black and white are half the range of pixels.
+    change = 0.5 + (purified - given)
+    rows = len(given)
+    figure, axes = pyplot.subplots(rows, len(COLUMNS), figsize=(8, 2.0 * rows), squeeze=False)
+    for column, (title, images) in enumerate(
+        zip(COLUMNS, (given, noised, purified, change), strict=True)
+    ):
+        axes[0, column].set_title(title)
+        for row in range(rows):
+            image = images[row].clamp(0, 1).permute(1, 2, 0).squeeze(2).numpy()
+            axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes[row, column].set_axis_off()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)

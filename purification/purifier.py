@@ -1,0 +1,309 @@
+"""DiffPure and its guided relatives: noise an image, then follow a diffusion model back."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from purification.guidance.base import Guidance, Moment
+from purification.processes import END, Ddim, Ddpm, Heun, Ode, Point, Process, ProcessName, Sde
+from rdc.config import require
+from rdc.denoiser import DenoiserLike
+from rdc.gradients import State, chain, straight_through
+from rdc.images import to_pixels, to_x
+from rdc.noise import Noise, NoiseMode
+
+GradientMode = Literal["exact", "bpda", "detached_guidance", "surrogate"]
+
+
+@dataclass(frozen=True)
+class PurifierConfig:
+    """How far an image is noised and how it comes back.
+
+    `t_star`: VP time in (0, 1] up to which it is noised; `steps` back: None takes DiffPure's steps
+        of 1/1000, one for each of DDPM's times.
+    `rounds`: how often noising and return are repeated.
+    `forward_noise`: False takes the image as it is for the state at t_star, as COUP's released code
+        does.
+    `eta` belongs to "ddim" (0: deterministic, 1: ancestral), `churn` to "heun" (S_churn), and
+    `variance` and `clip` to "ddpm"; see `purification.processes`.
+    `surrogate_steps`: steps per round of the backward pass in the gradient mode "surrogate", or
+    `steps` where those are fewer.
+    """
+
+    process: ProcessName = "sde"
+    t_star: float = 0.1
+    steps: int | None = None
+    rounds: int = 1
+    forward_noise: bool = True
+    eta: float = 0.0
+    churn: float = 0.0
+    variance: Literal["small", "large"] = "small"
+    clip: bool = False
+    surrogate_steps: int = 20
+
+    def __post_init__(self) -> None:
+        times = round(1000 * self.t_star) if 0 < self.t_star <= 1 else 0
+        most = self._most_steps(times)
+        require(
+            self,
+            process=(self.process in get_args(ProcessName), f"one of {get_args(ProcessName)}"),
+            t_star=(times >= 1, "in (0, 1], at least 1/1000"),
+            steps=(
+                self.steps is None or 1 <= self.steps <= most,
+                f"None or from 1 to {most}, the most that {self.process} can take up to t_star",
+            ),
+            rounds=(self.rounds >= 1, "at least 1"),
+            eta=(0 <= self.eta <= 1, "in [0, 1]"),
+            churn=(self.churn >= 0, "0 or more"),
+            variance=(self.variance in ("small", "large"), "'small' or 'large'"),
+            surrogate_steps=(self.surrogate_steps >= 1, "at least 1"),
+        )
+
+    def _most_steps(self, times: int) -> float:
+        if self.process in ("ddpm", "ddim"):
+            return times
+        # The last but one time of "sde" and "ode" must lie above the last.
+        bounded = self.process in ("sde", "ode") and times >= 1
+        return max(1, int(self.t_star / END) - 1) if bounded else inf
+
+    def build(self) -> Process:
+        """The process of one round."""
+        steps = self.steps or round(1000 * self.t_star)
+        if self.process == "sde":
+            return Sde(self.t_star, steps)
+        if self.process == "ode":
+            return Ode(self.t_star, steps)
+        if self.process == "ddpm":
+            return Ddpm(self.t_star, steps, variance=self.variance, clip=self.clip)
+        if self.process == "ddim":
+            return Ddim(self.t_star, steps, eta=self.eta)
+        return Heun(self.t_star, steps, churn=self.churn)
+
+
+class DiffusionPurifier(nn.Module):
+    """Images in [0, 1] to images, nearly in [0, 1] (not clamped: a clamp would hide gradients).
+
+    Without guidance this is DiffPure (Nie et al., ICML 2022). `guidance` holds pairs of a weight
+    and a term; their increments are added to the score, and a term of weight 0 is left out. Images
+    of another size than the denoiser's are resized for it and back (bilinear).
+
+    `noise` "frozen" makes it a deterministic function of its image, "fresh" draws for every call;
+    forward noise, reverse noise and each term have streams of their own, so that a term that draws
+    changes nothing else.
+    `gradient`: "exact" is the true derivative, every step recomputed with its own draws, in memory
+    that grows by one state per step. The named approximations of the literature: "bpda" takes the
+    identity, "detached_guidance" leaves out how G depends on the image, "surrogate" differentiates
+    a process of `config.surrogate_steps` steps.
+    """
+
+    def __init__(
+        self,
+        denoiser: DenoiserLike,
+        config: PurifierConfig | None = None,
+        *,
+        guidance: Sequence[tuple[float, Guidance]] = (),
+        noise: NoiseMode = "frozen",
+        seed: int = 0,
+        gradient: GradientMode = "exact",
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.config = config or PurifierConfig()
+        self.gradient = checked(gradient)
+        self.weights = [weight for weight, _ in guidance if weight != 0]
+        self.terms = nn.ModuleList(term for weight, term in guidance if weight != 0)
+        self.process = self.config.build()
+        self.noise = Noise(noise, seed=seed, stream=2)
+        self.own_noise = [Noise(noise, seed=seed, stream=3 + i) for i in range(len(self.terms))]
+
+    @property
+    def batch_coupled(self) -> bool:
+        """Whether a purified image depends on the other images of its batch."""
+        return any(term.batch_coupled for term in self.terms)
+
+    def with_gradient(self, gradient: GradientMode) -> "DiffusionPurifier":
+        """The same purifier, networks and draws included, with another derivative."""
+        twin = copy.copy(self)
+        twin.gradient = checked(gradient)
+        return twin
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] to the same shape."""
+        x = self._enter(images)
+        draws = self._draw(x)
+        purified = self._purify(x, draws)
+        if not torch.isfinite(purified).all():
+            raise FloatingPointError(self._where_it_broke(x, draws))
+        return resized(to_pixels(purified), images.shape[2:])
+
+    def trajectory(self, images: Tensor) -> list[Tensor]:
+        """All states of a purification (B, C, H, W) on the scale of [-1, 1]: the given images, and
+        for every round the noised ones and those after each step."""
+        x = self._enter(images)
+        return self._states(x, self._draw(x))
+
+    def _enter(self, images: Tensor) -> Tensor:
+        return to_x(resized(images, self.denoiser.image_shape[1:]))
+
+    def _draw(self, x: Tensor) -> "_Draws":
+        """All draws of one purification, before its first step."""
+        rounds, steps = self.config.rounds, self.config.rounds * len(self.process)
+        drawn = self.noise.normal(x, rounds + (steps if self.process.draws else 0))
+        own = [
+            noise.normal(x, steps) if term.draws else None
+            for term, noise in zip(self._guides(), self.own_noise, strict=True)
+        ]
+        return _Draws(drawn[:, :rounds], drawn[:, rounds:], own)
+
+    def _purify(self, x: Tensor, draws: "_Draws") -> Tensor:
+        if self.gradient == "bpda":
+            return straight_through(lambda y: self._follow(y, draws, self.process), x)
+        if self.gradient == "surrogate" and torch.is_grad_enabled() and x.requires_grad:
+            steps = min(self.config.surrogate_steps, len(self.process))
+            coarse = self._follow(x, draws, replace(self.config, steps=steps).build())
+            value = self._follow(x.detach(), draws, self.process)
+            return value + (coarse - coarse.detach())
+        return self._follow(x, draws, self.process)
+
+    def _follow(self, x: Tensor, draws: "_Draws", process: Process) -> Tensor:
+        """The end of all rounds; its backward pass keeps one state per step."""
+        walk = _Walk(self, process, draws, x)
+        return chain(walk.step, len(walk), walk.state, walk.context)[0]
+
+    def _states(self, x: Tensor, draws: "_Draws") -> list[Tensor]:
+        walk = _Walk(self, self.process, draws, x)
+        states = [walk.state]
+        for k in range(len(walk)):
+            states.append(walk.step(k, states[-1], walk.context))
+        return [state[0] for state in states]
+
+    def _where_it_broke(self, x: Tensor, draws: "_Draws") -> str:
+        with torch.no_grad():
+            states = self._states(x, draws)
+        first = next((k for k, y in enumerate(states) if not torch.isfinite(y).all()), len(states))
+        number, k = divmod(max(first - 1, 0), len(self.process) + 1)
+        where = "given images" if first == 0 else f"state after step {k} of round {number + 1}"
+        t = self.process.points[min(k, len(self.process))].t
+        return (
+            f"NaN or infinity in the {where} (t = {t:.4g}); the denoiser or a guidance term broke "
+            "there: lower the guidance weight, or check the weights and the precision"
+        )
+
+    def _guides(self) -> list[Guidance]:
+        return list(self.terms)  # type: ignore[arg-type]
+
+
+def checked(gradient: GradientMode) -> GradientMode:
+    if gradient not in get_args(GradientMode):
+        raise ValueError(f"gradient={gradient!r} must be one of {get_args(GradientMode)}")
+    return gradient
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Unit draws (B or 1, count, C, H, W): forward one per round, the others one per step."""
+
+    forward: Tensor
+    reverse: Tensor
+    own: list[Tensor | None]
+
+
+class _Walk:
+    """The steps of all rounds as a chain: its first `state`, its `context`, and `step`.
+
+    A round is one step that noises the image and one for each step of the process. The state is
+    the image, then what the terms remember; the context is what they know.
+    """
+
+    def __init__(self, purifier: DiffusionPurifier, process: Process, draws: _Draws, x: Tensor):
+        self.purifier, self.process, self.draws = purifier, process, draws
+        self.terms = purifier._guides()
+        contexts = [term.start(x) for term in self.terms]
+        memories = [term.begin(x) for term in self.terms]
+        self.sizes = [len(context) for context in contexts], [len(memory) for memory in memories]
+        self.state: State = (x, *flat(memories))
+        self.context: State = flat(contexts)
+
+    def __len__(self) -> int:
+        return self.purifier.config.rounds * (len(self.process) + 1)
+
+    def step(self, k: int, state: State, context: State) -> State:
+        number, k = divmod(k, len(self.process) + 1)
+        if k == 0:
+            return self._noise(number, state[0])
+        k -= 1
+        x, contexts = state[0], split(context, self.sizes[0])
+        memories = split(state[1:], self.sizes[1])
+        point = self.process.points[k]
+        moments = [Moment(k, point, self._own(i, number, k)) for i in range(len(self.terms))]
+        known = list(zip(self.terms, moments, contexts, memories, strict=True))
+
+        def denoised(y: Tensor, at: Point) -> Tensor:
+            estimate = self.purifier.denoiser.denoise(y / at.scale, at.sigma)
+            if not known:
+                return estimate
+            # x0' = x0 + (deviation^2 / scale) G is score' = score + G, by Tweedie's formula.
+            return estimate + at.deviation**2 / at.scale * self._increment(y, at, known)
+
+        noise = self._drawn(self.draws.reverse, number, k)
+        after = self.process.step(k, x, noise, denoised)
+        memories = [term.advance(x, moment, c, m) for term, moment, c, m in known]
+        return (after, *flat(memories))
+
+    def _noise(self, number: int, x: Tensor) -> State:
+        start = self.process.points[0]
+        if self.purifier.config.forward_noise:
+            x = start.scale * x + start.deviation * self.draws.forward[:, number]
+        return (x, *flat([term.begin(x) for term in self.terms]))
+
+    def _increment(self, x: Tensor, at: Point, known: list) -> Tensor:
+        """The weighted sum of all terms' G."""
+        if self.purifier.gradient == "detached_guidance":
+            with torch.no_grad():
+                return self._sum(x.detach(), at, known)
+        return self._sum(x, at, known)
+
+    def _sum(self, x: Tensor, at: Point, known: list) -> Tensor:
+        total = torch.zeros_like(x)
+        for weight, (term, moment, context, memory) in zip(
+            self.purifier.weights, known, strict=True
+        ):
+            moment = replace(moment, point=at)
+            total = total + weight * term.increment(x, moment, context, memory)
+        return total
+
+    def _own(self, term: int, number: int, k: int) -> Tensor | None:
+        draws = self.draws.own[term]
+        return None if draws is None else self._drawn(draws, number, k)
+
+    def _drawn(self, draws: Tensor, number: int, k: int) -> Tensor:
+        """The draw of a step; a shorter process takes those of the times that it visits."""
+        steps = len(self.purifier.process)
+        row = number * steps + k * steps // len(self.process)
+        return draws[:, row] if draws.shape[1] else draws[:, :0].sum(1)
+
+
+def flat(groups: Sequence[State]) -> State:
+    return tuple(tensor for group in groups for tensor in group)
+
+
+def split(tensors: State, sizes: list[int]) -> list[State]:
+    """The groups whose `flat` is `tensors`."""
+    groups, start = [], 0
+    for size in sizes:
+        groups.append(tensors[start : start + size])
+        start += size
+    return groups
+
+
+def resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, without antialiasing, as DiffPure resizes ImageNet's 224 pixels to 256."""
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return F.interpolate(images, tuple(size), mode="bilinear", align_corners=False)
