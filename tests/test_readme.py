@@ -1,4 +1,4 @@
-"""README does what it says: its Python runs, its commands exist."""
+"""README and docs do what they say: their Python runs, their commands exist."""
 
 import re
 import shlex
@@ -12,6 +12,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 @dataclass(frozen=True)
@@ -88,29 +90,38 @@ def test_the_reader_sees_every_command() -> None:
     assert (python.text, EXAMPLE.splitlines()[python.above]) == ("x = 1\n", "x = 1")
 
 
-def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one namespace, in an empty folder; tracebacks show README's own line numbers."""
-    markdown = README.read_text(encoding="utf-8")
-    python = [block for block in blocks(markdown) if block.language == "python"]
-    assert python, "README.md has no ```python block; it must show how the library is used"
+def python_blocks(page: Path) -> list[Block]:
+    return [block for block in blocks(page.read_text("utf-8")) if block.language == "python"]
+
+
+def test_readme_shows_how_the_library_is_used() -> None:
+    assert python_blocks(README)
+
+
+@every_page
+def test_python_blocks_run_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one namespace, in an empty folder; tracebacks show the page's own line numbers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     namespace: dict[str, object] = {"__name__": "readme"}
     with torch.random.fork_rng(devices=[]):
-        for block in python:
-            exec(compile("\n" * block.above + block.text, str(README), "exec"), namespace)
+        for block in python_blocks(page):
+            exec(compile("\n" * block.above + block.text, str(page), "exec"), namespace)
 
 
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     declared = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
-    named = make_targets(README.read_text(encoding="utf-8"))
-    assert named, "README.md names no make target; it must say how the tests and the demo are run"
+    named = {name for page in PAGES for name in make_targets(page.read_text(encoding="utf-8"))}
+    assert make_targets(README.read_text(encoding="utf-8")), "README.md names no make target; it must say how the tests and the demo are run"
     assert named <= declared
 
 
-def test_modules_exist() -> None:
-    missing = {name for name in modules(README.read_text(encoding="utf-8")) if not runnable(name)}
+@every_page
+def test_modules_exist(page: Path) -> None:
+    missing = {name for name in modules(page.read_text(encoding="utf-8")) if not runnable(name)}
     assert missing == set()
 
 
