@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from evaluation.statistics import clopper_pearson
+from evaluation.statistics import clopper_pearson, mcnemar
 
 
 def test_known_values() -> None:
@@ -30,3 +30,14 @@ def test_ends_are_where_the_tails_are(count: int, data: st.DataObject) -> None:
 def test_impossible_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="correct=5"):
         clopper_pearson(5, 4)
+
+
+def test_paired_test_counts_only_differences() -> None:
+    """Nine images that the first alone gets right, one the other way: 2 (1 + 10) / 2^10."""
+    first = [True] * 9 + [False] + [True] * 50
+    second = [False] * 9 + [True] + [True] * 50
+    assert mcnemar(first, second) == pytest.approx(22 / 1024)
+    assert mcnemar(second, first) == pytest.approx(22 / 1024)
+    assert mcnemar(first, first) == 1.0
+    with pytest.raises(ValueError, match="the same ones"):
+        mcnemar(first, second[1:])

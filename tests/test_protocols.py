@@ -1,0 +1,68 @@
+"""Protocols on defences whose randomness is known."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evaluation.protocols import (
+    ATTACK,
+    JUDGEMENT,
+    majority,
+    numbers,
+    one_shot,
+    predictions,
+    worst,
+)
+from rdc.noise import Noise
+
+LABELS = torch.tensor([0, 1, 2])
+PREDICTED = torch.tensor([[0, 0, 0, 0], [1, 2, 2, 1], [2, 0, 1, 0]])
+
+
+def test_protocols_on_a_table() -> None:
+    assert one_shot(PREDICTED, LABELS).tolist() == [1.0, 0.5, 0.25]
+    assert worst(PREDICTED, LABELS).tolist() == [True, False, False]
+    assert majority(PREDICTED, LABELS).tolist() == [True, True, False]
+
+
+def test_majority_of_equals_is_the_class_that_came_first() -> None:
+    predicted = torch.tensor([[2, 1, 1, 2], [1, 2, 2, 1]])
+    assert majority(predicted, torch.tensor([2, 2])).tolist() == [True, False]
+
+
+def test_no_draw_serves_two_purposes_or_images() -> None:
+    ids = torch.tensor([0, 1, 7, 40_000])
+    drawn = [n for purpose in (ATTACK, JUDGEMENT) for n in numbers(ids, 50, purpose)]
+    assert len(set(drawn)) == 2 * 4 * 50 and 0 not in drawn
+
+
+class Coin(nn.Module):
+    """Class 1 with probability 0.7, by a draw of its own for every row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = Noise("frozen", seed=0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        _, uniform = self.noise.normal_and_uniform(images, 1)
+        heads = (uniform.expand(len(images), 1) < 0.7).to(images.dtype)
+        return torch.cat([1 - heads, heads], dim=1)
+
+
+def test_draws_belong_to_images_and_not_to_batches() -> None:
+    coin, images, ids = Coin(), torch.zeros(40, 1, 2, 2), torch.arange(40)
+    drawn = predictions(coin, images, ids, draws=50)
+    assert 0.66 < drawn.double().mean() < 0.74
+    assert torch.equal(predictions(coin, images, ids, draws=50, rows=7), drawn)
+    assert torch.equal(predictions(coin, images[5:9], ids[5:9], draws=50), drawn[5:9])
+    assert not torch.equal(predictions(coin, images, ids, draws=50, purpose=ATTACK), drawn)
+    shares = drawn.double().mean(1)
+    assert shares.std() == pytest.approx((0.21 / 50) ** 0.5, rel=0.4)  # independent images
+
+
+def test_worst_of_many_fails_clean_images_too() -> None:
+    coin = Coin()
+    drawn = predictions(coin, torch.zeros(200, 1, 2, 2), torch.arange(200), draws=5)
+    labels = torch.ones(200, dtype=torch.int64)
+    assert worst(drawn, labels).double().mean() == pytest.approx(0.7**5, abs=0.08)
+    assert majority(drawn, labels).double().mean() == pytest.approx(0.837, abs=0.08)
