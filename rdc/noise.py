@@ -134,8 +134,11 @@ def copies(numbers: Sequence[int]) -> Iterator[None]:
 
     Frozen noise is a function of the seed and the copy; outside, everything is copy 0. Fresh noise
     differs from row to row anyway. The batch must hold all copies of each image, side by side.
+    Within another `copies` these are copies of its copies: an average over draws of a defence that
+    itself votes over copies has different voters in each draw.
     """
-    token = _COPIES.set(tuple(numbers))
+    # The seed is made of words of 32 bits: a copy of copy 0 is that copy itself.
+    token = _COPIES.set(tuple((row << 32) + number for row in _COPIES.get() for number in numbers))
     try:
         yield
     finally:

@@ -244,7 +244,7 @@ def test_run_folder_has_pictures_and_a_record(whole: Path) -> None:
     pictures = sorted((whole / "samples").iterdir())
     assert [path.name for path in pictures] == [f"step_{step:08d}.png" for step in (4, 8, 12)]
     with Image.open(pictures[-1]) as picture:
-        assert picture.size == (10 * 64, 4 * 64)
+        assert picture.size == (10 * 9 * 8, 4 * 9 * 8)
     record = json.loads((whole / "training.json").read_text())
     assert record["seconds"] > 0 and record["command"] and record["data_fingerprint"]
     assert all(entry["images_per_second"] > 0 for entry in record["history"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
@@ -27,7 +28,7 @@ def save_samples(denoiser: Denoiser, path: Path, *, sigmas: tuple[float, float],
 
 @torch.no_grad()
 def sample_grid(denoiser: Denoiser, *, sigmas: tuple[float, float], seed: int) -> Tensor:
-    """Four samples of each of the first ten classes: (C, 4 H, classes W) in [0, 1].
+    """Four samples of each of the first ten classes: (C, 4 (H + 1), classes (W + 1)) in [0, 1].
 
     Heun's sampler between the noise levels `sigmas`; the same noise for all classes of a row and
     for all calls, so that the pictures of a run can be laid side by side.
@@ -44,5 +45,5 @@ def sample_grid(denoiser: Denoiser, *, sigmas: tuple[float, float], seed: int) -
         start,
         edm_sigmas(STEPS, sigma_min=low, sigma_max=high),
     )
-    images = to_pixels(samples).clamp(0, 1)
+    images = F.pad(to_pixels(samples).clamp(0, 1), (0, 1, 0, 1), value=0.5)
     return rearrange(images, "(r k) c h w -> c (r h) (k w)", k=count)
