@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from evaluation.robustness import attack, rdc_surrogates
+from evaluation.robustness import attack
+from evaluation.surrogates import surrogates
 from rdc import (
     ClassifierConfig,
     Denoiser,
@@ -72,7 +73,7 @@ def main(config: MaximizationBenchmarkConfig) -> None:
         model = RobustDiffusionClassifier(denoiser, RDCConfig(CLASSIFIER, maximization))
         _, right = attack(
             model, data.images, data.labels, eps=config.eps, steps=config.steps,
-            surrogates=rdc_surrogates(model),
+            surrogates=surrogates(model),
         )  # fmt: skip
         columns = [*right.values(), torch.stack(list(right.values())).all(0)]
         cells = "".join(f"{100 * column.double().mean().item():>7.0f}" for column in columns)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from evaluation.robustness import attack
 from evaluation.statistics import clopper_pearson
+from evaluation.surrogates import surrogates
 from purification import DiffusionPurifier, PurifierConfig
 from purification.guidance import AGDM, GDMP, ContrastiveGuidance, Guidance
 from rdc import Defense, Denoiser, ImageClassifier
@@ -139,7 +140,7 @@ class Bench:
         for part in tqdm(parts(data), desc=f"{split}: {name}", unit="part"):
             _, found = attack(
                 model, part.images, part.labels, eps=self.config.eps, steps=steps,
-                surrogates=surrogates(model),
+                surrogates=compared(model),
             )  # fmt: skip
             for attack_name, mask in found.items():
                 right[attack_name] = torch.cat([right.get(attack_name, mask[:0]), mask])
@@ -148,16 +149,10 @@ class Bench:
         return {**counts, "images": len(data)}
 
 
-def surrogates(model: nn.Module) -> dict[str, nn.Module]:
+def compared(model: nn.Module) -> dict[str, nn.Module]:
     """The exact gradient, and for a purifier the identity in its place."""
-    if not isinstance(model, Defense):
-        return {"exact": model}
-    assert isinstance(model.purifier, DiffusionPurifier)
-    straight = model.purifier.with_gradient("bpda")
-    return {
-        "exact": model,
-        "straight-through": Defense(straight, model.classifier, copies=model.copies),
-    }
+    found = surrogates(model)
+    return {name: found[name] for name in ("exact", "bpda") if name in found}
 
 
 def parts(data: Dataset, size: int = 25) -> list[Dataset]:
@@ -167,7 +162,7 @@ def parts(data: Dataset, size: int = 25) -> list[Dataset]:
 def row(name: str, setting: str, counts: dict[str, float]) -> str:
     """A line of the table, percentages with 95 % intervals."""
     cells = []
-    for column in ("none", "straight-through", "exact", "worst"):
+    for column in ("none", "bpda", "exact", "worst"):
         if column not in counts:
             cells.append("")
             continue

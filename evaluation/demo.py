@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from evaluation.picture import draw
-from evaluation.robustness import attack, correct, rdc_surrogates
+from evaluation.robustness import attack, correct
 from evaluation.statistics import clopper_pearson
+from evaluation.surrogates import surrogates
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.data import Dataset, load
 from rdc.image_classifier import ImageClassifier
@@ -86,12 +87,11 @@ def measure(model: nn.Module, data: Dataset, config: DemoConfig, progress: tqdm)
     clean = correct(model, data.images, data.labels)
     seconds = (time.perf_counter() - started) / len(data)
     row: dict = {"clean": summary(clean), "seconds_per_image": seconds, "eps": {}}
-    adaptive = isinstance(model, RobustDiffusionClassifier)
-    surrogates = rdc_surrogates(model) if adaptive else {"exact": model}
+    known = surrogates(model)
     for eps in config.eps:
         _, right = attack(
             model, data.images, data.labels, eps=eps, steps=config.steps,
-            surrogates=surrogates, seed=config.seed,
+            surrogates=known, seed=config.seed,
         )  # fmt: skip
         worst = torch.stack(list(right.values())).all(0)
         attacks = {name: summary(survived) for name, survived in right.items() if name != "none"}

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evaluation.robustness import attack, rdc_surrogates
+from evaluation.robustness import attack
+from evaluation.surrogates import surrogates
 from rdc import RobustDiffusionClassifier
 from rdc.data import Dataset
 
@@ -30,9 +31,7 @@ def draw(
     from matplotlib import pyplot
 
     for_cnn, _ = attack(cnn, data.images, data.labels, eps=eps)
-    for_rdc, _ = attack(
-        rdc, data.images, data.labels, eps=eps, surrogates=rdc_surrogates(rdc), seed=1
-    )
+    for_rdc, _ = attack(rdc, data.images, data.labels, eps=eps, surrogates=surrogates(rdc), seed=1)
     with torch.no_grad():
         maximized = rdc.purifier(for_rdc)
         of_cnn, of_rdc = cnn(for_cnn).softmax(1), rdc.classifier(maximized).softmax(1)

@@ -6,27 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.attacks.pgd import pgd
-from rdc import RobustDiffusionClassifier
 from rdc.defense import batch_coupled
-
-
-def rdc_surrogates(model: RobustDiffusionClassifier) -> dict[str, nn.Module]:
-    """What an attacker who knows RDC differentiates, all with the model's own frozen noise.
-
-    "exact": the true gradient through every maximization step. "bpda": the identity for the
-    maximization (the published attack). "unmaximized": the diffusion classifier alone, whose
-    attacked images are then shown to RDC. Maximization makes the loss rugged, so that the true
-    gradient is not always the most harmful one. How "exact" multiplies with the Hessian is the
-    model's own `second_order`.
-    """
-    if model.purifier.noise.mode != "frozen":
-        raise ValueError("model: noise='fresh'; these attacks differentiate one fixed function")
-    options = {"seed": model.purifier.noise.seed, "second_order": model.purifier.second_order}
-    return {
-        "exact": RobustDiffusionClassifier(model.denoiser, model.config, **options),
-        "bpda": RobustDiffusionClassifier(model.denoiser, model.config, gradient="bpda", **options),
-        "unmaximized": model.classifier,
-    }
 
 
 def attack(

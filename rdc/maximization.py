@@ -1,5 +1,6 @@
 """Likelihood maximization: move an image to where the unconditional diffusion model likes it."""
 
+import copy
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -81,8 +82,6 @@ class LikelihoodMaximizer(nn.Module):
         second_order: SecondOrder = "double_backward",
     ) -> None:
         super().__init__()
-        if gradient not in get_args(GradientMode):
-            raise ValueError(f"gradient={gradient!r} must be one of {get_args(GradientMode)}")
         if second_order not in get_args(SecondOrder):
             raise ValueError(
                 f"second_order={second_order!r} must be one of {get_args(SecondOrder)}"
@@ -90,8 +89,14 @@ class LikelihoodMaximizer(nn.Module):
         self.denoiser = denoiser
         self.config = config or MaximizationConfig()
         self.noise = Noise(noise, seed=seed, stream=1)
-        self.gradient: GradientMode = gradient
+        self.gradient = checked(gradient)
         self.second_order: SecondOrder = second_order
+
+    def with_gradient(self, gradient: GradientMode) -> "LikelihoodMaximizer":
+        """The same maximizer, denoiser and draws included, with another derivative."""
+        twin = copy.copy(self)
+        twin.gradient = checked(gradient)
+        return twin
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to the same."""
@@ -148,3 +153,9 @@ class LikelihoodMaximizer(nn.Module):
         v = beta2 * v + (1 - beta2) * g.square()
         root = (v / (1 - beta2**number) + torch.finfo(g.dtype).tiny).sqrt()
         return -2 * self.config.step_size * m / (1 - beta1**number) / (root + epsilon), (m, v)
+
+
+def checked(gradient: GradientMode) -> GradientMode:
+    if gradient not in get_args(GradientMode):
+        raise ValueError(f"gradient={gradient!r} must be one of {get_args(GradientMode)}")
+    return gradient

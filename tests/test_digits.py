@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import rdc
-from evaluation.robustness import attack, correct, rdc_surrogates
+from evaluation.robustness import attack, correct
+from evaluation.surrogates import surrogates
 from rdc.checkpoint import PACKAGED
 from rdc.data import load
 from rdc.image_classifier import ImageClassifier
@@ -63,7 +64,7 @@ def test_rdc_survives_attacks_that_break_the_cnn(model) -> None:
     assert correct(cnn, data.images, data.labels).sum() >= 15
     _, of_cnn = attack(cnn, data.images, data.labels, eps=0.2, steps=10)
     _, of_rdc = attack(
-        model, data.images, data.labels, eps=0.2, steps=10, surrogates=rdc_surrogates(model)
+        model, data.images, data.labels, eps=0.2, steps=10, surrogates=surrogates(model)
     )
     survived = torch.stack(list(of_rdc.values())).all(0).sum()
     assert survived > of_cnn["exact"].sum() + 2
@@ -72,27 +73,28 @@ def test_rdc_survives_attacks_that_break_the_cnn(model) -> None:
 def test_surrogates_have_the_defences_own_draws(model) -> None:
     """Otherwise the attacker would work on another function than the one that is scored."""
     images = load("digits", "test").images[:3]
-    surrogates = rdc_surrogates(model)
+    known = surrogates(model)
     for name in ("exact", "bpda"):
-        assert torch.equal(surrogates[name](images), model(images))
-    assert torch.equal(surrogates["unmaximized"](images), model.classifier(images))
+        assert torch.equal(known[name](images), model(images))
+    assert torch.equal(known["classifier"](images), model.classifier(images))
 
 
 def test_surrogates_keep_the_models_second_order_and_refuse_fresh_noise(model) -> None:
     """A cheaper derivative than the model's own would be a hidden approximation."""
     for second_order in ("double_backward", "central_difference"):
         own = rdc.RobustDiffusionClassifier(model.denoiser, model.config, second_order=second_order)
-        exact = rdc_surrogates(own)["exact"]
-        assert isinstance(exact, rdc.RobustDiffusionClassifier)
+        exact = surrogates(own)["exact"]
+        assert isinstance(exact, rdc.Defense)
+        assert isinstance(exact.purifier, rdc.LikelihoodMaximizer)
         assert exact.purifier.second_order == second_order
     with pytest.raises(ValueError, match="noise='fresh'"):
-        rdc_surrogates(rdc.RobustDiffusionClassifier(model.denoiser, model.config, noise="fresh"))
+        surrogates(rdc.RobustDiffusionClassifier(model.denoiser, model.config, noise="fresh"))
 
 
 def test_packaged_models_are_small_and_have_cards() -> None:
     assert rdc.packaged_models() == ["digits"]
     names = rdc.packaged_models("config.json")
-    assert names == ["digits", "digits-cnn"]
+    assert names == ["digits", "digits-cnn", "digits-trades"]
     files = [path for path in PACKAGED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 3 * 2**20
     for name in names:
@@ -116,7 +118,7 @@ def test_demo_prints_its_table_and_draws_its_picture(tmp_path: Path) -> None:
     record = json.loads(numbers.read_text())
     assert record["command"].startswith("python -m evaluation.demo --images 3")
     attacks = record["results"]["RDC"]["eps"]["0.3"]
-    assert set(attacks) == {"worst", "exact", "bpda", "unmaximized"}
+    assert set(attacks) == {"worst", "exact", "bpda", "classifier"}
     assert attacks["worst"]["accuracy"] <= min(a["accuracy"] for a in attacks.values())
 
 
