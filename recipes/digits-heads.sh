@@ -23,8 +23,6 @@ attack() {
 run conditional --network.conditioning label --network.head-blocks 0
 run multihead
 run distilled --teacher runs/heads/conditional --objective.image-share 0
-run distilled-off-data --teacher runs/heads/conditional --objective.image-share 0 \
-    --objective.off-data 0.2
 attack packaged digits
 
 python - <<'END'
@@ -34,7 +32,7 @@ from pathlib import Path
 from rdc import Denoiser
 
 print("| network | clean | diffusion classifier | RDC, worst of three | parameters | ms/image |")
-for name in ("conditional", "multihead", "distilled", "distilled-off-data", "packaged"):
+for name in ("conditional", "multihead", "distilled", "packaged"):
     results = json.loads(Path(f"runs/heads/{name}.json").read_text())["results"]
     folder = "digits" if name == "packaged" else f"runs/heads/{name}"
     parameters = sum(weights.numel() for weights in Denoiser.from_pretrained(folder).parameters())
