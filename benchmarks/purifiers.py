@@ -57,7 +57,12 @@ WEIGHTS = {"gdmp": (0.5, 1.5, 5.0), "contrastive": (4.0, 16.0, 64.0), "agdm": (0
 def main(config: BenchmarkConfig) -> None:
     """Choose on the validation split, measure on the test split, print both."""
     bench = Bench(config)
-    none = bench.measure("test", "no purifier", bench.classifier)
+    alone = {
+        "no purifier": bench.classifier,
+        "no purifier, AGDM's guide instead of the CNN": bench.auxiliary,
+    }
+    for name, classifier in alone.items():
+        bench.measure("test", name, classifier)
     t_star = bench.choose("t*", T_STARS, lambda t: bench.defense((), t))
     chosen = {"DiffPure": (f"t* = {t_star}", bench.defense((), t_star))}
     for method, weights in WEIGHTS.items():
@@ -68,7 +73,8 @@ def main(config: BenchmarkConfig) -> None:
         f"\n| eps {config.eps:g}, first {config.images} test digits, PGD-{config.steps}, in % |"
         " chosen | clean | straight-through | exact | worst |\n|---|---|---|---|---|---|"
     )
-    print(row("no purifier", "", none))
+    for name, classifier in alone.items():
+        print(row(name, "", bench.measure("test", name, classifier)))
     for name, (setting, defense) in chosen.items():
         print(row(name, setting, bench.measure("test", name, defense)))
 
@@ -152,7 +158,9 @@ class Bench:
 def compared(model: nn.Module) -> dict[str, nn.Module]:
     """The exact gradient, and for a purifier the identity in its place."""
     found = surrogates(model)
-    return {name: found[name] for name in ("exact", "bpda") if name in found}
+    if "bpda" not in found:
+        return found
+    return {"exact": found["exact"], "straight-through": found["bpda"]}
 
 
 def parts(data: Dataset, size: int = 25) -> list[Dataset]:
@@ -162,7 +170,7 @@ def parts(data: Dataset, size: int = 25) -> list[Dataset]:
 def row(name: str, setting: str, counts: dict[str, float]) -> str:
     """A line of the table, percentages with 95 % intervals."""
     cells = []
-    for column in ("none", "bpda", "exact", "worst"):
+    for column in ("none", "straight-through", "exact", "worst"):
         if column not in counts:
             cells.append("")
             continue
