@@ -5,45 +5,26 @@ be the wrong one. A number without its protocol, and without the clean accuracy 
 protocol, says nothing.
 """
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Sequence
 
-from rdc.noise import copies
+from torch import Tensor
 
-ATTACK, SELECTION, JUDGEMENT = range(3)
-"""what draws are for; no draw serves two purposes"""
+from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.seeds import spawn
 
-
-def numbers(images: Tensor, count: int, purpose: int) -> list[int]:
-    """`count` draws of each image's own, by the images' ids (B,): B * count copy numbers.
-
-    Never 0, which is the frozen draw that an attacker may know.
-    """
-    ids = images.tolist()
-    return [(purpose << 60) + (i << 30) + draw + 1 for i in ids for draw in range(count)]
+JUDGEMENT = 2**31 + 1
+"""The path of `spawn` that judges take: no attack and no selection has seen these draws."""
 
 
-@torch.no_grad()
 def predictions(
-    model: nn.Module,
-    images: Tensor,
-    ids: Tensor,
-    *,
-    draws: int,
-    purpose: int = JUDGEMENT,
-    rows: int = 256,
+    model: Model, images: Tensor, seeds: Sequence[int], *, draws: int, chunk: int = 256
 ) -> Tensor:
-    """The class that the model gives each image (B, C, H, W) under `draws` draws: (B, draws).
+    """The class of each image (B, C, H, W) under `draws` draws of its own: (B, draws).
 
-    `ids` (B,) name the images; `rows` go through the model at once.
+    With `draws` = 1 the frozen draw, which an attacker may know; `seeds` (B) then do nothing.
     """
-    repeated = images.repeat_interleave(draws, dim=0)
-    chosen = numbers(ids, draws, purpose)
-    found = []
-    for start in range(0, len(repeated), rows):
-        with copies(chosen[start : start + rows]):
-            found.append(model(repeated[start : start + rows]).argmax(1))
-    return torch.cat(found).view(len(images), draws)
+    victim = Expectation(model, draws=draws, chunk=chunk)
+    return victim.logits(images, seeds=spawn(seeds, JUDGEMENT)).argmax(2)
 
 
 def one_shot(predicted: Tensor, labels: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ def build(
     classifier: nn.Module | None = None,
     auxiliary: nn.Module | None = None,
     bank: Tensor | None = None,
+    weight: float | None = None,
     noise: NoiseMode = "frozen",
     seed: int = 0,
     gradient: GradientMode = "exact",
@@ -36,6 +37,7 @@ def build(
         not look at what they do not need.
     `bank`: the classifier's logits (M, K) of training images on [-1, 1]. With it "contrastive"
         takes its negatives from there, each image alone; without it from the batch, as published.
+    `weight`: of the guidance, in place of the preset's.
     `overrides`: fields of `PurifierConfig`, such as steps=10, in place of the preset's.
     """
     found = find(method, preset)
@@ -46,9 +48,12 @@ def build(
     return DiffusionPurifier(
         denoiser,
         replace(found.config, **overrides),
-        guidance=guidance(
-            method, found, classifier=classifier, auxiliary=auxiliary, bank=bank, seed=seed
-        ),
+        guidance=[
+            (chosen if weight is None else weight, term)
+            for chosen, term in guidance(
+                method, found, classifier=classifier, auxiliary=auxiliary, bank=bank, seed=seed
+            )
+        ],
         noise=noise,
         seed=seed,
         gradient=gradient,

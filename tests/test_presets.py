@@ -7,6 +7,7 @@ import pytest
 import torch
 from oracle import some_images
 from test_purifier import Scaling
+from tiny import tiny_denoiser
 from torch import Tensor, nn
 
 from benchmarks.memory import peak_bytes
@@ -150,3 +151,10 @@ def test_options_and_overrides_arrive() -> None:
     )
     assert purifier.config == PurifierConfig("ode", t_star=0.075, steps=7, forward_noise=False)
     assert (purifier.noise.mode, purifier.noise.seed, purifier.gradient) == ("fresh", 5, "bpda")
+
+
+def test_weight_replaces_the_presets() -> None:
+    denoiser = tiny_denoiser()
+    assert build("gdmp", denoiser, preset="cifar10-linf").weights == [60_000.0]
+    assert build("gdmp", denoiser, preset="cifar10-linf", weight=5.0).weights == [5.0]
+    assert build("gdmp", denoiser, preset="cifar10-linf", weight=0.0).weights == []

@@ -4,15 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluation.protocols import (
-    ATTACK,
-    JUDGEMENT,
-    majority,
-    numbers,
-    one_shot,
-    predictions,
-    worst,
-)
+from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.seeds import spawn
+from evaluation.attacks.selection import SELECTION
+from evaluation.protocols import JUDGEMENT, majority, one_shot, predictions, worst
 from rdc.noise import Noise
 
 LABELS = torch.tensor([0, 1, 2])
@@ -30,12 +25,6 @@ def test_majority_of_equals_is_the_class_that_came_first() -> None:
     assert majority(predicted, torch.tensor([2, 2])).tolist() == [True, False]
 
 
-def test_no_draw_serves_two_purposes_or_images() -> None:
-    ids = torch.tensor([0, 1, 7, 40_000])
-    drawn = [n for purpose in (ATTACK, JUDGEMENT) for n in numbers(ids, 50, purpose)]
-    assert len(set(drawn)) == 2 * 4 * 50 and 0 not in drawn
-
-
 class Coin(nn.Module):
     """Class 1 with probability 0.7, by a draw of its own for every row."""
 
@@ -50,19 +39,33 @@ class Coin(nn.Module):
 
 
 def test_draws_belong_to_images_and_not_to_batches() -> None:
-    coin, images, ids = Coin(), torch.zeros(40, 1, 2, 2), torch.arange(40)
-    drawn = predictions(coin, images, ids, draws=50)
+    coin, images, seeds = Coin(), torch.zeros(40, 1, 2, 2), list(range(40))
+    drawn = predictions(coin, images, seeds, draws=50)
     assert 0.66 < drawn.double().mean() < 0.74
-    assert torch.equal(predictions(coin, images, ids, draws=50, rows=7), drawn)
-    assert torch.equal(predictions(coin, images[5:9], ids[5:9], draws=50), drawn[5:9])
-    assert not torch.equal(predictions(coin, images, ids, draws=50, purpose=ATTACK), drawn)
+    assert torch.equal(predictions(coin, images, seeds, draws=50, chunk=7), drawn)
+    assert torch.equal(predictions(coin, images[5:9], seeds[5:9], draws=50), drawn[5:9])
     shares = drawn.double().mean(1)
     assert shares.std() == pytest.approx((0.21 / 50) ** 0.5, rel=0.4)  # independent images
 
 
+def test_judges_see_draws_that_no_attack_has_seen() -> None:
+    coin, images, seeds = Coin(), torch.zeros(9, 1, 2, 2), list(range(9))
+    judged = Expectation(coin, draws=30).logits(images, seeds=spawn(seeds, JUDGEMENT))
+    assert torch.equal(predictions(coin, images, seeds, draws=30), judged.argmax(2))
+    for path in (0, 1, SELECTION):
+        seen = Expectation(coin, draws=30).logits(images, seeds=spawn(seeds, path))
+        assert not torch.equal(seen.argmax(2), judged.argmax(2))
+
+
+def test_one_draw_is_the_frozen_one() -> None:
+    coin, images = Coin(), torch.zeros(4, 1, 2, 2)
+    frozen = coin(images).argmax(1)[:, None]
+    assert torch.equal(predictions(coin, images, [5, 6, 7, 8], draws=1), frozen)
+
+
 def test_worst_of_many_fails_clean_images_too() -> None:
     coin = Coin()
-    drawn = predictions(coin, torch.zeros(200, 1, 2, 2), torch.arange(200), draws=5)
+    drawn = predictions(coin, torch.zeros(200, 1, 2, 2), list(range(200)), draws=5)
     labels = torch.ones(200, dtype=torch.int64)
     assert worst(drawn, labels).double().mean() == pytest.approx(0.7**5, abs=0.08)
     assert majority(drawn, labels).double().mean() == pytest.approx(0.837, abs=0.08)

@@ -1,61 +1,83 @@
-"""Projected gradient descent (Madry et al., ICLR 2018), L-infinity."""
+"""Projected gradient descent (Madry et al., ICLR 2018)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Best wrong logit minus the right one (Carlini & Wagner 2017): positive where misclassified.
-
-    Unlike the cross-entropy it does not saturate when the logits are badly scaled.
-    """
-    right = logits.gather(1, labels[:, None])[:, 0]
-    wrong = logits.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
-    return wrong.amax(1) - right
+from evaluation.attacks.arguments import checked
+from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.losses import Loss, margin
+from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
+from evaluation.attacks.seeds import spawn
 
 
 def pgd(
-    model: Callable[[Tensor], Tensor],
+    model: Model | Expectation,
     images: Tensor,
     labels: Tensor,
     *,
     eps: float,
+    norm: Norm = "linf",
     steps: int = 40,
     step_size: float | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = margin,
+    loss: Loss = margin,
     generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Tensor:
-    """Images within `eps` (L-infinity, [0, 1] scale) of `images` that raise `loss` per image.
+    """Images within `eps` ([0, 1] scale) of `images` that raise `loss` per image.
 
     `model` maps [0, 1] images (B, C, H, W) to logits (B, K). Starts at a uniform point of the ball
-    drawn from `generator` (without one: at the images), takes `steps` signed steps of `step_size`
-    (default 2.5 eps / steps), and returns each image's best point on the way.
+    drawn from `generator` (without one: at the images), takes `steps` steps of `step_size` (default
+    2.5 eps / steps) along the steepest direction, and returns each image's best point on the way.
+
+    With several draws (see `Expectation`), every step sees new ones of `seeds`, and so does the
+    point that was best until then: the two are compared on the same draws.
     """
-    if not 0 <= eps <= 1:
-        raise ValueError(f"eps={eps} must be in [0, 1]: it is on the [0, 1] scale of images")
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1")
+    seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds, steps=steps)
     if eps == 0:
         return images
-    step_size = 2.5 * eps / steps if step_size is None else step_size
-    low, high = (images - eps).clamp_min(0), (images + eps).clamp_max(1)
-    point = images
+    start = images
     if generator is not None:
-        start = torch.rand(images.shape, generator=generator, dtype=images.dtype)
-        point = low + (high - low) * start.to(images)
+        start = random_start(images, eps, norm, [generator] * len(images))
+    step_size = 2.5 * eps / steps if step_size is None else step_size
+    return climb(
+        Expectation.of(model), images, labels, start, eps=eps, norm=norm, steps=steps,
+        step_size=step_size, loss=loss, seeds=seeds,
+    )  # fmt: skip
 
-    best, best_value = images, torch.full_like(images[:, 0, 0, 0], -torch.inf)
+
+def climb(
+    victim: Expectation,
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    *,
+    eps: float,
+    norm: Norm,
+    steps: int,
+    step_size: float,
+    loss: Loss,
+    seeds: Sequence[int],
+    restrict: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> Tensor:
+    """`pgd` from `start` that only sees as much of the gradient as `restrict` lets through."""
+    point, best = start, images
+    best_loss = torch.full_like(images[:, 0, 0, 0], -torch.inf)
     for step in range(steps + 1):
-        point = point.detach().requires_grad_(step < steps)
-        with torch.set_grad_enabled(step < steps):
-            value = loss(model(point), labels)
-        better = value.detach() > best_value
-        best = torch.where(better[:, None, None, None], point.detach(), best)
-        best_value = torch.where(better, value.detach(), best_value)
+        if victim.draws > 1:
+            draws = spawn(seeds, step)
+            best_loss = victim.judge(best, labels, seeds=draws, loss=loss).loss
+        else:
+            draws = seeds
         if step < steps:
-            (gradient,) = torch.autograd.grad(value.sum(), point)
-            point = (point.detach() + step_size * gradient.sign()).clamp(low, high)
+            judged, gradient = victim.gradient(point, labels, seeds=draws, loss=loss)
+            direction = steepest(restrict(gradient), norm)
+        else:
+            judged, direction = victim.judge(point, labels, seeds=draws, loss=loss), None
+        better = judged.loss > best_loss
+        best = torch.where(wide(better), point, best)
+        best_loss = torch.where(better, judged.loss, best_loss)
+        if direction is not None:
+            point = project(point + step_size * direction, images, eps, norm)
     return best

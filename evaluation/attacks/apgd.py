@@ -1,0 +1,163 @@
+"""Auto-PGD (Croce & Hein, ICML 2020): gradient ascent that sets its own step size."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from evaluation.attacks.arguments import checked
+from evaluation.attacks.expectation import Expectation, Judgement, Model
+from evaluation.attacks.losses import Loss, cross_entropy
+from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
+from evaluation.attacks.seeds import generators, spawn
+from evaluation.attacks.selection import Selection, top_classes
+
+MOMENTUM = 0.75  # alpha: the share of the new step in a move
+RISING = 0.75  # rho: the share of steps that must raise the loss
+
+
+def apgd(
+    model: Model | Expectation,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    loss: Loss = cross_entropy,
+    targets: int = 0,
+    steps: int = 100,
+    restarts: int = 1,
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
+    """Images within `eps` of `images` (B, C, H, W) in [0, 1], each the most harmful that was found.
+
+    Algorithm 1 of the paper, from `restarts` random starts. With `targets` > 0 the loss is of the
+    targeted kind, and every restart aims at that many of the likeliest wrong classes in turn.
+    Images that no draw gets right any more are left alone by later runs.
+
+    With several draws (see `Expectation`), the loss, the steps and the best point are judged by
+    means over the draws, the same ones from one checkpoint to the next. There new ones are drawn,
+    and the best point is judged anew, so that it cannot stay the best by luck.
+    """
+    seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds, steps=steps, restarts=restarts)
+    if targets < 0:
+        raise ValueError(f"targets={targets} must be 0 (none) or the number of classes to aim at")
+    if eps == 0:
+        return images
+    victim = Expectation.of(model)
+    selection = Selection(victim, images, labels, seeds)
+    aims: list[Tensor | None] = [None]
+    if targets:
+        aims = [*top_classes(victim, images, labels, count=targets, seeds=spawn(seeds, 0))]
+    for number, (_, aim) in enumerate(product(range(restarts), aims), start=1):
+
+        def run(index: Tensor, seeds: list[int], aim: Tensor | None = aim) -> Tensor:
+            aimed = None if aim is None else aim[index]
+            climb = Climb(victim, images[index], labels[index], eps, norm, loss, aimed, seeds)
+            return climb.run(steps)
+
+        selection.run(run, number)
+    return selection.images
+
+
+def checkpoints(steps: int) -> list[int]:
+    """The numbers of steps after which step sizes are reconsidered (section 3)."""
+    hundredths = [0, 22]
+    while hundredths[-1] < 100:
+        last, before = hundredths[-1], hundredths[-2]
+        hundredths.append(last + max(last - before - 3, 6))
+    reached = {-(-share * steps // 100) for share in hundredths[1:]}
+    return sorted(step for step in reached if step < steps)
+
+
+class Climb:
+    """One run of algorithm 1 on a batch, from one start."""
+
+    def __init__(
+        self,
+        victim: Expectation,
+        images: Tensor,
+        labels: Tensor,
+        eps: float,
+        norm: Norm,
+        loss: Loss,
+        targets: Tensor | None,
+        seeds: Sequence[int],
+    ) -> None:
+        self.victim, self.images, self.labels = victim, images, labels
+        self.eps, self.seeds = eps, seeds
+        self.norm: Norm = norm
+        self.aims = {"loss": loss, "targets": targets}
+        self.draws = spawn(seeds, 0)
+        start = random_start(images, eps, norm, generators(spawn(seeds, 1)))
+        self.point = self.before = start
+        self.now, self.gradient = self._gradient(start)
+        self.best, self.best_gradient, self.best_loss = start, self.gradient, self.now.loss
+        self.worst, self.harm = start, self.now
+        self.step_size = torch.full_like(self.now.loss, 2 * eps)
+        self.rises = torch.zeros_like(self.now.loss)
+        self.halved = torch.zeros_like(self.now.loss, dtype=torch.bool)
+        self.best_loss_before = self.best_loss
+
+    def run(self, steps: int) -> Tensor:
+        """The most harmful point on the way, in the eyes of the last draws."""
+        stops, last = checkpoints(steps), 0
+        for step in range(1, steps + 1):
+            self._move(MOMENTUM if step > 1 else 1.0)
+            if step in stops:
+                self._reconsider(step - last)
+                self._redraw(stops.index(step) + 2)
+                last = step
+        return self.worst
+
+    def _move(self, share: float) -> None:
+        """One step with momentum, and what it found."""
+        step = wide(self.step_size) * steepest(self.gradient, self.norm)
+        ahead = self._inside(self.point + step)
+        move = share * (ahead - self.point) + (1 - share) * (self.point - self.before)
+        self.before, self.point = self.point, self._inside(self.point + move)
+        loss = self.now.loss
+        self.now, self.gradient = self._gradient(self.point)
+        self.rises = self.rises + (self.now.loss > loss)
+
+        better = self.now.loss > self.best_loss
+        self.best_loss = torch.where(better, self.now.loss, self.best_loss)
+        self.best = torch.where(wide(better), self.point, self.best)
+        self.best_gradient = torch.where(wide(better), self.gradient, self.best_gradient)
+        worse = self.now.worse(self.harm)
+        self.worst = torch.where(wide(worse), self.point, self.worst)
+        self.harm = self.now.where(worse, self.harm)
+
+    def _reconsider(self, length: int) -> None:
+        """Halve the step and go back to the best point where the last `length` steps led nowhere:
+        few of them rose (condition 1), or the same step size found nothing better (condition 2)."""
+        stuck = ~self.halved & (self.best_loss <= self.best_loss_before)
+        self.halved = (self.rises < RISING * length) | stuck
+        self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
+        self.point = torch.where(wide(self.halved), self.best, self.point)
+        self.gradient = torch.where(wide(self.halved), self.best_gradient, self.gradient)
+        self.now = Judgement(
+            torch.where(self.halved, self.best_loss, self.now.loss), self.now.wrong, self.now.margin
+        )
+        self.rises = torch.zeros_like(self.rises)
+        self.best_loss_before = self.best_loss
+
+    def _redraw(self, number: int) -> None:
+        """Go on with other draws, in whose eyes everything is judged anew."""
+        if self.victim.draws == 1:
+            return
+        self.draws = spawn(self.seeds, number)
+        self.now, self.gradient = self._gradient(self.point)
+        self.best_loss = self._judge(self.best).loss
+        self.best_loss_before = self.best_loss
+        self.harm = self._judge(self.worst)
+
+    def _inside(self, points: Tensor) -> Tensor:
+        return project(points, self.images, self.eps, self.norm)
+
+    def _gradient(self, points: Tensor) -> tuple[Judgement, Tensor]:
+        return self.victim.gradient(points, self.labels, seeds=self.draws, **self.aims)
+
+    def _judge(self, points: Tensor) -> Judgement:
+        return self.victim.judge(points, self.labels, seeds=self.draws, **self.aims)

@@ -1,0 +1,171 @@
+"""A model as its attacker sees it: means over the draws of a random defence."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.attacks.losses import Loss, margin
+from rdc.defense import batch_coupled
+from rdc.noise import copies
+
+Model = Callable[[Tensor], Tensor]
+
+
+class Judgement(NamedTuple):
+    """What a model makes of B images: means over its draws, each (B,)."""
+
+    loss: Tensor
+    """what the attack raises"""
+    wrong: Tensor
+    """share of the draws, in [0, 1], that give another class than the label"""
+    margin: Tensor
+    """best wrong logit minus the right one"""
+
+    def worse(self, other: "Judgement") -> Tensor:
+        """Where more draws are wrong than in `other`, or as many by a larger margin: (B,) bool."""
+        tie = (self.wrong == other.wrong) & (self.margin > other.margin)
+        return (self.wrong > other.wrong) | tie
+
+    def where(self, mask: Tensor, other: "Judgement") -> "Judgement":
+        """This where `mask` (B,) bool, `other` elsewhere."""
+        return Judgement(*(torch.where(mask, a, b) for a, b in zip(self, other, strict=True)))
+
+
+class Expectation:
+    """Expectation over transformation (Athalye et al., ICML 2018), over all that a model draws.
+
+    `model` maps [0, 1] images (B, C, H, W) to logits (B, K). With `draws` > 1 every answer is a
+    mean over that many draws per image: the loss, its gradient, the share of wrong classes. Nothing
+    is decided by a single draw. Images and draws fold into rows, of which `chunk` go through the
+    model at a time.
+
+    Every call takes `seeds`, one per image, that say which draws are taken: the same seeds give the
+    same draws, so that two points are compared on common random numbers, and other seeds give draws
+    that nobody has seen. They reach the frozen noise of our defences through `rdc.noise.copies`,
+    each image with draws of its own. A model with a generator of its own (fresh noise, dropout) is
+    called as it is and draws anew each time.
+
+    With `draws` = 1 the model is taken for a deterministic function: frozen noise is what it is in
+    a plain call, known to the attacker, and `seeds` do nothing.
+    """
+
+    def __init__(self, model: Model, *, draws: int = 1, chunk: int = 256) -> None:
+        if draws < 1 or chunk < 1:
+            raise ValueError(f"draws={draws} and chunk={chunk} must be at least 1")
+        if chunk > 1 and isinstance(model, nn.Module) and batch_coupled(model):
+            raise ValueError(
+                f"chunk={chunk}: the model's answer for an image depends on the batch, but images "
+                "are attacked one by one; pass chunk=1, or use a defence without batch_coupled "
+                "guidance"
+            )
+        self.model = model
+        self.draws = draws
+        self.chunk = chunk
+
+    @classmethod
+    def of(cls, model: "Model | Expectation") -> "Expectation":
+        """Attacks take either; a plain model is deterministic."""
+        return model if isinstance(model, cls) else cls(model)  # type: ignore[arg-type]
+
+    def logits(self, images: Tensor, *, seeds: Sequence[int]) -> Tensor:
+        """The logits of every draw (B, draws, K)."""
+        found: list[list[Tensor]] = []
+        for part, draws in self._blocks(len(images)):
+            if draws.start == 0:
+                found.append([])
+            with torch.no_grad(), self._drawing(seeds[part], draws):
+                found[-1].append(self._call(images[part], len(draws)))
+        return torch.cat([torch.cat(parts).transpose(0, 1) for parts in found])
+
+    def judge(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seeds: Sequence[int],
+        loss: Loss = margin,
+        targets: Tensor | None = None,
+    ) -> Judgement:
+        """Loss, share of wrong draws and margin of each image, without a gradient."""
+        return self._look(images, labels, seeds, loss, targets, None)
+
+    def gradient(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seeds: Sequence[int],
+        loss: Loss = margin,
+        targets: Tensor | None = None,
+    ) -> tuple[Judgement, Tensor]:
+        """The same, and the gradient of the mean loss (B, C, H, W)."""
+        total = torch.zeros_like(images)
+        judged = self._look(images, labels, seeds, loss, targets, total)
+        if not total.isfinite().all():
+            raise FloatingPointError(
+                "model: the gradient of its loss is NaN or infinite; an attack that goes on with "
+                "it would only seem to fail"
+            )
+        return judged, total
+
+    def _look(self, images, labels, seeds, loss, targets, gradient: Tensor | None) -> Judgement:
+        """Means over the draws; adds the loss's gradient to `gradient` unless that is None."""
+        sums: list[list[Tensor]] = []
+        for part, draws in self._blocks(len(images)):
+            count, point = len(draws), images[part].detach()
+            aims = [a[part].repeat(count) for a in (labels, targets) if a is not None]
+            with torch.set_grad_enabled(gradient is not None), self._drawing(seeds[part], draws):
+                point.requires_grad_(gradient is not None)
+                logits = self._call(point, count).flatten(0, 1)
+                values = loss(logits, *aims)
+                if gradient is not None:
+                    gradient[part] += _differentiate(values, point) / self.draws
+            rows = values, logits.argmax(1) != aims[0], margin(logits, aims[0])
+            of_images = [row.detach().to(values).unflatten(0, (count, -1)).sum(0) for row in rows]
+            if draws.start == 0:
+                sums.append(of_images)
+            else:
+                sums[-1] = [a + b for a, b in zip(sums[-1], of_images, strict=True)]
+        return Judgement(*(torch.cat(parts) / self.draws for parts in zip(*sums, strict=True)))
+
+    def _blocks(self, count: int) -> Iterator[tuple[slice, range]]:
+        """Images and draws that go through the model together; for some images, all their draws."""
+        for start in range(0, count, self.chunk):
+            part = slice(start, min(start + self.chunk, count))
+            together = max(1, self.chunk // (part.stop - part.start))
+            for first in range(0, self.draws, together):
+                yield part, range(first, min(first + together, self.draws))
+
+    def _drawing(self, seeds: Sequence[int], draws: range) -> AbstractContextManager[None]:
+        """The context in which rows (draw, image) have the numbers of their draws."""
+        if self.draws == 1:
+            return nullcontext()
+        return copies([(seed << 32) + draw + 1 for draw in draws for seed in seeds])
+
+    def _call(self, images: Tensor, draws: int) -> Tensor:
+        """Logits (draws, B, K), at least float32."""
+        logits = self.model(images.repeat(draws, 1, 1, 1))
+        if logits.ndim != 2 or len(logits) != draws * len(images) or logits.shape[1] < 2:
+            raise ValueError(
+                f"model: logits of shape {tuple(logits.shape)} for {draws * len(images)} images; "
+                "they must be (B, K) with K at least 2"
+            )
+        if logits.isnan().any():
+            raise FloatingPointError("model: NaN in its logits; no attack can be judged by them")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.unflatten(0, (draws, len(images)))
+
+
+def _differentiate(values: Tensor, point: Tensor) -> Tensor:
+    gradient = None
+    if values.requires_grad:
+        (gradient,) = torch.autograd.grad(values.sum(), point, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            "model: autograd finds no way from its logits to the images; attack a surrogate that "
+            "has one, or use square or random_search"
+        )
+    return gradient

@@ -1,0 +1,138 @@
+"""FAB: the closest misclassified image (Croce & Hein, ICML 2020, "Minimally distorted ...")."""
+
+from collections.abc import Sequence
+from itertools import product
+from math import inf
+
+import torch
+from torch import Tensor
+
+from evaluation.attacks.arguments import checked
+from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.losses import targeted_margin
+from evaluation.attacks.norms import Norm, random_start, size, to_hyperplane, wide
+from evaluation.attacks.seeds import generators, pick, spawn
+from evaluation.attacks.selection import top_classes
+
+OVERSHOOT = 1.05  # eta: beyond the boundary of the linearised model
+BACK = 0.9  # beta: from a misclassified point back towards the image
+BIAS = 0.1  # alpha_max: largest share of the step from the image, not from the last point
+HALVINGS = 10  # of the way from a misclassified point to the image, at the end
+
+
+def fab(
+    model: Model | Expectation,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | None,
+    norm: Norm = "linf",
+    targets: int = 9,
+    steps: int = 100,
+    restarts: int = 1,
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
+    """Misclassified images within `eps` of `images` (B, C, H, W) in [0, 1], where some were found;
+    elsewhere the images. With `eps` None the closest ones, however far.
+
+    Algorithm 1 of the paper in its targeted form: each step goes to where the linearised logits of
+    the label and of one of the `targets` likeliest wrong classes meet. The first run starts at the
+    images, every other at a random point nearby. An image that has fallen within `eps` is done.
+
+    The method walks along a decision boundary. For a random model that is the one of its mean
+    logits, on one set of draws, and a point is across it where most draws are wrong.
+    """
+    seeds = checked(
+        images, labels, eps=eps or 0, norm=norm, seeds=seeds,
+        targets=targets, steps=steps, restarts=restarts,
+    )  # fmt: skip
+    if eps == 0:
+        return images
+    victim = Expectation.of(model)
+    draws = spawn(seeds, 0)
+    aims = top_classes(victim, images, labels, count=targets, seeds=draws)
+    wrong = victim.judge(images, labels, seeds=draws).wrong > 0.5
+    closest, distance = images, torch.full_like(images[:, 0, 0, 0], inf).masked_fill(wrong, 0)
+    for number, (restart, aim) in enumerate(product(range(restarts), aims), start=1):
+        index = (distance > (eps or 0)).nonzero()[:, 0]
+        if not len(index):
+            break
+        walk = Walk(victim, images[index], labels[index], aim[index], norm, pick(draws, index))
+        if restart:
+            near = distance[index].clamp_max(1.0 if eps is None else eps) / 2
+            walk.start_within(near, generators(spawn(pick(seeds, index), number)))
+        found, far = walk.run(steps)
+        nearer = far < distance[index]
+        closest = closest.index_copy(0, index[nearer], found[nearer])
+        distance = distance.index_copy(0, index[nearer], far[nearer])
+    return closest if eps is None else torch.where(wide(distance <= eps), closest, images)
+
+
+class Walk:
+    """One run towards one wrong class per image."""
+
+    def __init__(
+        self,
+        victim: Expectation,
+        images: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        norm: Norm,
+        draws: Sequence[int],
+    ) -> None:
+        self.victim, self.images, self.labels, self.targets = victim, images, labels, targets
+        self.norm: Norm = norm
+        self.draws = draws
+        self.point = self.closest = images
+        self.distance = torch.full_like(images[:, 0, 0, 0], inf)
+
+    def start_within(self, radius: Tensor, sources: Sequence[torch.Generator]) -> None:
+        """Start at random points at most `radius` (B,) from the images."""
+        unit = random_start(torch.full_like(self.images, 0.5), 0.5, self.norm, sources) - 0.5
+        self.point = (self.images + 2 * wide(radius) * unit).clamp(0, 1)
+
+    def run(self, steps: int) -> tuple[Tensor, Tensor]:
+        """The closest misclassified points and their distances; infinite where there are none."""
+        for _ in range(steps):
+            self.point = self._across()
+            found = self._note(self.point)
+            back = self.images + BACK * (self.point - self.images)
+            self.point = torch.where(wide(found), back, self.point)
+        self._bisect()
+        return self.closest, self.distance
+
+    def _across(self) -> Tensor:
+        """Just beyond the boundary of the linearised model, drawn towards the images."""
+        images, point = self.images, self.point
+        judged, slope = self.victim.gradient(
+            point, self.labels, loss=targeted_margin, targets=self.targets, seeds=self.draws
+        )
+        gap = -judged.loss.to(slope)
+        from_point = to_hyperplane(point, slope, gap, self.norm) - point
+        rest = gap + (slope * (point - images)).sum((1, 2, 3))
+        from_image = to_hyperplane(images, slope, rest, self.norm) - images
+        near, far = size(from_point, self.norm), size(from_image, self.norm)
+        bias = (near / (near + far).clamp_min(torch.finfo(near.dtype).tiny)).clamp_max(BIAS)
+        bias = wide(bias)
+        mixed = (1 - bias) * (point + OVERSHOOT * from_point)
+        return (mixed + bias * (images + OVERSHOOT * from_image)).clamp(0, 1)
+
+    def _note(self, points: Tensor) -> Tensor:
+        """Which points are misclassified; the closest so far are kept."""
+        wrong = self.victim.judge(points, self.labels, seeds=self.draws).wrong > 0.5
+        distance = size(points - self.images, self.norm)
+        closer = wrong & (distance < self.distance)
+        self.closest = torch.where(wide(closer), points, self.closest)
+        self.distance = torch.where(closer, distance, self.distance)
+        return wrong
+
+    def _bisect(self) -> None:
+        """Shorten the way to the closest points as far as they stay misclassified."""
+        if self.distance.isinf().all():
+            return
+        change = self.closest - self.images
+        low, high = torch.zeros_like(self.distance), torch.ones_like(self.distance)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            wrong = self._note(self.images + wide(middle) * change)
+            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)

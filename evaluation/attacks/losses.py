@@ -1,0 +1,61 @@
+"""What attacks raise: one value per image from logits (B, K) and labels (B,), larger is worse.
+
+Losses of the targeted kind also take `targets` (B,), the wrong classes that the attack aims at.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[..., Tensor]
+"""loss(logits, labels), or loss(logits, labels, targets) where the attack has targets."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax of the label: (B,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Best wrong logit minus the right one (Carlini & Wagner 2017): positive where misclassified.
+
+    Unlike the cross-entropy it does not saturate when the logits are badly scaled.
+    """
+    wrong = logits.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    return wrong.amax(1) - _of(logits, labels)
+
+
+def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """The target's logit minus the right one: (B,)."""
+    return _of(logits, targets) - _of(logits, labels)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, margin / (z_1 - z_3), z sorted (Croce & Hein 2020, eq. 6).
+
+    Invariant to shift and scale of the logits. Two classes have no z_3: there it is the margin.
+    """
+    return margin(logits, labels) / _spread(logits, last=3)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """(z_t - z_y) / (z_1 - (z_3 + z_4) / 2), z sorted (Croce & Hein 2020, eq. 7).
+
+    Three classes have no z_4: there the divisor is z_1 - z_3; with two it is 1.
+    """
+    return targeted_margin(logits, labels, targets) / _spread(logits, last=4)
+
+
+def _of(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None])[:, 0]
+
+
+def _spread(logits: Tensor, *, last: int) -> Tensor | float:
+    """The largest logit minus the mean of the third to the `last`."""
+    if logits.shape[1] < 3:
+        return 1.0
+    ordered = logits.sort(dim=1, descending=True).values
+    # Equal logits have no spread; the loss is 0 there whatever the divisor.
+    return (ordered[:, 0] - ordered[:, 2:last].mean(1)).clamp_min(1e-12)

@@ -1,0 +1,109 @@
+"""The geometry of attacks: budgets and decision boundaries inside the box [0, 1].
+
+All functions work on each image (C, H, W) of a batch by itself. Projections are exact, Euclidean
+for the ball and in `norm` for hyperplanes: the box is part of the problem, and not clipped to
+afterwards, which would give away budget.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from evaluation.attacks.seeds import normal, uniform
+
+Norm = Literal["linf", "l2"]
+
+
+def wide(values: Tensor) -> Tensor:
+    """One value per image (B,) as (B, 1, 1, 1)."""
+    return values[:, None, None, None]
+
+
+def size(change: Tensor, norm: Norm) -> Tensor:
+    """The norm of each image of a batch: (B,)."""
+    flat = change.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def project(points: Tensor, images: Tensor, eps: float, norm: Norm) -> Tensor:
+    """The closest points (L2) to `points` within `eps` of `images` (in the box) and in the box."""
+    if norm == "linf":
+        return points.clamp((images - eps).clamp_min(0), (images + eps).clamp_max(1))
+    inside = points.clamp(0, 1)
+    far = size(inside - images, "l2") > eps
+    if not far.any():
+        return inside
+    # Outside the ball: images + min(s |d|, room) along d, with the s that spends eps exactly.
+    change = points.double() - images
+    room = torch.where(change > 0, 1 - images, images)
+    square = change.square()
+    limit = torch.where(square > 0, room.square() / square, 0)
+    spent = (square * _level(square, limit, square.new_full((len(images),), eps**2))).sqrt()
+    on_sphere = (images + spent.minimum(room) * change.sign()).clamp(0, 1)
+    return torch.where(wide(far), on_sphere.to(images.dtype), inside)
+
+
+def to_hyperplane(points: Tensor, normal_to: Tensor, amount: Tensor, norm: Norm) -> Tensor:
+    """The point z of the box closest to each point with <normal_to, z - point> = amount (B,).
+
+    `normal_to` is (B, C, H, W). Where the hyperplane misses the box: the point of the box nearest
+    to it in that direction.
+    """
+    direction = normal_to.sign() * wide(amount.sign())
+    room = torch.where(direction > 0, 1 - points, points)
+    slope = normal_to.abs().double()
+    if norm == "linf":  # all pixels move alike until they meet the box
+        rate, limit, speed = slope, room, torch.ones_like(slope)
+    else:  # a pixel moves as its slope
+        limit = torch.where(slope > 0, room / slope, 0)
+        rate, speed = slope.square(), slope
+    moved = (_level(rate, limit, amount.abs()) * speed).minimum(room)
+    return (points + moved * direction).clamp(0, 1).to(points.dtype)
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """The direction of size 1 in `norm` in which a linear function rises fastest; 0 where flat."""
+    if norm == "linf":
+        return gradient.sign()
+    # In two steps: the square of a gradient that nearly vanished would underflow.
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True)
+    scaled = gradient / largest.where(largest > 0, torch.ones_like(largest))
+    length = scaled.flatten(1).norm(dim=1)
+    return scaled / wide(length.where(length > 0, torch.ones_like(length)))
+
+
+def random_start(
+    images: Tensor, eps: float, norm: Norm, sources: Sequence[torch.Generator]
+) -> Tensor:
+    """A point within `eps` of each image and in the box: uniform in the ball (L2: then projected).
+
+    Image i draws from sources[i].
+    """
+    shape = images.shape[1:]
+    if norm == "linf":
+        low, high = (images - eps).clamp_min(0), (images + eps).clamp_max(1)
+        return low + (high - low) * uniform(sources, shape, images)
+    direction = steepest(normal(sources, shape, images), "l2")
+    radius = uniform(sources, (), images) ** (1 / images[0].numel())
+    return project(images + eps * wide(radius) * direction, images, eps, "l2")
+
+
+def _level(rates: Tensor, limits: Tensor, total: Tensor) -> Tensor:
+    """The smallest t (B, 1, 1, 1) with sum_i rates_i min(t, limits_i) = total (B,).
+
+    rates and limits (B, C, H, W) are 0 or more, t is float64. Where even the limits sum to less, t
+    is the largest of them.
+    """
+    limits, order = limits.double().flatten(1).sort(dim=1)
+    rates = rates.double().flatten(1).gather(1, order)
+    total = total.double()[:, None]
+    # Up to limit k, the entries before it are at theirs and the others rise together.
+    full = (rates * limits).cumsum(1) - rates * limits
+    rising = rates.flip(1).cumsum(1).flip(1)
+    enough = full + limits * rising >= total
+    k = enough.to(torch.uint8).argmax(1, keepdim=True)
+    t = (total - full.gather(1, k)) / rising.gather(1, k).clamp_min(torch.finfo(total.dtype).tiny)
+    t = torch.where(enough.any(1, keepdim=True), t, limits[:, -1:])
+    return t.clamp_min(0)[:, :, None, None]

@@ -1,0 +1,66 @@
+"""The most harmful of several attacks' images, per image, judged on draws that none has seen."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.seeds import pick, spawn
+
+SELECTION = 2**31
+"""The path of `spawn` that no attack takes for itself."""
+
+
+class Selection:
+    """Starts with the images themselves: what comes out never harms less than doing nothing."""
+
+    def __init__(
+        self, victim: Expectation, images: Tensor, labels: Tensor, seeds: Sequence[int]
+    ) -> None:
+        self.victim = victim
+        self.labels = labels
+        self.seeds = seeds
+        # One set of draws for all candidates: they differ by what they are, not by luck.
+        self._unseen = spawn(seeds, SELECTION)
+        self.images = images
+        self.judged = victim.judge(images, labels, seeds=self._unseen)
+        # All draws of a clean image may be wrong by chance: that image is attacked all the same.
+        self._attacked = torch.full_like(self.judged.wrong, victim.draws == 1, dtype=torch.bool)
+
+    def standing(self) -> Tensor:
+        """Images that at least one draw still gets right, or that no attack has tried: (M,)."""
+        return ((self.judged.wrong < 1) | ~self._attacked).nonzero()[:, 0]
+
+    def run(self, attack: Callable[[Tensor, list[int]], Tensor], *path: int) -> Tensor:
+        """Attack the images still standing, and keep what does more harm than all before.
+
+        `attack` gets their numbers (M,) and their seeds for the use `path`, and returns images.
+        The share of wrong draws (B,) of what it returned; NaN for images that had fallen before.
+        """
+        wrong = torch.full_like(self.judged.wrong, torch.nan)
+        index = self.standing()
+        if len(index):
+            found = attack(index, spawn(pick(self.seeds, index), *path))
+            wrong[index] = self._keep(index, found)
+        return wrong
+
+    def _keep(self, index: Tensor, found: Tensor) -> Tensor:
+        self._attacked[index] = True
+        judged = self.victim.judge(found, self.labels[index], seeds=pick(self._unseen, index))
+        before = type(judged)(*(values[index] for values in self.judged))
+        worse = judged.worse(before)
+        self.images, wrong = self.images.clone(), judged.wrong
+        self.images[index[worse]] = found[worse]
+        for values, new in zip(self.judged, judged, strict=True):
+            values[index[worse]] = new[worse]
+        return wrong
+
+
+def top_classes(
+    victim: Expectation, images: Tensor, labels: Tensor, *, count: int, seeds: Sequence[int]
+) -> list[Tensor]:
+    """The `count` likeliest wrong classes (or all, where there are fewer), each (B,) int64."""
+    logits = victim.logits(images, seeds=seeds).mean(1)
+    wrong = logits.scatter(1, labels[:, None], -torch.inf)
+    return list(wrong.topk(min(count, logits.shape[1] - 1), dim=1).indices.unbind(1))

@@ -1,0 +1,102 @@
+"""Defences by name, for the programs that attack them."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from purification.methods import build as build_purifier
+from purification.presets import Method
+from rdc import (
+    Defense,
+    Denoiser,
+    ImageClassifier,
+    RobustDiffusionClassifier,
+)
+from rdc.config import require
+from rdc.data import load
+from rdc.images import to_x
+
+Kind = Literal["classifier", "diffusion", "rdc", "maximization", Method]
+METHODS = get_args(Method)
+KINDS = ("classifier", "diffusion", "rdc", "maximization", *METHODS)
+
+
+@dataclass(frozen=True)
+class DefenseConfig:
+    """`kind`: an ordinary "classifier"; the "diffusion" classifier; "rdc"; likelihood
+    "maximization" in front of the classifier; or one of the purifiers in front of it.
+
+    `model`: denoiser or RDC; `classifier`, `auxiliary` (guides AGDM): image classifiers; each a
+        packaged name, directory or hub id.
+    `preset`, `weight`, `t_star`, `steps`: of a purifier; the last three replace the preset's.
+    `copies`: purified copies per image, whose mean probability counts.
+    """
+
+    kind: Kind = "rdc"
+    model: str = "digits"
+    classifier: str = "digits-cnn"
+    auxiliary: str = "digits-trades"
+    preset: str = "cifar10-linf"
+    weight: float | None = None
+    t_star: float | None = None
+    steps: int | None = None
+    copies: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            kind=(self.kind in KINDS, f"one of {KINDS}"),
+            copies=(self.copies >= 1, "at least 1"),
+        )
+
+
+def build(config: DefenseConfig, *, data: str) -> nn.Module:
+    """The defence with frozen noise: [0, 1] images to logits. `data` is what it was trained on."""
+    if config.kind == "classifier":
+        return ImageClassifier.from_pretrained(config.classifier)
+    if config.kind in ("diffusion", "rdc", "maximization"):
+        rdc = RobustDiffusionClassifier.from_pretrained(
+            config.model, seed=config.seed, second_order="central_difference"
+        )
+        if config.kind == "diffusion":
+            return rdc.classifier
+        if config.kind == "rdc":
+            return Defense(rdc.purifier, rdc.classifier, copies=config.copies)
+        return Defense(rdc.purifier, classifier(config), copies=config.copies)
+    return purified(config, data)
+
+
+def purified(config: DefenseConfig, data: str) -> Defense:
+    """A classifier behind a purifier of `purification.methods`."""
+    network = classifier(config)
+    options: dict = {}
+    if config.kind == "contrastive":
+        options = {"classifier": network, "bank": bank(network, data)}
+    elif config.kind == "coup":
+        options = {"classifier": network}
+    elif config.kind == "agdm":
+        options = {"auxiliary": ImageClassifier.from_pretrained(config.auxiliary)}
+    changes = {"t_star": config.t_star, "steps": config.steps, "weight": config.weight}
+    purifier = build_purifier(
+        config.kind,  # type: ignore[arg-type]
+        Denoiser.from_pretrained(config.model),
+        preset=config.preset,
+        seed=config.seed,
+        **options,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+    return Defense(purifier, network, copies=config.copies)
+
+
+def classifier(config: DefenseConfig) -> ImageClassifier:
+    return ImageClassifier.from_pretrained(config.classifier)
+
+
+@torch.no_grad()
+def bank(network: ImageClassifier, data: str, *, count: int = 500) -> Tensor:
+    """Logits of training images as contrastive guidance sees states: on [-1, 1]."""
+    images = load(data, "train").subset(slice(count)).images
+    return network(to_x(images))
