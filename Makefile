@@ -17,7 +17,7 @@ demo: $(BIN)/.ready
 	$(BIN)/python -m evaluation.demo
 
 test: $(BIN)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
