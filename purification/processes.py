@@ -18,8 +18,6 @@ from rdc.sampling import churned, edm_sigmas, heun_step
 
 ProcessName = Literal["sde", "ode", "ddpm", "ddim", "heun"]
 
-TIMES = 1000
-"""DDPM's discrete times; time index i is continuous time (i + 1) / 1000"""
 END = 1e-5
 """where DiffPure's SDE and ODE stop"""
 
@@ -45,8 +43,8 @@ class Point:
     @classmethod
     def of_index(cls, index: int) -> "Point":
         """DDPM's process after index + 1 discrete steps; index -1 is the image."""
-        kept = (1 - betas()[: index + 1]).prod().item()
-        return cls((index + 1) / TIMES, kept**0.5, (1 / kept - 1) ** 0.5)
+        kept = (1 - vp.betas()[: index + 1]).prod().item()
+        return cls((index + 1) / vp.TIMES, kept**0.5, (1 / kept - 1) ** 0.5)
 
     @classmethod
     def of_sigma(cls, sigma: float) -> "Point":
@@ -60,11 +58,6 @@ class Point:
     def eps(self, x: Tensor, denoised: Tensor) -> Tensor:
         """The noise in x, as a noise-predicting network would name it."""
         return (x - self.scale * denoised) / self.deviation
-
-
-def betas() -> Tensor:
-    """DDPM's discrete rates (1000,) float64, from 1e-4 to 0.02 (Ho et al. 2020, section 4)."""
-    return torch.linspace(vp.BETA_MIN / TIMES, vp.BETA_MAX / TIMES, TIMES, dtype=torch.float64)
 
 
 Denoised = Callable[[Tensor, Point], Tensor]
@@ -203,6 +196,6 @@ class Heun(Process):
 
 def discrete_points(t_star: float, steps: int) -> list[Point]:
     """Time indices from t_star * 1000 - 1 to 0, evenly in `steps`, and the image."""
-    first = round(t_star * TIMES) - 1
+    first = round(t_star * vp.TIMES) - 1
     indices = torch.linspace(first, 0, steps, dtype=torch.float64).round().int().tolist()
     return [Point.of_index(index) for index in (*indices, -1)]

@@ -1,16 +1,17 @@
-"""`python -m rdc classify IMAGE_OR_FOLDER` and `python -m rdc info`."""
+"""`python -m rdc classify IMAGE_OR_FOLDER`, `python -m rdc info`, `python -m rdc convert FILE`."""
 
 import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
 from rdc.checkpoint import packaged_models
 from rdc.classifier import RobustDiffusionClassifier, classify
+from rdc.converters import ClassifierFacts, Format, convert
 from rdc.denoiser import Denoiser
 from rdc.images import image_files, to_images
 
@@ -36,9 +37,35 @@ class Info:
     """packaged name, directory or hub id"""
 
 
-def main(command: Classify | Info) -> int:
-    """Run a command; the exit status is 1 where an image could not be classified."""
+@dataclass(frozen=True)
+class Convert:
+    """Bring published weights into the format of this library; nothing in the file is executed."""
+
+    source: tyro.conf.Positional[Path]
+    """the published file"""
+    format: Format
+    """what published it: NVIDIA's EDM (.pkl), score_sde (checkpoint_8.pth), guided-diffusion
+    (256x256_diffusion_uncond.pt), or a classifier's state dictionary"""
+    out: Path
+    """folder to write, new or empty"""
+    architecture: str | None = None
+    """of a classifier: wrn-28-10, wrn-70-16, or a name of timm's"""
+    mean: tuple[float, ...] = ()
+    """what a classifier's images in [0, 1] are normalised with, for example 0.49 0.48 0.45; 0 where
+    they are not"""
+    std: tuple[float, ...] = ()
+    """by what they are divided; 1 where they are not"""
+    image_size: int = 32
+    """of a classifier"""
+    stem: Literal["small", "original"] = "small"
+    """of a classifier of timm's: original for images of about 224 pixels"""
+
+
+def main(command: Classify | Info | Convert) -> int:
+    """Run a command; the exit status is 1 where something could not be done."""
     try:
+        if isinstance(command, Convert):
+            return run_convert(command)
         return run_classify(command) if isinstance(command, Classify) else run_info(command)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,6 +80,25 @@ def run_info(command: Info) -> int:
     assert isinstance(model.denoiser, Denoiser)  # nothing else can be loaded
     network = {"denoiser": asdict(model.denoiser.config), "rdc": asdict(model.config)}
     print(json.dumps(network, indent=2))
+    return 0
+
+
+def run_convert(command: Convert) -> int:
+    facts = None
+    given = (command.architecture, command.mean, command.std)
+    if command.format == "classifier" or any(given):
+        if command.architecture is None or not command.mean or not command.std:
+            raise ValueError(
+                "--architecture, --mean and --std belong together: a classifier's file says none "
+                "of them; --mean 0 --std 1 is for one that takes images as they are"
+            )
+        facts = ClassifierFacts(
+            command.architecture, command.mean, command.std, command.image_size, command.stem
+        )
+    done = convert(command.source, command.format, command.out, classifier=facts)
+    for name, value in (done.facts | {"written to": str(command.out)}).items():
+        print(f"{name:<14}{value}")
+    print("\n".join(done.published.notes))
     return 0
 
 
@@ -106,6 +152,7 @@ def table_row(row: dict, width: int) -> str:
 Command = (
     Annotated[Classify, tyro.conf.subcommand("classify")]
     | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
 )
 
 if __name__ == "__main__":

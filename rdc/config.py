@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# Metadata of a field that is younger than some files: where it is missing they mean its default.
+ADDED = {"added": True}
+
 
 def require(config: Any, **rules: tuple[bool, str]) -> None:
     """Refuse a configuration unless each named field holds; beside it, what would be right."""
@@ -28,7 +31,10 @@ def to_json(config: Any) -> str:
 
 
 def from_json(cls: type[T], path: Path) -> T:
-    """The configuration dataclass `cls` from a JSON file; unknown or missing keys are errors."""
+    """The configuration dataclass `cls` from a JSON file.
+
+    Unknown keys are errors, and so are missing ones, but for fields that are ADDED.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -39,9 +45,10 @@ def from_json(cls: type[T], path: Path) -> T:
 def _decode(cls: type[T], values: Any, where: str) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be a JSON object with the fields of {cls.__name__}")
-    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if set(values) != fields:
-        unknown, missing = sorted(set(values) - fields), sorted(fields - set(values))
+    fields = {each.name: each.metadata for each in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    missing = sorted(name for name in set(fields) - set(values) if fields[name] != ADDED)
+    if unknown or missing:
         raise ValueError(
             f"{where} does not describe a {cls.__name__}: unknown keys {unknown}, "
             f"missing keys {missing}"

@@ -1,15 +1,16 @@
 """A denoiser is the only thing the methods know: E[x0 | x, sigma], with and without the class."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from rdc import vp
 from rdc.backbone import UNet, UNetConfig
 from rdc.checkpoint import Pretrained
-from rdc.config import require
+from rdc.config import ADDED, require
 
 
 @runtime_checkable
@@ -41,16 +42,24 @@ class DenoiserLike(Protocol):
         ...
 
 
+Preconditioning = Literal["edm", "vp-continuous", "vp-discrete"]
+
+
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """`sigma_data`: standard deviation of the images on [-1, 1], EDM's only data constant.
+    """A network, and how it becomes a denoiser.
 
+    `sigma_data`: standard deviation of the images on [-1, 1], EDM's only data constant.
     `class_names` is empty, or names the K classes in the order of the labels.
+    `preconditioning`: what the network was trained to be told and to answer. "edm" is EDM's own;
+        networks of the VP process predict the noise, and are told the time as 999 t in
+        "vp-continuous" (Song et al. 2021), as the nearest of DDPM's 1000 in "vp-discrete".
     """
 
     network: UNetConfig = field(default_factory=UNetConfig)
     sigma_data: float = 0.5
     class_names: tuple[str, ...] = ()
+    preconditioning: Preconditioning = field(default="edm", metadata=ADDED)
 
     def __post_init__(self) -> None:
         names, count = self.class_names, self.network.num_classes
@@ -59,16 +68,21 @@ class DenoiserConfig:
             self,
             sigma_data=(self.sigma_data > 0, "positive"),
             class_names=(named, f"empty, or {count} different names: one per class"),
+            preconditioning=(
+                self.preconditioning in get_args(Preconditioning),
+                f"one of {get_args(Preconditioning)}",
+            ),
         )
 
 
 class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
-    """A UNet under EDM's preconditioning (Karras et al. 2022, eq. 7 and table 1).
+    """A UNet under a preconditioning (Karras et al. 2022, eq. 7 and table 1).
 
         D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)
 
-    `sigma` is a scalar or (B,). Implements `DenoiserLike` for both kinds of network: a multi-head
-    network answers `denoise_classes` with one pass, a label-conditional one with K rows per image.
+    `sigma` is a scalar or (B,). Implements `DenoiserLike` for every kind of network: a multi-head
+    network answers `denoise_classes` with one pass, a label-conditional one with K rows per image;
+    one without classes raises a ValueError.
     """
 
     config_class = DenoiserConfig
@@ -98,7 +112,7 @@ class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
 
     @property
     def rows_per_image(self) -> int:
-        return 1 if self.multihead else self.num_classes
+        return self.num_classes if self.config.network.conditioning == "label" else 1
 
     def forward(
         self,
@@ -111,17 +125,25 @@ class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
     ) -> Tensor:
         """Denoised images as the network gives them; see `UNet.forward` for the shapes."""
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        variance = self.config.sigma_data**2
-        total = sigma.square() + variance
-        c_skip = rearrange(variance / total, "b -> b 1 1 1")
-        c_out = rearrange(sigma * self.config.sigma_data * total.rsqrt(), "b -> b 1 1 1")
-        c_in = rearrange(total.rsqrt(), "b -> b 1 1 1")
-        residual = self.network(
-            c_in * x, sigma.log() / 4, labels=labels, augment=augment, outputs=outputs
-        )
+        *factors, c_noise = self._precondition(sigma)
+        c_skip, c_out, c_in = (rearrange(factor, "b -> b 1 1 1") for factor in factors)
+        residual = self.network(c_in * x, c_noise, labels=labels, augment=augment, outputs=outputs)
         if residual.ndim == 5:
             c_skip, c_out, x = c_skip[:, None], c_out[:, None], x[:, None]
         return c_skip * x + c_out * residual.to(x.dtype)
+
+    def _precondition(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in and c_noise (Karras et al. 2022, table 1), all (B,)."""
+        if self.config.preconditioning == "edm":
+            variance = self.config.sigma_data**2
+            total = sigma.square() + variance
+            c_out = sigma * self.config.sigma_data * total.rsqrt()
+            return variance / total, c_out, total.rsqrt(), sigma.log() / 4
+        # The network sees the VP state x / sqrt(1 + sigma^2) and predicts the noise in it.
+        exact = sigma.double()  # float32 would lose the last digits of a time up to 999
+        discrete = self.config.preconditioning == "vp-discrete"
+        c_noise = vp.index(exact) if discrete else (vp.TIMES - 1) * vp.time(exact)
+        return torch.ones_like(sigma), -sigma, (1 + sigma.square()).rsqrt(), c_noise.to(sigma)
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Unconditional E[x0 | x, sigma]: (B, C, H, W)."""
@@ -129,12 +151,14 @@ class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
 
     def denoise_class(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
         """E[x0 | x, sigma, y] for one class of each image, labels (B,): (B, C, H, W)."""
+        self._require_classes()
         if not self.multihead:
             return self(x, sigma, labels=labels)
         return self.denoise_classes(x, sigma)[torch.arange(len(x), device=x.device), labels]
 
     def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x, sigma, y] for every class y: (B, K, C, H, W)."""
+        self._require_classes()
         if self.multihead:
             return self(x, sigma, outputs="classes")
         count = self.num_classes
@@ -143,3 +167,10 @@ class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
         rows = repeat(x, "b c h w -> (b k) c h w", k=count)
         denoised = self(rows, sigma.repeat_interleave(count), labels=labels)
         return rearrange(denoised, "(b k) c h w -> b k c h w", k=count)
+
+    def _require_classes(self) -> None:
+        if self.config.network.conditioning == "none":
+            raise ValueError(
+                "denoiser: its network has conditioning='none' and knows no classes: it purifies "
+                "and maximizes likelihoods, but classification needs a class-conditional network"
+            )

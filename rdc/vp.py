@@ -5,13 +5,18 @@ appendix C, written in EDM's variables, Karras et al. 2022, table 1)
 
     B(t) = beta_min t + (beta_max - beta_min) t^2 / 2,
     sigma(t) = sqrt(exp(B(t)) - 1),        scale(t) = exp(-B(t) / 2).
+
+DDPM's discrete process has 1000 times; time index i is continuous time (i + 1) / 1000.
 """
+
+from functools import cache
 
 import torch
 from torch import Tensor
 
 BETA_MIN = 0.1
 BETA_MAX = 20.0
+TIMES = 1000
 
 
 def integrated_beta(t: Tensor) -> Tensor:
@@ -50,3 +55,20 @@ def sigma_density(sigma: Tensor) -> Tensor:
 def deviation(t: Tensor) -> Tensor:
     """Standard deviation of the noise in a VP state at time t: scale(t) * sigma(t)."""
     return (-torch.expm1(-integrated_beta(t))).sqrt()
+
+
+def betas() -> Tensor:
+    """DDPM's discrete rates (1000,) float64, from 1e-4 to 0.02 (Ho et al. 2020, section 4)."""
+    return torch.linspace(BETA_MIN / TIMES, BETA_MAX / TIMES, TIMES, dtype=torch.float64)
+
+
+@cache
+def _boundaries() -> Tensor:
+    """Between the noise levels of DDPM's times, halfway: (999,) float64."""
+    sigmas = (1 / (1 - betas()).cumprod(0) - 1).sqrt()
+    return (sigmas[1:] + sigmas[:-1]) / 2
+
+
+def index(sigma: Tensor) -> Tensor:
+    """The time index of DDPM, 0 to 999, whose noise level is nearest to `sigma`: int64."""
+    return torch.bucketize(sigma.contiguous(), _boundaries().to(sigma.device))

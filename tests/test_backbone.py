@@ -52,6 +52,23 @@ def test_shapes(size, channels, classes, conditioning, multipliers, blocks, head
         assert net(x, c_noise, outputs="unconditional").shape == expected
 
 
+@pytest.mark.parametrize("conditioning", ["label", "multihead", "none"])
+@pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])
+def test_published_architectures(architecture: str, conditioning: str) -> None:
+    """They train like ours: every weight has a gradient, and what starts at zero does."""
+    classes = 0 if conditioning == "none" else 3
+    changes = {"architecture": architecture, "conditioning": conditioning, "num_classes": classes}
+    assert not UNet(config(**changes))(torch.randn(2, 1, 8, 8), torch.zeros(2)).any()
+    net = network(**changes, augment_features=2)
+    x, c_noise = torch.randn(2, 1, 8, 8).double(), torch.tensor([-1.0, 0.5]).double()
+    labels = torch.tensor([0, 2]) if conditioning == "label" else None
+    out = net(x, c_noise, labels=labels, augment=torch.ones(2, 2).double())
+    assert out.shape == ((2, 4, 1, 8, 8) if conditioning == "multihead" else (2, 1, 8, 8))
+    out.square().sum().backward()
+    assert all(weights.grad is not None for weights in net.parameters())
+    assert "embed_noise.frequencies" in net.state_dict()
+
+
 def test_largest_images() -> None:
     net = UNet(config(image_size=256, channels=3, width_multipliers=(1, 1, 1, 1, 1, 1)))
     assert net(torch.randn(1, 3, 256, 256), torch.zeros(1)).shape == (1, 4, 3, 256, 256)
@@ -134,7 +151,8 @@ def test_channels_last_gives_the_same() -> None:
     "bad",
     [{"image_size": 4}, {"image_size": 257}, {"image_size": 9}, {"channels": 2}, {"num_classes": 1},
      {"conditioning": "none"}, {"width": 12}, {"width_multipliers": ()}, {"blocks_per_level": 0},
-     {"head_blocks": -1}, {"dropout": 1.0}, {"attention_head_width": 0}, {"head_width": 0}],
+     {"head_blocks": -1}, {"dropout": 1.0}, {"attention_head_width": 0}, {"head_width": 0},
+     {"architecture": "vit"}],
 )  # fmt: skip
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=f"UNetConfig: .*{next(iter(bad))}"):

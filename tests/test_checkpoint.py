@@ -117,6 +117,16 @@ def test_an_integer_is_good_enough_for_a_float(saved: Path) -> None:
     assert Denoiser.from_pretrained(saved).config.sigma_data == 1
 
 
+def test_files_from_before_architectures_are_ours(saved: Path) -> None:
+    values = json.loads((saved / "config.json").read_text())
+    assert values.pop("preconditioning") == "edm"
+    assert values["network"].pop("architecture") == "rdc"
+    (saved / "config.json").write_text(json.dumps(values))
+    loaded, x = Denoiser.from_pretrained(saved), 2 * images() - 1
+    assert loaded.config == tiny_denoiser().config
+    assert torch.equal(loaded.denoise_classes(x, 0.3), tiny_denoiser().denoise_classes(x, 0.3))
+
+
 def test_names_outside_ascii_come_back(saved: Path) -> None:
     values = json.loads((saved / "config.json").read_text()) | {"class_names": ["nul", "én", "二"]}
     text = json.dumps(values, ensure_ascii=False)
@@ -244,7 +254,10 @@ def test_bad_settings_are_refused(saved: Path, changes: dict, message: str) -> N
         ({"width": None}, r"config.json: network does not .* missing keys \['width'\]"),
         ({"width": 8.0}, r"config.json: network: width=8.0 must be int"),
         ({"width": 12}, r"width=12 must be a positive multiple of 8"),
-        ({"conditioning": "both"}, r"conditioning='both' must be Literal\['label', 'multihead'\]"),
+        (
+            {"conditioning": "both"},
+            r"conditioning='both' must be Literal\['label', 'multihead', 'none'\]",
+        ),
     ],
 )
 def test_bad_nested_settings_are_refused(saved: Path, changes: dict, message: str) -> None:

@@ -60,7 +60,13 @@ def test_both_denoisers_satisfy_the_protocol() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"sigma_data": 0.0}, {"class_names": ("one", "two")}, {"class_names": ("a", "b", "a")}]
+    "bad",
+    [
+        {"sigma_data": 0.0},
+        {"class_names": ("one", "two")},
+        {"class_names": ("a", "b", "a")},
+        {"preconditioning": "vp"},
+    ],
 )
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -115,7 +115,9 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     declared = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
     named = {name for page in PAGES for name in make_targets(page.read_text(encoding="utf-8"))}
-    assert make_targets(README.read_text(encoding="utf-8")), "README.md names no make target; it must say how the tests and the demo are run"
+    assert make_targets(README.read_text(encoding="utf-8")), (
+        "README.md names no make target; it must say how the tests and the demo are run"
+    )
     assert named <= declared
 
 

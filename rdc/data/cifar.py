@@ -5,7 +5,6 @@ values only: nothing in it is executed, and nothing is written.
 """
 
 import hashlib
-import pickle
 import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from rdc.data.dataset import Dataset, Split, hold_out
+from rdc.pickles import AllowListUnpickler
 
 SHAPE = (3, 32, 32)
 
@@ -104,7 +104,7 @@ def _plain(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
     file = tar.extractfile(member)
     if file is None:
         raise ValueError(f"{member.name} is not a file")
-    return _Unpickler(BytesIO(file.read()), encoding="bytes").load()
+    return AllowListUnpickler(BytesIO(file.read()), _ALLOWED, encoding="bytes").load()
 
 
 def _dtype(code: Any, *flags: int) -> np.dtype:
@@ -119,15 +119,3 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): _dtype,
 }
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes arrays, containers, bytes, text and numbers, and refuses to look up anything else."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        try:
-            return _ALLOWED[module_name, global_name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it asks for {module_name}.{global_name}, which is not allowed"
-            ) from None
