@@ -59,8 +59,11 @@ class EvaluateConfig:
         for name in ("images", "judged", "batch_size", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
-        if not self.eps or min(self.eps) < 0 or len(set(self.eps)) < len(self.eps):
-            raise ValueError(f"--eps {self.eps}: one or more different budgets, none negative")
+        if not self.eps or min(self.eps) <= 0 or len(set(self.eps)) < len(self.eps):
+            raise ValueError(
+                f"--eps {self.eps}: give one or more different positive budgets; clean images are "
+                "measured anyway"
+            )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ once, in float64, over integers: no step derives its time from a float (DiffPure
 some discrete times twice and others never that way).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +65,7 @@ Denoised = Callable[[Tensor, Point], Tensor]
 """state x and its point -> E[x0 | x], guided where the method guides"""
 
 
-class Process:
+class Process(ABC):
     """`points` from the noisiest to the cleanest; `step` goes from points[k] to points[k + 1].
 
     `draws` says whether a step uses its unit noise (B, C, H, W).
@@ -76,8 +77,9 @@ class Process:
     def __len__(self) -> int:
         return len(self.points) - 1
 
+    @abstractmethod
     def step(self, k: int, x: Tensor, noise: Tensor, denoised: Denoised) -> Tensor:
-        raise NotImplementedError
+        """The state at points[k + 1], from x at points[k] and one unit draw (B, C, H, W)."""
 
 
 class Sde(Process):

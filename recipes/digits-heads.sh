@@ -24,18 +24,15 @@ run conditional --network.conditioning label --network.head-blocks 0
 run multihead
 run distilled --teacher runs/heads/conditional --objective.image-share 0
 attack packaged digits
+python -m benchmarks.cost runs/heads/conditional runs/heads/multihead runs/heads/distilled digits
 
 python - <<'END'
 import json
 from pathlib import Path
 
-from rdc import Denoiser
-
-print("| network | clean | diffusion classifier | RDC, worst of three | parameters | ms/image |")
+print("| network | clean | diffusion classifier | RDC, worst of three |")
 for name in ("conditional", "multihead", "distilled", "packaged"):
     results = json.loads(Path(f"runs/heads/{name}.json").read_text())["results"]
-    folder = "digits" if name == "packaged" else f"runs/heads/{name}"
-    parameters = sum(weights.numel() for weights in Denoiser.from_pretrained(folder).parameters())
     rdc = results["RDC"]
 
     def share(figure):
@@ -43,6 +40,6 @@ for name in ("conditional", "multihead", "distilled", "packaged"):
         return f"{100 * figure['accuracy']:.1f} [{low}, {high}]"
 
     alone = results["diffusion classifier"]["eps"]["0.2"]["worst"]
-    print(f"| {name} | {share(rdc['clean'])} | {share(alone)} | {share(rdc['eps']['0.2']['worst'])} "
-          f"| {parameters:,} | {1000 * rdc['seconds_per_image']:.1f} |")
+    print(f"| {name} | {share(rdc['clean'])} | {share(alone)} | "
+          f"{share(rdc['eps']['0.2']['worst'])} |")
 END

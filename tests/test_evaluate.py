@@ -187,7 +187,12 @@ def test_summary_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"images": 0}, "--images 0"), ({"eps": ()}, "--eps"), ({"eps": (0.1, 0.1)}, "--eps")],
+    [
+        ({"images": 0}, "--images 0"),
+        ({"eps": ()}, "--eps"),
+        ({"eps": (0.1, 0.1)}, "--eps"),
+        ({"eps": (0.0,)}, "--eps"),
+    ],
 )
 def test_impossible_settings_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

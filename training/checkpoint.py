@@ -48,7 +48,6 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             flush(partial)
-            shutil.rmtree(self.path(step), ignore_errors=True)
             os.replace(partial, self.path(step))
             flush(self.folder)
             for old in self.steps()[:-KEEP]:

@@ -53,10 +53,8 @@ class ImageBatch(NamedTuple):
 class ClassifierTask(Task[ImageClassifier]):
     """Cross-entropy, on images or on the worst ones near them."""
 
-    def __init__(
-        self, config: ClassifierTrainConfig, data: Dataset, accelerator: Accelerator
-    ) -> None:
-        self.config, self.accelerator = config, accelerator
+    def __init__(self, config: ClassifierTrainConfig, data: Dataset, device: torch.device) -> None:
+        self.config = config
         torch.manual_seed(config.seed)
         channels, size, width = data.shape
         if size != width:
@@ -69,7 +67,7 @@ class ClassifierTask(Task[ImageClassifier]):
                 stem=config.stem, class_names=data.class_names,
             )
         )  # fmt: skip
-        self.batches = Batches(data, config.batch_size, config.seed, accelerator.device)
+        self.batches = Batches(data, config.batch_size, config.seed, device)
 
     def batch(self, step: int) -> ImageBatch:
         generator = step_generator(self.config.seed, step, self.batches.device)
@@ -125,7 +123,7 @@ def main(config: ClassifierTrainConfig) -> None:
     shape = None if size is None else (config.channels, size, size)
     data = load_split(config, "train", accelerator, shape)
     validation = load_split(config, "validation", accelerator, data.shape)
-    task = ClassifierTask(config, data, accelerator)
+    task = ClassifierTask(config, data, accelerator.device)
     Run(config, task, accelerator, data, validation).train()
 
 
