@@ -1,19 +1,21 @@
-"""README and docs do what they say: their Python runs, their commands exist."""
+"""README and docs do what they say: their Python runs, their commands and links exist."""
 
 import re
 import shlex
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import tyro
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ def make_targets(markdown: str) -> set[str]:
 
 def modules(markdown: str) -> set[str]:
     """What follows `python -m` or `accelerate launch ... -m`."""
-    return {
-        module
-        for command in commands(markdown)
-        for flag, module in pairwise(command)
-        if flag == "-m"
-    }
+    return {module for module, _ in programs(markdown)}
+
+
+def programs(markdown: str) -> list[tuple[str, list[str]]]:
+    """The modules that commands run, and what they are told."""
+    found = [(command, command.index("-m")) for command in commands(markdown) if "-m" in command]
+    return [(command[at + 1], command[at + 2 :]) for command, at in found if command[at + 1 :]]
 
 
 EXAMPLE = """
@@ -85,7 +88,8 @@ x = 1
 
 def test_the_reader_sees_every_command() -> None:
     assert make_targets(EXAMPLE) == {"demo", "test"}
-    assert modules(EXAMPLE) == {"training.train"}
+    assert programs(EXAMPLE) == [("training.train", ["--out", "x"])]
+    assert links("[a](x.md#b) ![c](d.png) [e](https://f) `[g](h)`") == {"x.md", "d.png"}
     (python,) = (block for block in blocks(EXAMPLE) if block.language == "python")
     assert (python.text, EXAMPLE.splitlines()[python.above]) == ("x = 1\n", "x = 1")
 
@@ -125,6 +129,44 @@ def test_make_targets_exist() -> None:
 def test_modules_exist(page: Path) -> None:
     missing = {name for name in modules(page.read_text(encoding="utf-8")) if not runnable(name)}
     assert missing == set()
+
+
+@every_page
+def test_programs_know_their_flags(page: Path) -> None:
+    for module, arguments in programs(page.read_text(encoding="utf-8")):
+        settings = command_line(module)
+        if settings is not None and not {"--help", "..."} & set(arguments):
+            tyro.cli(settings, args=arguments)  # exits, or raises, where it does not understand
+
+
+def command_line(module: str) -> Any:
+    """What a program of the checkout gives to `tyro.cli`; None for other programs."""
+    path = ROOT.joinpath(*module.split("."))
+    if path.is_dir():
+        path, module = path / "__main__", f"{module}.__main__"
+    source = path.with_suffix(".py")
+    if not source.is_file():
+        return None
+    (name,) = re.findall(r"tyro\.cli\((\w+)", source.read_text(encoding="utf-8"))
+    return getattr(import_module(module), name)
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-flag"], ["--eps", "much"]])
+def test_unknown_flags_are_seen(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(command_line("evaluation.demo"), args=arguments)
+
+
+@every_page
+def test_links_lead_to_files(page: Path) -> None:
+    targets = links(page.read_text(encoding="utf-8"))
+    assert {target for target in targets if not (page.parent / target).exists()} == set()
+
+
+def links(markdown: str) -> set[str]:
+    """Targets of links and pictures that are files of the checkout, without their anchors."""
+    targets = re.findall(r"(?<!`)\[[^]]*\]\(([^)]+)\)", markdown)
+    return {t.partition("#")[0] for t in targets if not t.startswith(("http", "#"))}
 
 
 def runnable(module: str) -> bool:
