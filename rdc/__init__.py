@@ -12,6 +12,7 @@ from rdc.classifier import (
 )
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserConfig, DenoiserLike
+from rdc.diffusers import DiffusersDenoiser
 from rdc.image_classifier import ImageClassifier, ImageClassifierConfig
 from rdc.likelihood import class_errors, class_losses, log_likelihood
 from rdc.maximization import LikelihoodMaximizer, MaximizationConfig
@@ -24,6 +25,7 @@ __all__ = [
     "Denoiser",
     "DenoiserConfig",
     "DenoiserLike",
+    "DiffusersDenoiser",
     "DiffusionClassifier",
     "ImageClassifier",
     "ImageClassifierConfig",

@@ -1,24 +1,33 @@
-"""`python -m rdc classify IMAGE_OR_FOLDER`, `python -m rdc info`, `python -m rdc convert FILE`."""
+"""`python -m rdc classify IMAGE_OR_FOLDER`, and `info`, `convert` and `export` for models."""
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from tqdm import tqdm
 
+from rdc.batch import PREDICTIONS, classify_files, classify_folder
 from rdc.checkpoint import packaged_models
-from rdc.classifier import RobustDiffusionClassifier, classify
+from rdc.classifier import RobustDiffusionClassifier
 from rdc.converters import ClassifierFacts, Format, convert
-from rdc.denoiser import Denoiser
-from rdc.images import image_files, to_images
+from rdc.export import export
+from rdc.images import image_files
+from rdc.info import info
+from rdc.weights import MAX_SHARD_SIZE
 
 
 @dataclass(frozen=True)
 class Classify:
-    """Classify an image, or all images below a folder, with RDC."""
+    """Classify an image, or all images below a folder, with RDC.
+
+    For a large folder give --out: the predictions are written as they come, a run that was killed
+    goes on when the same command is given again, and the processes that `accelerate launch` or
+    `torchrun` start share the work, each on its own GPU where there are some.
+    """
 
     path: tyro.conf.Positional[Path]
     """image file or folder"""
@@ -26,12 +35,17 @@ class Classify:
     """packaged name (see `info`), directory or hub id"""
     json: bool = False
     """print one JSON object per image instead of a table"""
+    out: Path | None = None
+    """print nothing but write predictions.jsonl into this folder: one JSON object per image, sorted
+    by name; images that cannot be read have an "error" and do not make the exit status 1"""
     batch_size: int = 64
+    seed: int = 0
+    """of the noise, which is the same for all images"""
 
 
 @dataclass(frozen=True)
 class Info:
-    """List the packaged models, or show the settings of one model."""
+    """List the packaged models for RDC, or tell what one model is: settings, files, commands."""
 
     model: tyro.conf.Positional[str | None] = None
     """packaged name, directory or hub id"""
@@ -42,7 +56,7 @@ class Convert:
     """Bring published weights into the format of this library; nothing in the file is executed."""
 
     source: tyro.conf.Positional[Path]
-    """the published file"""
+    """the published file; a folder of diffusers needs no converting: see rdc.DiffusersDenoiser"""
     format: Format
     """what published it: NVIDIA's EDM (.pkl), score_sde (checkpoint_8.pth), guided-diffusion
     (256x256_diffusion_uncond.pt), or a classifier's state dictionary"""
@@ -61,11 +75,29 @@ class Convert:
     """of a classifier of timm's: original for images of about 224 pixels"""
 
 
-def main(command: Classify | Info | Convert) -> int:
+@dataclass(frozen=True)
+class Export:
+    """Write a model for others: the weights as small as they may be, and a card."""
+
+    model: tyro.conf.Positional[str]
+    """packaged name, directory (also of a finished training run) or hub id"""
+    out: tyro.conf.Positional[Path]
+    """folder to write, new or empty"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of the weights; bfloat16 is half as large, and rounds each by at most 1/256 of its size"""
+    max_shard_size: str = MAX_SHARD_SIZE
+    """no file of weights is larger, for example 15MB; there are several where needed"""
+    evaluation: Path | None = None
+    """folder that `python -m evaluation.evaluate` wrote about the model, for the card's figures"""
+
+
+def main(command: Classify | Info | Convert | Export) -> int:
     """Run a command; the exit status is 1 where something could not be done."""
     try:
         if isinstance(command, Convert):
             return run_convert(command)
+        if isinstance(command, Export):
+            return run_export(command)
         return run_classify(command) if isinstance(command, Classify) else run_info(command)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,10 +108,20 @@ def run_info(command: Info) -> int:
     if command.model is None:
         print("\n".join(packaged_models()))
         return 0
-    model = RobustDiffusionClassifier.from_pretrained(command.model)
-    assert isinstance(model.denoiser, Denoiser)  # nothing else can be loaded
-    network = {"denoiser": asdict(model.denoiser.config), "rdc": asdict(model.config)}
-    print(json.dumps(network, indent=2))
+    print(json.dumps(info(command.model), indent=2))
+    return 0
+
+
+def run_export(command: Export) -> int:
+    export(
+        command.model,
+        command.out,
+        dtype=getattr(torch, command.dtype),
+        max_shard_size=command.max_shard_size,
+        evaluation=command.evaluation,
+    )
+    for file in sorted(command.out.iterdir()):
+        print(f"{file.stat().st_size:>14,}  {file}")
     return 0
 
 
@@ -105,15 +147,17 @@ def run_convert(command: Convert) -> int:
 def run_classify(command: Classify) -> int:
     if command.batch_size < 1:
         raise ValueError(f"batch_size={command.batch_size} must be at least 1")
+    if command.out is not None:
+        return run_classify_folder(command, command.out)
     files = image_files(command.path)
-    model = RobustDiffusionClassifier.from_pretrained(command.model)
+    model = RobustDiffusionClassifier.from_pretrained(command.model, seed=command.seed)
     width = max(len(str(file)) for file in files)
     if not command.json:
         print(f"{'image':<{width}}  {'class':>12}  {'p':>6}  {'second':>12}  {'p':>6}")
     failed = 0
     chunks = [files[i : i + command.batch_size] for i in range(0, len(files), command.batch_size)]
     for chunk in tqdm(chunks, disable=len(chunks) == 1, unit="batch"):
-        for row in classify_files(chunk, model):
+        for row in classify_files([str(file) for file in chunk], model):
             failed += "error" in row
             tqdm.write(json.dumps(row) if command.json else table_row(row, width))
     if failed:
@@ -121,25 +165,18 @@ def run_classify(command: Classify) -> int:
     return int(failed > 0)
 
 
-def classify_files(files: list[Path], model: RobustDiffusionClassifier) -> list[dict]:
-    """One record per file; a file that cannot be read costs its own record alone."""
-    rows: dict[Path, dict] = {}
-    readable = []
-    for file in files:
-        try:
-            readable.append((file, to_images(str(file), model.denoiser.image_shape)))
-        except (FileNotFoundError, ValueError) as error:
-            rows[file] = {"image": str(file), "error": str(error)}
-    if readable:
-        images = [image for _, image in readable]
-        prediction = classify(images, model, batch_size=len(images))
-        names = prediction.class_names or tuple(map(str, range(model.denoiser.num_classes)))
-        for (file, _), name, p in zip(
-            readable, prediction.names, prediction.probabilities.tolist(), strict=True
-        ):
-            posterior = dict(zip(names, (round(value, 6) for value in p), strict=True))
-            rows[file] = {"image": str(file), "class": name, "probabilities": posterior}
-    return [rows[file] for file in files]
+def run_classify_folder(command: Classify, out: Path) -> int:
+    # accelerate takes seconds to import.
+    from accelerate import PartialState
+
+    failed = classify_folder(
+        command.path, out, command.model, batch_size=command.batch_size, seed=command.seed
+    )
+    state = PartialState()
+    if state.is_main_process:
+        print(f"wrote {out / PREDICTIONS}; {failed} images could not be classified")
+    state.destroy_process_group()
+    return 0
 
 
 def table_row(row: dict, width: int) -> str:
@@ -153,6 +190,7 @@ Command = (
     Annotated[Classify, tyro.conf.subcommand("classify")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 if __name__ == "__main__":

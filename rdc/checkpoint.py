@@ -6,21 +6,30 @@ shaped tensors and truncated files are errors.
 """
 
 import typing
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from huggingface_hub import HfApi, PyTorchModelHubMixin, snapshot_download
 
-from rdc.config import from_json
+from rdc.card import CARD, Facts, is_generated, model_card, write_card
+from rdc.config import from_json, to_json
+from rdc.weights import (
+    INDEX,
+    MAX_SHARD_SIZE,
+    SHARDS,
+    WEIGHTS,
+    load_weights,
+    write_weights,
+)
 
 PACKAGED = Path(__file__).parent / "pretrained"
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 RDC_SETTINGS = "rdc.json"
+TRAINING = "training.json"
+LAYOUTS = [WEIGHTS, INDEX, SHARDS]
 
 
 def packaged_models(file: str = RDC_SETTINGS) -> list[str]:
@@ -28,65 +37,148 @@ def packaged_models(file: str = RDC_SETTINGS) -> list[str]:
     return sorted(path.parent.name for path in PACKAGED.glob(f"*/{file}"))
 
 
-def locate(model: str | Path, file: str) -> Path:
+def locate(
+    model: str | Path,
+    file: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """Path of `file` of a packaged model, a directory, or a hub repository ("owner/name").
 
     A string that names a packaged model means that model, also where a folder has the same name;
-    "./name" or a `Path` is the folder.
+    "./name" or a `Path` is the folder. The other files of the model lie beside it, those of a hub
+    repository at the same commit. `revision` (a branch, tag or commit), `token` and
+    `local_files_only` (what is in the cache already) are for the hub.
     """
     packaged = isinstance(model, str) and model in packaged_models(CONFIG)
     directory = PACKAGED / model if packaged else Path(model)
     if directory.is_dir():
-        if not (directory / file).is_file():
-            raise FileNotFoundError(
-                f"model={str(model)!r}: {directory / file} does not exist; packaged models that "
-                f"have {file}: {packaged_models(file)}"
+        if revision is not None:
+            raise ValueError(
+                f"revision={revision!r}: model={str(model)!r} is a folder on this machine, which "
+                "has no revisions; leave it out, or give the id of a hub repository"
             )
-        return directory / file
-    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/")):
+    elif isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/")):
         try:
-            return Path(hf_hub_download(repo_id=model, filename=file))
+            # One call for all files: they are of one commit, also while somebody uploads another.
+            directory = Path(
+                snapshot_download(
+                    model, revision=revision, token=token, local_files_only=local_files_only,
+                    allow_patterns=[CONFIG, RDC_SETTINGS, TRAINING, CARD, *LAYOUTS],
+                )
+            )  # fmt: skip
         except Exception as error:
             raise FileNotFoundError(
                 f"model={model!r} is neither a directory here nor to be had from the Hugging Face "
                 f"hub: {error}. Packaged models: {packaged_models(file)}"
             ) from error
-    raise FileNotFoundError(
-        f"model={str(model)!r} is not a directory; packaged models: {packaged_models(file)}; "
-        "a hub id has the form 'owner/name'"
-    )
+    else:
+        raise FileNotFoundError(
+            f"model={str(model)!r} is not a directory; packaged models: {packaged_models(file)}; "
+            "a hub id has the form 'owner/name'"
+        )
+    if not (directory / file).is_file():
+        raise FileNotFoundError(
+            f"model={str(model)!r}: {directory / file} does not exist; packaged models that "
+            f"have {file}: {packaged_models(file)}"
+        )
+    return directory / file
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file that matches it exactly."""
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
-    try:
-        module.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the network in its {CONFIG}: {error}") from error
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise ValueError(f"{path}: NaN or infinity in {broken}")
+class OnHub:
+    """Adds `push_to_hub` to a class with `save_pretrained`."""
+
+    save_pretrained: Callable[..., None]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        commit_message: str = "Weights, settings and card of an rdc model",
+        **saving: Any,
+    ) -> str:
+        """Upload what `save_pretrained(**saving)` writes, in one commit; returns the commit's URL.
+
+        The repository "owner/name" is created when missing. Weights in it are replaced, in whatever
+        layout they are; a card that somebody wrote or edited there stays.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            saved = Path(folder) / repo_id.split("/")[-1]
+            self.save_pretrained(saved, **saving)
+            if api.file_exists(repo_id, CARD, revision=branch):
+                theirs = api.hf_hub_download(repo_id, CARD, revision=branch)
+                if not is_generated(Path(theirs).read_text(encoding="utf-8")):
+                    (saved / CARD).unlink()
+            return api.upload_folder(
+                repo_id=repo_id, folder_path=saved, commit_message=commit_message, revision=branch,
+                create_pr=create_pr, delete_patterns=LAYOUTS,
+            )  # fmt: skip
 
 
-class Pretrained(PyTorchModelHubMixin):
-    """Strict `from_pretrained` over the hub mixin; the class has `config_class` and takes it."""
+class Pretrained(OnHub, PyTorchModelHubMixin):
+    """The hub's mixin, made strict; the class takes its `config_class` and has a `summary`.
+
+    The mixin's own loading leaves missing tensors random and drops unknown settings without a word,
+    and its saving swallows misspelled arguments.
+    """
 
     config_class: type
+    config: Any
+
+    @property
+    def hub_metadata(self) -> dict[str, Any]:
+        """What the hub is told of every model of the class: tags and the like."""
+        return self._hub_mixin_info.model_card_data.to_dict()
 
     @classmethod
-    def from_pretrained(cls, model: str | Path) -> Self:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
         """Load from a directory, a packaged name or a hub id; in evaluation mode, weights frozen.
 
-        Weights are frozen (`requires_grad_(False)`) because classification, purification and
-        attacks differentiate the image; call `.train().requires_grad_(True)` to go on training.
+        Weights are float32, whatever they are stored as, and frozen (`requires_grad_(False)`)
+        because classification, purification and attacks differentiate the image; call
+        `.train().requires_grad_(True)` to go on training. The other arguments are for the hub: see
+        `locate`.
         """
-        config = from_json(cls.config_class, locate(model, CONFIG))
+        settings = locate(
+            model, CONFIG, revision=revision, token=token, local_files_only=local_files_only
+        )
+        config = from_json(cls.config_class, settings)
         # The initial weights are overwritten: they must not cost the caller random numbers.
         with torch.random.fork_rng(devices=[]):
-            module = cls(config)  # type: ignore[call-arg]
-        load_weights(typing.cast(nn.Module, module), locate(model, WEIGHTS))
-        return typing.cast(Any, module).eval().requires_grad_(False)
+            module: Any = cls(config)  # type: ignore[call-arg]
+        load_weights(module, settings.parent)
+        return module.eval().requires_grad_(False)
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        directory: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+        facts: Facts | None = None,
+    ) -> None:
+        """Write the configuration, the weights and a model card.
+
+        `dtype`, `max_shard_size`: of the weights, see `rdc.weights.write_weights`.
+        `facts`: what the card can say beside what the model knows. A card that somebody wrote or
+            edited is left as it is.
+        """
+        module, directory = typing.cast(Any, self), Path(directory)
+        write_weights(module, directory, dtype=dtype, max_shard_size=max_shard_size)
+        (directory / CONFIG).write_text(to_json(self.config), encoding="utf-8")
+        write_card(directory, model_card(module, facts or Facts(), saved=directory))

@@ -1,6 +1,6 @@
 """The diffusion classifier, RDC, and `classify`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdc.checkpoint import RDC_SETTINGS, locate
+from rdc.card import Facts
+from rdc.checkpoint import RDC_SETTINGS, OnHub, locate
 from rdc.config import from_json, require, to_json
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserLike
@@ -102,7 +103,7 @@ class RDCConfig:
     maximization: MaximizationConfig = field(default_factory=MaximizationConfig)
 
 
-class RobustDiffusionClassifier(Defense):
+class RobustDiffusionClassifier(Defense, OnHub):
     """RDC (Chen et al., ICML 2024): likelihood maximization, then the diffusion classifier.
 
     [0, 1] images (B, C, H, W) to logits (B, K), both parts on one denoiser. `noise`, `seed`,
@@ -138,16 +139,34 @@ class RobustDiffusionClassifier(Defense):
         self.denoiser = denoiser
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
-        """A denoiser and its `rdc.json` from a directory, a packaged name or a hub id."""
-        config = from_json(RDCConfig, locate(model, RDC_SETTINGS))
-        return cls(Denoiser.from_pretrained(model), config, **options)
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> Self:
+        """A denoiser and its `rdc.json` from a directory, a packaged name or a hub id.
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the denoiser and `rdc.json`."""
+        `revision`, `token` and `local_files_only` are for the hub: see `rdc.checkpoint.locate`.
+        `options` are those of the class.
+        """
+        settings = locate(
+            model, RDC_SETTINGS, revision=revision, token=token, local_files_only=local_files_only
+        )
+        config = from_json(RDCConfig, settings)
+        return cls(Denoiser.from_pretrained(settings.parent), config, **options).eval()
+
+    def save_pretrained(
+        self, directory: str | Path, *, facts: Facts | None = None, **weights: Any
+    ) -> None:
+        """Write the denoiser and `rdc.json`; `facts` and `weights` as in `Pretrained`."""
         if not isinstance(self.denoiser, Denoiser):
             raise TypeError(f"only a Denoiser can be saved, not {type(self.denoiser).__name__}")
-        self.denoiser.save_pretrained(directory)
+        facts = replace(facts or Facts(), rdc=self.config)
+        self.denoiser.save_pretrained(directory, facts=facts, **weights)
         (Path(directory) / RDC_SETTINGS).write_text(to_json(self.config))
 
 

@@ -35,11 +35,15 @@ def from_json(cls: type[T], path: Path) -> T:
 
     Unknown keys are errors, and so are missing ones, but for fields that are ADDED.
     """
+    return _decode(cls, read_json(path), str(path))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, or an error that names the file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    return _decode(cls, values, str(path))
 
 
 def _decode(cls: type[T], values: Any, where: str) -> T:

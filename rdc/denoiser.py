@@ -30,7 +30,8 @@ class DenoiserLike(Protocol):
 
     @property
     def rows_per_image(self) -> int:
-        """Network rows that one image of `denoise_classes` costs."""
+        """Network rows that one image of `denoise_classes` costs: 1, or one for each class, which
+        `denoise_class` then answers (see `OneClassAtATime`)."""
         ...
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
@@ -39,6 +40,15 @@ class DenoiserLike(Protocol):
 
     def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """One estimate per class (B, K, C, H, W)."""
+        ...
+
+
+@runtime_checkable
+class OneClassAtATime(DenoiserLike, Protocol):
+    """A denoiser that can be asked for one class of each image, at the price of one row."""
+
+    def denoise_class(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
+        """Estimate for the class labels (B,) of each image (B, C, H, W)."""
         ...
 
 
@@ -75,7 +85,13 @@ class DenoiserConfig:
         )
 
 
-class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
+class Denoiser(
+    nn.Module,
+    Pretrained,
+    library_name="rdc",
+    pipeline_tag="unconditional-image-generation",
+    tags=["diffusion"],
+):
     """A UNet under a preconditioning (Karras et al. 2022, eq. 7 and table 1).
 
         D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)
@@ -92,6 +108,11 @@ class Denoiser(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
         self.config = config
         # Convolutions are 1.2x faster this way on a CPU and more on a GPU's tensor cores.
         self.network = UNet(config.network).to(memory_format=torch.channels_last)
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        return f"denoiser, {self.config.network.architecture}, {self.config.preconditioning}"
 
     @property
     def num_classes(self) -> int:

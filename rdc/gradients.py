@@ -2,11 +2,13 @@
 
 Everything here is a function of its tensor arguments alone: weights captured by a closure are
 constants. Noise must be drawn before, and captured, so that backward sees exactly the draws of
-forward.
+forward. What backward runs once more, it runs in forward's precision (`torch.autocast`).
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import copy_context
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,10 +24,18 @@ def _leaf(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_()
 
 
+def _precision(x: Tensor) -> Callable[[], AbstractContextManager]:
+    """This moment's autocast, to be entered again."""
+    kind = x.device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return partial(torch.autocast, kind, dtype=dtype, enabled=enabled)
+
+
 class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, function: Callable[[Tensor], Tensor], second_order, step: float):
         ctx.function, ctx.second_order, ctx.step = function, second_order, step
+        ctx.precision = _precision(x)
         ctx.save_for_backward(x)
         return _first(function, x)
 
@@ -33,10 +43,11 @@ class _Gradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        if ctx.second_order == "double_backward":
-            product = _second_by_graph(ctx.function, x, cotangent)
-        else:
-            product = _second_by_difference(ctx.function, x, cotangent, ctx.step)
+        with ctx.precision():
+            if ctx.second_order == "double_backward":
+                product = _second_by_graph(ctx.function, x, cotangent)
+            else:
+                product = _second_by_difference(ctx.function, x, cotangent, ctx.step)
         return product, None, None, None
 
 
@@ -80,28 +91,84 @@ def gradient(
     return _Gradient.apply(x, function, second_order, step)  # type: ignore[return-value]
 
 
-class _Recompute(torch.autograd.Function):
+class _ByRow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, function: Callable[[Tensor], Tensor]):
-        ctx.function = function
+    def forward(ctx, x: Tensor, function: "OfRows", owner: Tensor, chunk: int):
+        ctx.function, ctx.owner, ctx.chunk, ctx.kept = function, owner, chunk, None
+        ctx.precision = _precision(x)
         ctx.save_for_backward(x)
-        with torch.no_grad():
-            return function(x)
+        if len(owner) > chunk:
+            with torch.no_grad():
+                return _in_chunks(function, x, owner, chunk)
+        ctx.kept = _graph(function, x[owner], _all(owner))
+        return ctx.kept[1].detach()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        with torch.enable_grad():
-            leaf = _leaf(x)
-            return torch.autograd.grad(ctx.function(leaf), leaf, cotangent)[0], None
+        if torch.is_grad_enabled():  # somebody wants to differentiate this once more
+            with ctx.precision():
+                found = _differentiable(ctx.function, x, ctx.owner, ctx.chunk, cotangent)
+            return found, None, None, None
+        rows = cotangent.nonzero()[:, 0].unique()
+        kept, ctx.kept = ctx.kept, None  # its activations last for one use
+        if 2 * len(rows) < len(ctx.owner):
+            kept = None  # a row forward and back again costs what two kept rows cost
+        elif kept is not None:
+            rows = _all(ctx.owner)
+        total = torch.zeros_like(x)
+        for part in rows.split(ctx.chunk) if len(rows) else ():
+            with ctx.precision():
+                leaf, values = kept or _graph(ctx.function, x[ctx.owner[part]], part)
+                (found,) = torch.autograd.grad(values, leaf, cotangent[part])
+            _add(total, ctx.owner[part], found)
+        return total, None, None, None
 
 
-def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x), whose backward runs `function` again instead of keeping its activations."""
+def _all(owner: Tensor) -> Tensor:
+    return torch.arange(len(owner), device=owner.device)
+
+
+def _in_chunks(function: "OfRows", x: Tensor, owner: Tensor, chunk: int) -> Tensor:
+    return torch.cat([function(x[owner[rows]], rows) for rows in _all(owner).split(chunk)])
+
+
+def _graph(function: "OfRows", copies: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Copies that can be differentiated, and the values of their rows."""
+    with torch.enable_grad():
+        leaf = _leaf(copies)
+        return leaf, function(leaf, rows)
+
+
+def _differentiable(function, x: Tensor, owner: Tensor, chunk: int, cotangent: Tensor) -> Tensor:
+    # All rows: the derivative for a cotangent of 0 is not 0.
+    with sdpa_kernel(SDPBackend.MATH):
+        values = _in_chunks(function, x, owner, chunk)
+        return torch.autograd.grad(values, x, cotangent, create_graph=True)[0]
+
+
+def _add(total: Tensor, owner: Tensor, rows: Tensor) -> None:
+    """total[owner[r]] += rows[r] for ascending owners; unlike index_add_, always in one order."""
+    owners, counts = owner.unique_consecutive(return_counts=True)
+    total[owners] += torch.stack([part.sum(0) for part in rows.split(counts.tolist())])
+
+
+OfRows = Callable[[Tensor, Tensor], Tensor]
+"""function(copies (M, ...) of what the rows see, their numbers (M,)) -> values (M, ...)"""
+
+
+def by_row(function: OfRows, x: Tensor, owner: Tensor, *, chunk: int) -> Tensor:
+    """The values of all rows (R, ...), `chunk` rows at a time, and their exact derivative.
+
+    Row r sees x[owner[r]]; owner (R,) int64 ascends, and rows are independent. The derivative goes
+    through the rows whose cotangent is not zero, and no others: these run once more, `chunk` at a
+    time, so that the memory is that of one chunk. Where one chunk holds all rows, its activations
+    are kept for the first backward pass that needs half of them. A derivative that is itself
+    differentiated goes through all rows and keeps them all.
+    """
     if not torch.is_grad_enabled() or not x.requires_grad:
-        return function(x)
-    return _Recompute.apply(x, function)  # type: ignore[return-value]
+        return _in_chunks(function, x, owner, chunk)
+    return _ByRow.apply(x, function, owner, chunk)  # type: ignore[return-value]
 
 
 class _Chain(torch.autograd.Function):
@@ -111,6 +178,7 @@ class _Chain(torch.autograd.Function):
         ctx.step, ctx.count, ctx.size = step, count, size
         # A step that draws, as a stochastic classifier does, knows from here for which copies.
         ctx.surroundings = copy_context()
+        ctx.precision = _precision(tensors[0])
         states = []
         with torch.no_grad():
             for k in range(count):
@@ -128,7 +196,7 @@ class _Chain(torch.autograd.Function):
         of_context: list[Tensor | None] = [None] * len(context)
         for k in reversed(range(count)):
             state = states[k * size : (k + 1) * size]
-            with torch.enable_grad():
+            with ctx.precision(), torch.enable_grad():
                 leaves = [_leaf(t) if t.is_floating_point() else t for t in (*state, *context)]
                 reached = ctx.surroundings.run(step, k, tuple(leaves[:size]), tuple(leaves[size:]))
                 pairs = zip(reached, cotangents, strict=True)

@@ -57,7 +57,9 @@ class ImageClassifierConfig:
         return self.channels, self.image_size, self.image_size
 
 
-class ImageClassifier(nn.Module, Pretrained, library_name="rdc", license="apache-2.0"):
+class ImageClassifier(
+    nn.Module, Pretrained, library_name="rdc", pipeline_tag="image-classification"
+):
     """[0, 1] images (B, C, H, W) to logits (B, K), a linear layer of `features`.
 
     The network's own tensors are those of timm's state dictionary below "network.".
@@ -74,6 +76,11 @@ class ImageClassifier(nn.Module, Pretrained, library_name="rdc", license="apache
         # Kept by the configuration, so that the weights are the network's alone.
         for name, values in (("mean", config.mean), ("std", config.std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        return f"classifier, {self.config.architecture}"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """The door: whatever a user calls an image, checked and converted to [0, 1] NCHW, once."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,35 @@ def read_image(path: Path) -> Image.Image:
 
 def image_files(path: Path) -> list[Path]:
     """The file itself, or all image files below a folder in sorted order."""
+    return list(iterate_images(path))
+
+
+def iterate_images(path: Path) -> Iterator[Path]:
+    """The same one by one, with the names of a single folder in memory at a time."""
     if not path.is_dir():
-        return [path]
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
+        yield path
+        return
+    found = False
+    for file in _below(path):
+        found = True
+        yield file
+    if not found:
         raise FileNotFoundError(
             f"images: no image below the folder {path}; give one with {', '.join(SUFFIXES)} files"
         )
-    return files
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The image files of a folder and of all below it, but not of those behind links."""
+    with os.scandir(folder) as entries:
+        # Names alone are kept, and one of a folder where it stands among those of files.
+        names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    for name, is_folder in names:
+        file = folder / name
+        if is_folder:
+            yield from _below(file)
+        elif file.suffix.lower() in SUFFIXES and file.is_file():
+            yield file
 
 
 def _from_array(array: np.ndarray, shape: tuple[int, int, int]) -> Tensor:

@@ -6,23 +6,23 @@ in the differences between classes, which are all that the posterior depends on.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from rdc.denoiser import DenoiserLike
-from rdc.gradients import recompute
+from rdc.denoiser import DenoiserLike, OneClassAtATime
+from rdc.gradients import by_row
 from rdc.noise import Levels
 
-# Pixels per network call. On a CPU a small call stays in the cache; a GPU wants it large.
-CHUNK_PIXELS = {"cpu": 2**16, "cuda": 2**21}
+# Pixels per network call. On a CPU a small call stays in the cache; a GPU wants it large, but 512
+# images of 32x32 fill one, and in the largest networks have 60 GB of activations for a gradient.
+CHUNK_PIXELS = {"cpu": 2**16, "cuda": 2**19}
 
 
-def chunk_rows(denoiser: DenoiserLike, x: Tensor) -> int:
-    """Noised images per call of `denoise_classes`, on x's device and at x's image size."""
-    pixels = denoiser.rows_per_image * x.shape[2] * x.shape[3]
-    return max(1, CHUNK_PIXELS.get(x.device.type, 2**20) // pixels)
+def chunk_rows(x: Tensor) -> int:
+    """Network rows per call on x's device and at x's image size."""
+    return max(1, CHUNK_PIXELS.get(x.device.type, 2**20) // (x.shape[2] * x.shape[3]))
 
 
 def class_errors(
@@ -30,33 +30,42 @@ def class_errors(
 ) -> Tensor:
     """||x - D(x + sigma_t noise_t, sigma_t, y)||^2 summed over pixels: (B, K, T).
 
-    Images and levels fold into rows, and `chunk` rows (default: by device and image size) go
-    through the network at a time. Gradients flow to x; where one call does not hold all rows,
-    backward recomputes each call, so that memory stays that of one.
+    Images and levels fold into rows of a network that answers for all classes at once, and images,
+    levels and classes into rows of a label-conditional one. `chunk` rows (default: by device and
+    image size) go through the network at a time. Gradients flow to x, exactly and in the memory of
+    one chunk: backward runs again, but only the rows on which the result depends. Of a margin these
+    are the label's and the best wrong class's; see `rdc.gradients.by_row`.
     """
-    batch, count = len(x), len(sigmas)
-    chunk = chunk or chunk_rows(denoiser, x)
     sigmas = sigmas.to(x)
-    image = torch.arange(batch, device=x.device).repeat_interleave(count)
-    level = torch.arange(count, device=x.device).repeat(batch)
-    draw = image if len(noise) > 1 else torch.zeros_like(image)
+    batch, levels, classes = len(x), len(sigmas), denoiser.num_classes
+    ask, each = _network(denoiser)
 
     def errors(clean: Tensor, rows: Tensor) -> Tensor:
-        sigma = sigmas[level[rows]]
-        noised = clean + sigma[:, None, None, None] * noise[draw[rows], level[rows]]
-        residual = denoiser.denoise_classes(noised, sigma) - clean[:, None]
+        image, level = rows // each // levels, rows // each % levels
+        sigma = sigmas[level]
+        drawn = noise[image if len(noise) > 1 else 0, level]
+        residual = ask(clean + sigma[:, None, None, None] * drawn, sigma, rows % each)
+        residual = residual - clean[:, None]
         # The losses of the classes are large and nearly equal: at least float32 from here on.
         residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
         return residual.square().sum((2, 3, 4))
 
-    pieces = torch.arange(batch * count, device=x.device).split(chunk)
-    if len(pieces) == 1:
-        rows = errors(x[image], pieces[0])
-    else:
-        rows = torch.cat(
-            [recompute(lambda c, rows=rows: errors(c, rows), x[image[rows]]) for rows in pieces]
+    owner = torch.arange(batch, device=x.device).repeat_interleave(levels * each)
+    found = by_row(errors, x, owner, chunk=chunk or chunk_rows(x))
+    return found.view(batch, levels, classes).transpose(1, 2)
+
+
+def _network(denoiser: DenoiserLike) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], int]:
+    """What a network row answers, (M, 1 or K, C, H, W), and how many rows make all classes."""
+    if denoiser.rows_per_image == 1:
+        return lambda noised, sigma, _: denoiser.denoise_classes(noised, sigma), 1
+    if not isinstance(denoiser, OneClassAtATime):
+        raise TypeError(
+            f"denoiser: {type(denoiser).__name__} has rows_per_image={denoiser.rows_per_image} and "
+            "so must have denoise_class(x, sigma, labels), one row per image"
         )
-    return rearrange(rows, "(b t) k -> b k t", b=batch)
+    one = denoiser.denoise_class
+    return lambda noised, sigma, labels: one(noised, sigma, labels)[:, None], denoiser.num_classes
 
 
 def class_losses(
@@ -64,7 +73,8 @@ def class_losses(
 ) -> Tensor:
     """The weighted diffusion loss of every class: (B, K); lower explains x better."""
     errors = class_errors(denoiser, x, levels.sigmas, noise, chunk=chunk)
-    return errors @ levels.weights.to(errors)
+    with torch.autocast(x.device.type, enabled=False):  # which would round the sum to 8 bits
+        return errors @ levels.weights.to(errors)
 
 
 def log_likelihood(

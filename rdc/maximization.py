@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from rdc.config import require
 from rdc.denoiser import DenoiserLike
-from rdc.gradients import SecondOrder, gradient, straight_through
+from rdc.gradients import SecondOrder, by_row, gradient, straight_through
 from rdc.images import to_pixels, to_x
+from rdc.likelihood import chunk_rows
 from rdc.noise import Noise, NoiseMode
 
 GradientMode = Literal["exact", "bpda"]
@@ -102,8 +103,7 @@ class LikelihoodMaximizer(nn.Module):
         """(B, C, H, W) in [0, 1] to the same."""
         config = self.config
         x = to_x(images)
-        normal, uniform = self.noise.normal_and_uniform(x, config.steps * config.draws)
-        sigmas = config.sigma_min + (config.sigma_max - config.sigma_min) * uniform
+        normal, sigmas = self._draws(x)
         steps = list(zip(normal.split(config.draws, 1), sigmas.split(config.draws, 1), strict=True))
 
         def maximize(x: Tensor) -> Tensor:
@@ -112,6 +112,26 @@ class LikelihoodMaximizer(nn.Module):
         if self.gradient == "bpda":
             return to_pixels(straight_through(maximize, x))
         return to_pixels(maximize(x))
+
+    def loss(self, images: Tensor) -> Tensor:
+        """What the steps lower, as a mean over the draws of all of them: (B,)."""
+        x = to_x(images)
+        noise, sigmas = self._draws(x)
+        count = noise.shape[1]
+
+        def of_draws(copies: Tensor, rows: Tensor) -> Tensor:
+            image = rows // count if len(noise) > 1 else 0
+            drawn = (tensor[image, rows % count][:, None] for tensor in (noise, sigmas))
+            return self._loss(copies, *drawn)
+
+        owner = torch.arange(len(x), device=x.device).repeat_interleave(count)
+        return by_row(of_draws, x, owner, chunk=chunk_rows(x)).view(len(x), count).mean(1)
+
+    def _draws(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise (B or 1, steps draws, C, H, W) and levels (B or 1, steps draws)."""
+        config = self.config
+        noise, uniform = self.noise.normal_and_uniform(x, config.steps * config.draws)
+        return noise, config.sigma_min + (config.sigma_max - config.sigma_min) * uniform
 
     def _maximize(self, x: Tensor, steps: list[tuple[Tensor, Tensor]]) -> Tensor:
         move = self._adam if self.config.rule == "adam" else self._momentum

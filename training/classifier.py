@@ -112,7 +112,7 @@ class ClassifierTask(Task[ImageClassifier]):
                 [(model(given).argmax(1) == labels).sum() for given in (attacked, images)]
             )
 
-    def save(self, model: ImageClassifier, out: Path, validation: Dataset) -> None:
+    def save(self, model: ImageClassifier, out: Path, validation: Dataset | None) -> None:
         model.save_pretrained(out)
 
 

@@ -1,8 +1,9 @@
 """What it is to train a denoiser: label-conditional or multi-head, from images or a teacher."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -36,6 +37,7 @@ from training.objective import (
 )
 from training.run import RunConfig, Task
 from training.samples import save_samples
+from training.warm_start import warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class TrainConfig(RunConfig):
 
     `teacher`: "none" denoises images; "optimal" distils the exact denoiser of the training images;
     anything else is a denoiser as `Denoiser.from_pretrained` takes it.
+    `init`: "none" starts from random weights, anything else from those of that denoiser, whose
+    trunk must be the same.
     """
 
     network: UNetConfig = field(
@@ -56,6 +60,7 @@ class TrainConfig(RunConfig):
     rdc: RDCConfig = field(default_factory=RDCConfig)
     """classifier and maximization that are saved with the network; the temperature is fitted"""
     teacher: str = "none"
+    init: str = "none"
     augment: Literal["none", "flip", "geometry"] = "none"
     """flip: mirror half of the images; geometry: also zoom, turn, stretch and move some, which the
     network is told (for small data sets)"""
@@ -93,6 +98,8 @@ class DenoiserTask(Task[Denoiser]):
         self.averaged = Denoiser(
             DenoiserConfig(config.network, round(sigma_data, 4), data.class_names)
         )
+        if config.init != "none":
+            warm_start(self.averaged, config.init)
         self.module = Learner(self.averaged, uncertainty=config.objective.uncertainty)
         self.teacher = build_teacher(config, data, device)
         self.batches = Batches(data, config.batch_size, config.seed, device)
@@ -136,10 +143,18 @@ class DenoiserTask(Task[Denoiser]):
         if self.teacher is None:
             return errors
         classes = None if part.classes is None else part.classes[plain:]
-        taught = teacher_losses(
-            denoised[plain:], self.teacher, part.noised[plain:], part.sigma[plain:], classes
-        )
+        with self._asking():
+            taught = teacher_losses(
+                denoised[plain:], self.teacher, part.noised[plain:], part.sigma[plain:], classes
+            )
         return torch.cat([errors, taught])
+
+    def _asking(self) -> AbstractContextManager[Any]:
+        """The run's precision for a teacher that is a network; an exact one stays exact."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        if dtype is None or not isinstance(self.teacher, Denoiser):
+            return nullcontext()
+        return torch.autocast(self.batches.device.type, dtype)
 
     def measure(self, model: Denoiser, data: Dataset, accelerator: Accelerator) -> dict[str, float]:
         """Accuracy of the diffusion classifier, frozen noise and no maximization."""
@@ -168,8 +183,11 @@ class DenoiserTask(Task[Denoiser]):
             logits = torch.as_tensor(accelerator.reduce(logits, "sum"))
         return logits.cpu()
 
-    def save(self, model: Denoiser, out: Path, validation: Dataset) -> None:
-        """RDC with the temperature that fits the held-out images."""
+    def save(self, model: Denoiser, out: Path, validation: Dataset | None) -> None:
+        """RDC, with the temperature that fits the held-out images."""
+        if validation is None:
+            RobustDiffusionClassifier(model, self.config.rdc).save_pretrained(out)
+            return
         settings = self.config.rdc.classifier
         fitted = settings.temperature * fit_temperature(
             self._logits(model, validation), validation.labels
@@ -188,6 +206,8 @@ def build_teacher(config: TrainConfig, data: Dataset, device: torch.device) -> D
     if config.teacher == "optimal":
         return OptimalDenoiser(to_x(data.images), data.labels).to(device)
     teacher = Denoiser.from_pretrained(config.teacher).to(device)
+    if config.compile:
+        teacher.compile()
     expected = (data.shape, len(data.class_names))
     if (teacher.image_shape, teacher.num_classes) != expected:
         raise ValueError(

@@ -59,7 +59,8 @@ class Meter:
         if time.perf_counter() - self.shown_at > self.SHOW_EVERY:
             self.shown_at = time.perf_counter()
             loss = float(self.total / self.count)
-            bar.set_postfix(loss=f"{loss:.4g}", images_per_second=f"{self._speed():.4g}")
+            speed = f"{self._speed():.4g}"
+            bar.set_postfix(loss=f"{loss:.4g}", images_per_second=speed, refresh=False)
 
     def _speed(self) -> float:
         return self.timed * self.batch_size / (time.perf_counter() - self.since)

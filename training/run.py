@@ -8,6 +8,7 @@ and a run that was killed continues where its last checkpoint stands.
 import copy
 import json
 import math
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import tqdm
 from torch import Tensor, nn
 
+from rdc.card import add_training
 from rdc.data import Dataset, Shape, Split, load
 from rdc.provenance import provenance
 from training.checkpoint import Checkpoints
@@ -31,6 +33,7 @@ from training.progress import Meter, Progress
 RECORD = "training.json"  # written last: a folder that has it holds a finished run
 SETTINGS = "run.json"
 HISTORY = "history.jsonl"
+LATEST = "latest"  # the averaged model of the last measurement, until the run is finished
 # What may change when a run continues; all else would make it another run.
 FREE = ("out", "resume", "tracker", "checkpoint_every")
 
@@ -110,8 +113,8 @@ class Task(ABC, Generic[Module]):
         """
 
     @abstractmethod
-    def save(self, model: Module, out: Path, validation: Dataset) -> None:
-        """Write the trained model; on the main process."""
+    def save(self, model: Module, out: Path, validation: Dataset | None) -> None:
+        """Write the model, fitted to held-out images where there are some; on the main process."""
 
     def illustrate(self, model: Module, path: Path) -> None:
         """Write a picture of what the model has learned; on the main process."""
@@ -277,19 +280,31 @@ class Run(Generic[Module]):
         figures |= self.task.measure(self.shown, some, self.accelerator)
         self.progress.history.append({"step": step, **figures})
         self.accelerator.log(figures, step=step)
+        self._keep_latest()
         if self.accelerator.is_main_process:
             self._write_history()
             self.task.illustrate(self.shown, self.config.out / "samples" / f"step_{step:08d}.png")
         self.meter.restart()
+
+    def _keep_latest(self) -> None:
+        """Write what was just copied as a model, before the run is over: in full or not at all."""
+        if self.accelerator.is_main_process:
+            latest, partial = self.config.out / LATEST, self.config.out / f".{LATEST}"
+            shutil.rmtree(partial, ignore_errors=True)
+            self.task.save(self.shown, partial, None)
+            shutil.rmtree(latest, ignore_errors=True)
+            partial.rename(latest)
 
     def _write_history(self) -> None:
         lines = (json.dumps(entry) + "\n" for entry in self.progress.history)
         (self.config.out / HISTORY).write_text("".join(lines))
 
     def _leave(self, signal: int) -> None:
+        self.ema.copy_to(self.shown, 0)
+        self._keep_latest()
         self.accelerator.print(
             f"\nstopped at step {self.progress.step}, which is saved; the same command with "
-            "--resume auto continues"
+            f"--resume auto continues, and {self.config.out / LATEST} holds the model so far"
         )
         self.accelerator.end_training()
         raise SystemExit(128 + signal)
@@ -320,7 +335,9 @@ class Run(Generic[Module]):
                 ],
                 "history": self.progress.history,
             }
+            add_training(out, record)
             (out / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
+            shutil.rmtree(out / LATEST, ignore_errors=True)
             print(f"saved {out}")
         self.accelerator.end_training()
 

@@ -1,6 +1,5 @@
 """A published file to a folder that `from_pretrained` reads, with a card of where it is from."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,14 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from rdc.card import Facts, describe
 from rdc.converters import classifiers, edm, guided_diffusion, score_sde
 from rdc.converters.classifiers import ClassifierFacts
 from rdc.converters.unpickle import read
 from rdc.converters.weights import Published
 from rdc.denoiser import Denoiser, DenoiserConfig
 from rdc.image_classifier import ImageClassifier
+from rdc.weights import sha256
 
 Format = Literal["edm", "score-sde", "guided-diffusion", "classifier"]
 
@@ -32,39 +33,32 @@ class Conversion:
     source: Path
     sha256: str
     """of the source"""
-    parameters: int
-    """of our network"""
+    model: Denoiser | ImageClassifier
+    """our network with its weights"""
 
     @property
-    def facts(self) -> dict[str, str]:
-        """What to tell about it, by name."""
-        config = self.published.config
-        if isinstance(config, DenoiserConfig):
-            network = config.network
-            what = f"denoiser, {network.architecture}, {config.preconditioning}"
-        else:
-            network, what = config, f"classifier, {config.architecture}"
-        size = f"{network.channels}x{network.image_size}x{network.image_size}"
+    def origin(self) -> dict[str, str]:
+        """What it was made of, by name."""
         return {
             "source": self.source.name,
             "sha256": self.sha256,
             "published as": self.published.name,
-            "network": what,
-            "images": f"{size}, {network.num_classes or 'no'} classes",
-            "parameters": f"{self.parameters:,}",
-            "licence": self.published.license,
         }
 
-    def card(self) -> str:
-        """The model card, in Markdown."""
-        tag = "diffusion" if isinstance(self.published.config, DenoiserConfig) else "classifier"
-        facts = "\n".join(f"- {name}: {value}" for name, value in self.facts.items())
-        notes = "\n".join(self.published.notes)
-        return (
-            f"---\nlibrary_name: rdc\nlicense: {self.published.license}\ntags: [{tag}]\n---\n\n"
-            f"# {self.source.stem}\n\n"
+    @property
+    def facts(self) -> dict[str, str]:
+        """What to tell about it, by name."""
+        return {**self.origin, **describe(self.model), "licence": self.published.license}
+
+    def save(self, out: Path) -> None:
+        """Write the network and its card."""
+        notes = (
             "Published weights in the format of rdc, by `python -m rdc convert`. The outputs are "
-            f"those of the published network.\n\n{facts}\n\n{notes}\n"
+            "those of the published network.",
+            "\n".join(self.published.notes),
+        )
+        self.model.save_pretrained(
+            out, facts=Facts(self.published.license, origin=self.origin, notes=notes)
         )
 
 
@@ -94,13 +88,8 @@ def convert(
             published = DENOISERS[format](document)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"source: {source} is not of the format {format}: {error}") from error
-    module = build(published)
-    conversion = Conversion(
-        published, source, _sha256(source), sum(weights.numel() for weights in module.parameters())
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "README.md").write_text(conversion.card(), encoding="utf-8")
-    module.save_pretrained(out)
+    conversion = Conversion(published, source, sha256(source), build(published))
+    conversion.save(out)
     return conversion
 
 
@@ -113,8 +102,3 @@ def build(published: Published) -> Denoiser | ImageClassifier:
         module = Denoiser(config) if denoises else ImageClassifier(config)
     module.load_state_dict(published.weights)
     return module.eval().requires_grad_(False)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,8 @@ def load(
 
     - "digits": scikit-learn's 1,797 handwritten digits of 8x8 pixels
     - the path of `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, as published
-    - a folder of images, `split/class/image.png`; validation may also be called val or valid
+    - a folder of images, `split/class/image.png`, whose classes take turns; validation may also be
+      called val or valid
     - a folder of parquet files as Hugging Face has them, `train-00000-of-00001.parquet`, there or
       in its folder `data`
 

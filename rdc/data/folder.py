@@ -18,14 +18,19 @@ FOLDERS: dict[Split, tuple[str, ...]] = {
 
 
 def read_folder(root: Path, split: Split) -> Encoded:
-    """The images of a split by class and name; labels are places among the sorted class names."""
+    """The images of a split in turns: the first of every class, the second of every class, ...
+
+    Whoever takes a beginning of it then has a sample of all classes. A class's images are sorted by
+    name, and labels are places among the sorted class names.
+    """
     folders = _split_folders(root)
     wanted, shared = origin(split, folders, root)
     classes = {name: _class_names(folder) for name, folder in folders.items()}
     class_names = same_classes(classes, root)
     files = [image_files(folders[wanted] / name) for name in class_names]
-    paths = [path for of_class in files for path in of_class]
-    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(f) for f in files]))
+    turns = sorted((turn, label) for label, own in enumerate(files) for turn in range(len(own)))
+    paths = [files[label][turn] for turn, label in turns]
+    labels = torch.tensor([label for _, label in turns])
     if shared:
         rows = hold_out(len(paths), split)
         paths, labels = [paths[row] for row in rows], labels[rows]

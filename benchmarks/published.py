@@ -1,0 +1,386 @@
+"""RDC here against the published algorithm, on the same weights: `python -m benchmarks.published`.
+
+The published one is written from its formulas: Python loops over images and classes, 64 noise
+levels per call (32 with gradients) of the grid linspace(1e-4, 3, 126), Adam for the maximization,
+and the identity for its derivative. What is gained falls into three parts that are kept apart:
+
+    kernel      the same maths on the same network; both must give the same logits and gradients
+    estimator   fewer noise levels; how many decisions stay the same is printed beside it
+    model       a multi-head network on the same trunk, for the same levels
+
+Utilisation is the operations of a call, by PyTorch's own count, per second, relative to a large
+matrix product in the same run. On a CPU times are CPU times of one thread.
+"""
+
+import copy
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from evaluation.attacks.losses import margin
+from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, UNetConfig
+from rdc.classifier import ClassifierConfig
+from rdc.data import load
+from rdc.maximization import MaximizationConfig
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """Networks and sizes; the defaults are small enough for one core."""
+
+    network: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            conditioning="label", width=16, width_multipliers=(1, 2), blocks_per_level=1,
+            attention_resolutions=(),
+        )
+    )  # fmt: skip
+    """label-conditional, with random weights"""
+    model: str | None = None
+    """a trained label-conditional denoiser in its place: packaged name, directory or hub id"""
+    multihead: str | None = None
+    """a trained multi-head denoiser; without it one of random weights on the same trunk"""
+    data: str | None = None
+    """data set whose test images are taken; without it, random ones"""
+    levels: int = 125
+    """of the published grid"""
+    few: int = 16
+    """noise levels of the cheaper estimator"""
+    steps: int = 5
+    """of the maximization"""
+    images: int = 4
+    """in one call of ours; the published code takes them one by one"""
+    decisions: int = 16
+    """images on which the decisions are compared"""
+    repeats: int = 3
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """of all networks in the timed calls; parity is tested in float64"""
+    compile: bool = False
+    """compile our networks with torch.compile"""
+    json: Path | None = None
+
+
+Calls = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
+"""images -> logits, and images and labels -> the gradient that a step of an attack needs"""
+PUBLISHED = "published"
+CALLS = ("predict", "attack")
+
+
+@dataclass
+class Row:
+    """A contestant's images per second, operations per image, share of the peak; by call."""
+
+    name: str
+    speed: dict[str, float]
+    operations: dict[str, int]
+    utilisation: dict[str, float]
+    gains: dict[str, float] | None = None
+    """over the contestant before it"""
+    agreement: float | None = None
+    """share of the decisions that are those of the contestant before it"""
+
+
+class Published:
+    """RDC as published, on a label-conditional denoiser; images (1, C, H, W) in [0, 1].
+
+    noise (T, C, H, W) is what the levels see, the same for all classes; the maximization sees
+    `draws` (N, C, H, W) at the levels `sigmas` (N,).
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, *, levels: int, noise: Tensor, draws: Tensor, sigmas: Tensor
+    ) -> None:
+        self.denoiser, self.noise, self.draws, self.draw_sigmas = denoiser, noise, draws, sigmas
+        times = torch.linspace(1e-4, 3, levels + 1, dtype=torch.float64)
+        sigma = times[:-1]
+        density = torch.exp(-((sigma.log() + 1.2) ** 2) / 2 * 1.2**2)
+        density = density / (sigma * 1.2 * math.sqrt(2 * math.pi))
+        weights = (sigma**2 + 0.25) / (0.5 * sigma) ** 2 * density * times.diff()
+        self.sigmas, self.weights = sigma.to(noise), weights.to(noise)
+
+    def maximize(self, image: Tensor) -> Tensor:
+        """Adam at 0.1 on [-1, 1]; the released budget is beyond reach, so there is none."""
+        moved = (2 * image - 1).detach().requires_grad_()
+        optimizer = torch.optim.Adam([moved], lr=0.1)
+        for noise, sigma in zip(self.draws, self.draw_sigmas, strict=True):
+            optimizer.zero_grad()
+            denoised = self.denoiser.denoise(moved + sigma * noise, sigma)
+            (denoised - moved).square().mean().backward()
+            optimizer.step()
+        return ((moved + 1) / 2).clamp(0, 1).detach()
+
+    def loss(self, x: Tensor, label: int, rows: Tensor) -> Tensor:
+        """What some levels add to the loss of one class."""
+        sigma = self.sigmas[rows]
+        noised = x + sigma[:, None, None, None] * self.noise[rows]
+        labels = torch.full((len(rows),), label, device=x.device)
+        errors = (self.denoiser.denoise_class(noised, sigma, labels) - x).square().mean((1, 2, 3))
+        return (self.weights[rows] * errors).sum()
+
+    @torch.no_grad()
+    def logits(self, image: Tensor) -> Tensor:
+        """(1, K)"""
+        x = 2 * image - 1
+        logits = []
+        for label in range(self.denoiser.num_classes):
+            parts = torch.arange(len(self.sigmas), device=x.device).split(64)
+            logits.append(-torch.stack([self.loss(x, label, rows) for rows in parts]).sum())
+        return torch.stack(logits)[None]
+
+    def gradient(self, image: Tensor, label: Tensor) -> Tensor:
+        """Of the margin: first that of every class's logit, then their sum."""
+        logits, slopes = [], []
+        for number in range(self.denoiser.num_classes):
+            point = image.detach().requires_grad_()
+            losses, slope = [], torch.zeros_like(image)
+            for rows in torch.arange(len(self.sigmas), device=image.device).split(32):
+                losses.append(self.loss(2 * point - 1, number, rows))
+                slope += torch.autograd.grad(losses[-1], point)[0]
+            logits.append(-torch.stack(losses).detach().sum())
+            slopes.append(-slope)
+        found = torch.stack(logits)[None].requires_grad_()
+        (cotangent,) = torch.autograd.grad(margin(found, label).sum(), found)
+        return (cotangent[0, :, None, None, None] * torch.cat(slopes)).sum(0, keepdim=True)
+
+    def predict(self, images: Tensor) -> Tensor:
+        return torch.cat([self.logits(self.maximize(image)) for image in images.split(1)])
+
+    def attack(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The gradient that one step of an attack needs; the identity through the maximization."""
+        pairs = zip(images.split(1), labels.split(1), strict=True)
+        return torch.cat([self.gradient(self.maximize(image), label) for image, label in pairs])
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images)
+
+
+def attack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    point = images.detach().requires_grad_()
+    # A copy: the counter of operations cannot follow a leaf into a module.
+    return torch.autograd.grad(margin(model(point.clone()), labels).sum(), point)[0]
+
+
+class Benchmark:
+    """All contestants on one device, with the same images and draws."""
+
+    def __init__(self, config: PublishedConfig) -> None:
+        self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(0)
+        self.conditional = network(config.model, config.network).to(self.device)
+        if self.conditional.config.network.conditioning != "label":
+            raise ValueError(f"--model {config.model} is not label-conditional: give one that is")
+        heads = replace(self.conditional.config.network, conditioning="multihead")
+        self.multihead = network(config.multihead, heads).to(self.device)
+        self.plain = copy.deepcopy(self.conditional)  # which stays as it is when ours is compiled
+        self.images, self.labels = self._images()
+
+    def _images(self) -> tuple[Tensor, Tensor]:
+        count = max(self.config.images, self.config.decisions)
+        shape = self.conditional.image_shape
+        if self.config.data is None:
+            images = torch.rand(count, *shape)
+            labels = torch.arange(count) % self.conditional.num_classes
+        else:
+            data = load(self.config.data, "test", shape=shape).subset(slice(count))
+            images, labels = data.images, data.labels
+        return images.to(self.device), labels.to(self.device)
+
+    def settings(self, levels: int | None = None) -> RDCConfig:
+        """The published maximization and weighting; `levels` at quantiles, or the published grid.
+
+        The published code averages over the values of an image, where we sum.
+        """
+        grid = ClassifierConfig.released(self.config.levels)
+        grid = replace(grid, temperature=float(math.prod(self.conditional.image_shape)))
+        if levels is not None:
+            grid = replace(grid, levels=levels, spacing="lognormal")
+        return RDCConfig(grid, replace(MaximizationConfig.released(), steps=self.config.steps))
+
+    def ours(self, denoiser: Denoiser, settings: RDCConfig, **options: Any):
+        return RobustDiffusionClassifier(denoiser, settings, **{"gradient": "bpda", **options})
+
+    def published(self, denoiser: Denoiser, like: Tensor) -> Published:
+        """On the draws of our own modules."""
+        ours = self.ours(denoiser, self.settings())
+        draws, uniform = ours.purifier.noise.normal_and_uniform(like, self.config.steps)
+        noise = ours.classifier.noise.normal(like, self.config.levels)
+        return Published(
+            denoiser, levels=self.config.levels, noise=noise[0], draws=draws[0],
+            sigmas=0.4 + 0.2 * uniform[0],
+        )  # fmt: skip
+
+    def check_parity(self) -> float:
+        """The largest difference of logits and gradients in float64, relative; it must be tiny.
+
+        On images of little contrast: the maximization here stays in the box after every step, the
+        published one is clamped to it at its end.
+        """
+        exact = copy.deepcopy(self.conditional).double()
+        images, labels = 0.35 + 0.3 * self.images[:1].double(), self.labels[:1]
+        theirs, ours = self.published(exact, images), self.ours(exact, self.settings())
+        pairs = [
+            (theirs.predict(images), predict(ours, images)),
+            (theirs.attack(images, labels), attack(ours, images, labels)),
+        ]
+        worst = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+        if not worst < 1e-4:
+            raise AssertionError(f"the two algorithms differ by {worst:.2g}, relative")
+        return worst
+
+    def contestants(self) -> dict[str, Calls]:
+        """What is timed, by name; what each gains over the one before it is one kind of gain."""
+        few = self.settings(self.config.few)
+        models = {
+            "same maths": self.ours(self.conditional, self.settings()),
+            "fewer levels": self.ours(self.conditional, few),
+            "multi-head": self.ours(self.multihead, few),
+            "multi-head, exact gradient": self.ours(
+                self.multihead, few, gradient="exact", second_order="central_difference"
+            ),
+        }
+        theirs = self.published(self.plain, self.images)
+        return {PUBLISHED: (theirs.predict, theirs.attack)} | {
+            name: (partial(predict, model), partial(attack, model))
+            for name, model in models.items()
+        }
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "no":
+            return nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.config.precision])
+
+    def seconds(self, function: Callable[[], object]) -> float:
+        """The median of several calls after one that warms up."""
+        clock = time.perf_counter if self.device.type == "cuda" else time.process_time
+        times = []
+        for _ in range(self.config.repeats + 1):
+            started = clock()
+            function()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(clock() - started)
+        return statistics.median(times[1:])
+
+    def peak(self) -> float:
+        """Operations per second of a large matrix product in the precision of the networks."""
+        side = 8192 if self.device.type == "cuda" else 1024
+        a, b = (
+            torch.randn(side, side, device=self.device, dtype=DTYPES[self.config.precision])
+            for _ in range(2)
+        )
+        return 2 * side**3 / self.seconds(lambda: a @ b)
+
+    def run(self) -> list[Row]:
+        """A row for every contestant."""
+        contestants, peak = self.contestants(), self.peak()
+        with self.autocast():
+            # The counter does not see what is compiled.
+            counted = {name: self._operations(calls) for name, calls in contestants.items()}
+            if self.config.compile:
+                self.conditional.compile()
+                self.multihead.compile()
+            rows = [
+                self._row(name, calls, counted[name], peak)
+                for name, calls in tqdm(contestants.items(), leave=False)
+            ]
+            rows[2].agreement = self._agreement(contestants)
+        for before, row in pairwise(rows):
+            row.gains = {call: row.speed[call] / before.speed[call] for call in CALLS}
+        return rows
+
+    def _calls(self, calls: Calls, size: int) -> dict[str, Callable[[], Tensor]]:
+        images, labels = self.images[:size], self.labels[:size]
+        return {"predict": lambda: calls[0](images), "attack": lambda: calls[1](images, labels)}
+
+    def _operations(self, calls: Calls) -> dict[str, int]:
+        """Floating-point operations per image."""
+        return {name: count(call) for name, call in self._calls(calls, 1).items()}
+
+    def _row(self, name: str, calls: Calls, operations: dict[str, int], peak: float) -> Row:
+        size = 1 if name == PUBLISHED else self.config.images
+        speed = {what: size / self.seconds(call) for what, call in self._calls(calls, size).items()}
+        utilisation = {what: speed[what] * operations[what] / peak for what in CALLS}
+        return Row(name, speed, operations, utilisation)
+
+    def _agreement(self, contestants: dict[str, Calls]) -> float:
+        """Share of the images on which fewer levels decide as the published grid does."""
+        images = self.images[: self.config.decisions].split(self.config.images)
+        grid, few = (
+            torch.cat([contestants[name][0](part).argmax(1) for part in images])
+            for name in ("same maths", "fewer levels")
+        )
+        return (grid == few).double().mean().item()
+
+
+def network(model: str | None, config: UNetConfig) -> Denoiser:
+    """A trained denoiser, or one with random weights, also where training starts from zeros."""
+    if model is not None:
+        return Denoiser.from_pretrained(model)
+    denoiser = Denoiser(DenoiserConfig(config)).eval().requires_grad_(False)
+    for weights in denoiser.parameters():
+        if weights.ndim > 1 and not weights.any():
+            weights.normal_(0, weights[0].numel() ** -0.5)
+    return denoiser
+
+
+def count(function: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def table(rows: list[Row]) -> str:
+    """Images per second, the gain over the row above, and utilisation, for both calls."""
+    lines = [
+        f"{'':<28}" + "".join(f"{call + ', images/s':>20}{'gain':>8}{'util.':>8}" for call in CALLS)
+    ]
+    for row in rows:
+        cells = ""
+        for call in CALLS:
+            gain = f"{row.gains[call]:.2f}x" if row.gains else ""
+            cells += f"{row.speed[call]:>20.3g}{gain:>8}{100 * row.utilisation[call]:>7.1f}%"
+        lines.append(f"{row.name:<28}{cells}")
+    return "\n".join(lines)
+
+
+def main(config: PublishedConfig) -> None:
+    """Assert parity, time everything, print the table."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    benchmark = Benchmark(config)
+    print(
+        f"largest relative difference from the published algorithm: {benchmark.check_parity():.1e}"
+    )
+    rows = benchmark.run()
+    print(table(rows))
+    print(
+        f"fewer levels: {config.few} in place of {config.levels}, the same decision on "
+        f"{100 * (rows[2].agreement or 0):.1f} % of {config.decisions} images"
+    )
+    if config.json is not None:
+        record = {"config": asdict(config), "rows": [asdict(row) for row in rows]}
+        config.json.parent.mkdir(parents=True, exist_ok=True)
+        config.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        print(f"wrote {config.json}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(PublishedConfig))

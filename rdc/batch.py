@@ -1,0 +1,192 @@
+"""Classifying many images, in a folder too large for one sitting or for one process.
+
+Images are classified in batches that depend on their sorted names and the batch size alone; a
+process takes every so manyth batch and appends what it finds to a file of its own. Any number of
+processes, and a run that was killed and started again, therefore end with the same predictions.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tqdm import tqdm
+
+from rdc.checkpoint import CONFIG, RDC_SETTINGS, locate
+from rdc.classifier import RobustDiffusionClassifier, classify
+from rdc.config import read_json
+from rdc.images import iterate_images, to_images
+from rdc.journal import SETTINGS, Journal
+from rdc.weights import sha256, weights_sha256
+
+PREDICTIONS = "predictions.jsonl"
+FILES = "files.jsonl"
+Row = dict[str, Any]
+
+
+def classify_files(
+    names: Sequence[str], model: RobustDiffusionClassifier, root: Path = Path()
+) -> list[Row]:
+    """One record per file below `root`; a file that cannot be read costs its own record alone."""
+    rows: dict[str, Row] = {}
+    readable = []
+    for name in names:
+        try:
+            readable.append((name, to_images(root / name, model.denoiser.image_shape)))
+        except (FileNotFoundError, ValueError) as error:
+            rows[name] = {"image": name, "error": str(error)}
+    if readable:
+        images = [image for _, image in readable]
+        prediction = classify(images, model, batch_size=len(images))
+        classes = prediction.class_names or tuple(map(str, range(model.denoiser.num_classes)))
+        for (name, _), label, p in zip(
+            readable, prediction.names, prediction.probabilities.tolist(), strict=True
+        ):
+            posterior = dict(zip(classes, (round(value, 6) for value in p), strict=True))
+            rows[name] = {"image": name, "class": label, "probabilities": posterior}
+    return [rows[name] for name in names]
+
+
+def classify_folder(
+    folder: Path, out: Path, model: str | Path, *, batch_size: int = 64, seed: int = 0
+) -> int:
+    """Classify all images below `folder` into `out`/predictions.jsonl, a line each, sorted by name.
+
+    Every process that torchrun or accelerate has started calls this; they share the work, and `out`
+    must be the same folder for all. Called again after it was interrupted, it goes on. An image
+    that cannot be read has a line with its error; how many there are is returned. Memory does not
+    grow with the images, but for the names of one folder and a number per batch.
+
+    Raises:
+        ValueError: `out` holds a run of another model, other settings or other images.
+    """
+    # accelerate takes seconds to import.
+    from accelerate import PartialState
+
+    # Who is done waits for the others, and after a restart one of them may have far more to do.
+    # Without this, the first would give up after some minutes.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+    if state.is_main_process:
+        list_files(folder, out)
+    state.wait_for_everyone()
+    device = cast(torch.device, state.device)
+    run = FolderRun(folder, out, model, batch_size=batch_size, seed=seed, device=device)
+    journal = Journal(out, run.settings, process=state.process_index)
+    state.wait_for_everyone()
+    with tqdm(total=run.count, unit="image", disable=not state.is_main_process) as bar:
+        run.share(journal, state.process_index, state.num_processes, bar)
+    state.wait_for_everyone()
+    failed = run.merge(journal) if state.is_main_process else 0
+    state.wait_for_everyone()
+    return failed
+
+
+def list_files(folder: Path, out: Path) -> None:
+    """Write the names of the images below `folder` into `out`, or check those that are there.
+
+    What is written is what counts: processes that each looked for themselves might differ.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(f"path={folder} does not exist; give an image or a folder")
+    listed, part = out / FILES, out / f".{FILES}"
+    out.mkdir(parents=True, exist_ok=True)
+    others = [path for path in out.iterdir() if path != listed and path.name[0] != "."]
+    if others and not (out / SETTINGS).exists():
+        raise ValueError(
+            f"out={out} holds files but no {SETTINGS}: it is not of an earlier run; give a new or "
+            "an empty folder"
+        )
+    root = root_of(folder)
+    with part.open("w", encoding="utf-8") as file:
+        for path in iterate_images(folder):
+            file.write(json.dumps(path.relative_to(root).as_posix()) + "\n")
+    if listed.exists() and count_and_hash(listed) != count_and_hash(part):
+        before, now = count_and_hash(listed)[0], count_and_hash(part)[0]
+        part.unlink()
+        raise ValueError(
+            f"path={folder}: its images are not those that the run in {out} began with ({before} "
+            f"then, {now} now); give another --out"
+        )
+    part.replace(listed)
+
+
+def root_of(folder: Path) -> Path:
+    """What names are relative to; a single image is one below its folder."""
+    return folder if folder.is_dir() else folder.parent
+
+
+def count_and_hash(file: Path) -> tuple[int, str]:
+    """Lines of a file, and its SHA-256."""
+    with file.open("rb") as lines:
+        count = sum(1 for _ in lines)
+    return count, sha256(file)
+
+
+class FolderRun:
+    """The work of `classify_folder` after the images are listed: a process's share, and the merge.
+
+    `settings` are those that the predictions depend on.
+    """
+
+    def __init__(
+        self, folder: Path, out: Path, model: str | Path, *, batch_size: int, seed: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.root, self.out, self.batch_size = root_of(folder), out, batch_size
+        saved = locate(model, RDC_SETTINGS).parent
+        self.model = RobustDiffusionClassifier.from_pretrained(saved, seed=seed).to(device)
+        if not (out / FILES).is_file():
+            raise ValueError(
+                f"out={out} is not the same folder for all processes; give one on a file system "
+                "that all machines share"
+            )
+        self.count, files = count_and_hash(out / FILES)
+        self.settings = {
+            "weights": weights_sha256(saved), "config": read_json(saved / CONFIG),
+            "rdc": asdict(self.model.config), "seed": seed, "batch_size": batch_size,
+            "images": self.count, "files": files,
+        }  # fmt: skip
+
+    def batches(self) -> Iterator[list[str]]:
+        """The names of the images, batch by batch."""
+        with (self.out / FILES).open(encoding="utf-8") as lines:
+            while batch := [json.loads(line) for line in islice(lines, self.batch_size)]:
+                yield batch
+
+    def share(self, journal: Journal, process: int, processes: int, bar: tqdm) -> None:
+        """Classify what is missing of this process's batches; the bar shows all images."""
+        done = {record["batch"] for record in journal.read()}
+        for number, names in enumerate(self.batches()):
+            if number % processes == process and number not in done:
+                rows = classify_files(names, self.model, self.root)
+                journal.append([{"batch": number, "rows": rows}])
+            bar.update(len(names))
+
+    def merge(self, journal: Journal) -> int:
+        """Write all predictions in the order of the names; returns how many are errors."""
+        places = {entry.record["batch"]: (entry.file, entry.offset) for entry in journal.entries()}
+        needed = -(-self.count // self.batch_size)
+        if len(places) < needed:
+            raise ValueError(
+                f"out={self.out} has {len(places)} of {needed} batches although all processes are "
+                "done: they must write to the same folder"
+            )
+        part, failed = self.out / f".{PREDICTIONS}", 0
+        with part.open("w", encoding="utf-8") as file:
+            for number, _ in enumerate(self.batches()):
+                for row in read_rows(*places[number]):
+                    failed += "error" in row
+                    file.write(json.dumps(row) + "\n")
+        part.replace(self.out / PREDICTIONS)
+        return failed
+
+
+def read_rows(file: Path, offset: int) -> list[Row]:
+    """The rows of the batch whose record begins there."""
+    with file.open("rb") as lines:
+        lines.seek(offset)
+        return json.loads(lines.readline())["rows"]

@@ -1,0 +1,25 @@
+"""Training that starts from another network's weights."""
+
+from rdc.denoiser import Denoiser
+
+HEADS = ("network.head.", "network.class_heads.", "network.unconditional_head.")
+LABELS = "network.embed_label."
+
+
+def warm_start(denoiser: Denoiser, source: str) -> None:
+    """Give `denoiser` the weights of `source`, as `Denoiser.from_pretrained` takes it.
+
+    Both must have the same trunk. Where one has a head for each class and the other is told the
+    class, the heads keep the weights that they have.
+    """
+    theirs = Denoiser.from_pretrained(source).state_dict()
+    mine = denoiser.state_dict()
+    shared = {name for name in mine if name in theirs and mine[name].shape == theirs[name].shape}
+    left = sorted({*mine, *theirs} - shared)
+    strange = [name for name in left if not name.startswith((*HEADS, LABELS))]
+    if strange:
+        raise ValueError(
+            f"--init {source} has another trunk than the network in training: {len(strange)} "
+            f"tensors differ, for example {strange[0]}; give it the same --network settings"
+        )
+    denoiser.load_state_dict({**mine, **{name: theirs[name] for name in shared}})
