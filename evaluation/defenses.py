@@ -8,19 +8,26 @@ from torch import Tensor, nn
 
 from purification.methods import build as build_purifier
 from purification.presets import Method
+from purification.processes import ProcessName
 from rdc import (
     Defense,
     Denoiser,
     ImageClassifier,
     RobustDiffusionClassifier,
 )
+from rdc.checkpoint import CONFIG, locate
 from rdc.config import require
 from rdc.data import load
 from rdc.images import to_x
+from rdc.weights import weights_sha256
 
 Kind = Literal["classifier", "diffusion", "rdc", "maximization", Method]
 METHODS = get_args(Method)
 KINDS = ("classifier", "diffusion", "rdc", "maximization", *METHODS)
+GENERATIVE = ("diffusion", "rdc")
+"""Kinds that have no image classifier."""
+ORDINARY = {"digits": ("digits-cnn", "digits-trades")}
+"""Packaged image classifiers by data set."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class DefenseConfig:
 
     `model`: denoiser or RDC; `classifier`, `auxiliary` (guides AGDM): image classifiers; each a
         packaged name, directory or hub id.
-    `preset`, `weight`, `t_star`, `steps`: of a purifier; the last three replace the preset's.
+    `preset`, `weight`, `process`, `t_star`, `steps`, `rounds`: of a purifier; what is given beside
+        the preset replaces its value.
     `copies`: purified copies per image, whose mean probability counts.
     """
 
@@ -40,8 +48,10 @@ class DefenseConfig:
     auxiliary: str = "digits-trades"
     preset: str = "cifar10-linf"
     weight: float | None = None
+    process: ProcessName | None = None
     t_star: float | None = None
     steps: int | None = None
+    rounds: int | None = None
     copies: int = 1
     seed: int = 0
 
@@ -79,7 +89,8 @@ def purified(config: DefenseConfig, data: str) -> Defense:
         options = {"classifier": network}
     elif config.kind == "agdm":
         options = {"auxiliary": ImageClassifier.from_pretrained(config.auxiliary)}
-    changes = {"t_star": config.t_star, "steps": config.steps, "weight": config.weight}
+    names = ("weight", "process", "t_star", "steps", "rounds")
+    changes = {name: getattr(config, name) for name in names}
     purifier = build_purifier(
         config.kind,  # type: ignore[arg-type]
         Denoiser.from_pretrained(config.model),
@@ -100,3 +111,25 @@ def bank(network: ImageClassifier, data: str, *, count: int = 500) -> Tensor:
     """Logits of training images as contrastive guidance sees states: on [-1, 1]."""
     images = load(data, "train").subset(slice(count)).images
     return network(to_x(images))
+
+
+def networks(config: DefenseConfig) -> list[str]:
+    """Names of the models whose weights a defence has."""
+    found = [] if config.kind == "classifier" else [config.model]
+    found += [] if config.kind in GENERATIVE else [config.classifier]
+    return found + ([config.auxiliary] if config.kind == "agdm" else [])
+
+
+def weights(names: list[str]) -> dict[str, str]:
+    """What identifies the weights of models, by name: see `rdc.weights.weights_sha256`."""
+    return {name: weights_sha256(locate(name, CONFIG).parent) for name in names}
+
+
+def stranger(config: DefenseConfig, data: str) -> str | None:
+    """A packaged image classifier of the data on which to make images for a transfer attack.
+
+    Not the one that the defence has itself: attacks through that are no transfer. None where
+    nothing is packaged.
+    """
+    own = () if config.kind in GENERATIVE else (config.classifier,)
+    return next((name for name in ORDINARY.get(data, ()) if name not in own), None)

@@ -1,11 +1,12 @@
 """RDC against an ordinary CNN on real digits, both attacked: `python -m evaluation.demo`.
 
 Prints a table and draws one picture. With more images and several eps it is the curve of README.
+Another model brings its data: `--model NAME --data PATH`.
 """
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ from evaluation.robustness import attack, correct
 from evaluation.statistics import clopper_pearson
 from evaluation.surrogates import surrogates
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
-from rdc.data import Dataset, load
+from rdc.checkpoint import CONFIG, packaged_models
+from rdc.data import Dataset, Split, load
 from rdc.image_classifier import ImageClassifier
 from rdc.images import to_x
 from rdc.provenance import provenance
@@ -30,11 +32,14 @@ class DemoConfig:
 
     model: str = "digits"
     """RDC: packaged name, directory or hub id"""
-    cnn: str = "digits-cnn"
-    """what it is compared with"""
+    cnn: str | None = None
+    """what it is compared with: an image classifier; by default the packaged one called as the
+    model with "-cnn" behind, or digits-cnn"""
+    data: str = "digits"
+    """data set, as `training.train` takes it"""
     images: int = 24
     """how many images of the split, from its start"""
-    split: str = "test"
+    split: Split = "test"
     eps: tuple[float, ...] = (0.2,)
     """budgets on the [0, 1] scale"""
     steps: int = 40
@@ -48,37 +53,60 @@ class DemoConfig:
 
 def main(config: DemoConfig) -> None:
     """Attack every model at every eps, print the table, draw the picture."""
-    data = load("digits", config.split).subset(slice(config.images))  # type: ignore[arg-type]
-    cnn = ImageClassifier.from_pretrained(config.cnn)
     # On these settings it has the direction of double backward (a test says so), at half the price.
     options = {"seed": config.seed, "second_order": "central_difference"}
     rdc = RobustDiffusionClassifier.from_pretrained(config.model, **options)
+    shape = rdc.denoiser.image_shape
+    cnn = ImageClassifier.from_pretrained(compared_with(config))
+    if cnn.image_shape != shape:
+        raise ValueError(
+            f"--cnn {compared_with(config)} takes images {cnn.image_shape}, but --model "
+            f"{config.model} takes {shape}; give a classifier of the same images"
+        )
+    data = load(config.data, config.split, shape=shape).subset(slice(config.images))
+    if rdc.denoiser.class_names not in ((), data.class_names):
+        raise ValueError(
+            f"--data {config.data} has the classes {data.class_names}, but --model {config.model} "
+            f"knows {rdc.denoiser.class_names}; give the data that it was trained on"
+        )
     models: dict[str, nn.Module] = {"CNN": cnn, "diffusion classifier": rdc.classifier, "RDC": rdc}
     if config.optimal:
-        train = load("digits", "train")
+        train = load(config.data, "train", shape=shape)
         best = RobustDiffusionClassifier(
             OptimalDenoiser(to_x(train.images), train.labels), rdc.config, **options
         )
         models |= {"optimal classifier": best.classifier, "optimal RDC": best}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for model in models.values():
+        model.to(device)
+    there = replace(data, pixels=data.pixels.to(device), labels=data.labels.to(device))
 
     print(
-        f"{len(data)} {config.split} digits; PGD-{config.steps}, L-infinity; robust accuracy in %, "
-        "95 % intervals"
+        f"{len(data)} {config.split} images of {config.data}; PGD-{config.steps}, L-infinity; "
+        "robust accuracy in %, 95 % intervals"
     )
     progress = tqdm(total=len(models) * len(config.eps), unit="attack", leave=False)
     rows = {}
     for name, model in models.items():
-        rows[name] = measure(model, data, config, progress)
+        rows[name] = measure(model, there, config, progress)
     progress.close()
     print(table(rows, config))
     if config.picture is not None:
-        draw(cnn, rdc, data.subset(slice(4)), eps=max(config.eps), path=config.picture)
+        draw(cnn, rdc, there.subset(slice(4)), eps=max(config.eps), path=config.picture)
         print(f"wrote {config.picture}")
     if config.json is not None:
         record = {"config": asdict(config), **provenance(data), "results": rows}
         config.json.parent.mkdir(parents=True, exist_ok=True)
         config.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
         print(f"wrote {config.json}")
+
+
+def compared_with(config: DemoConfig) -> str:
+    """The image classifier beside RDC, by name."""
+    if config.cnn is not None:
+        return config.cnn
+    own = f"{config.model}-cnn"
+    return own if own in packaged_models(CONFIG) else "digits-cnn"
 
 
 def measure(model: nn.Module, data: Dataset, config: DemoConfig, progress: tqdm) -> dict:

@@ -56,7 +56,7 @@ def draw(
 
 
 def show(axis, image: Tensor) -> None:
-    pixels = image.permute(1, 2, 0).squeeze(2).numpy()
+    pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
 
@@ -67,7 +67,7 @@ def bars(axis, probabilities: Tensor, label: int, names: tuple[str, ...]) -> Non
     colors = ["lightgray"] * len(probabilities)
     colors[winner] = "tab:red"
     colors[label] = "tab:green"
-    axis.bar(range(len(probabilities)), probabilities, color=colors)
+    axis.bar(range(len(probabilities)), probabilities.cpu(), color=colors)
     axis.set_ylim(0, 1)
     axis.set_yticks([])
     axis.set_xticks(range(len(names)), names, fontsize=8)

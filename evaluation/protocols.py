@@ -1,11 +1,13 @@
-"""How a random defence is judged: one shot, the majority of its votes, or the worst of its answers.
+"""How a random defence is judged: on the frozen draw that its attacker knows, or on draws that no
+attack has seen, by their mean, by the majority of their votes, or by the worst of them.
 
-The same defence is right on 95 % of clean images in one shot and on 36 % when any of 20 answers may
-be the wrong one. A number without its protocol, and without the clean accuracy under the same
-protocol, says nothing.
+The same defence is right on 95 % of clean images under a fresh draw and on 36 % when any of 20
+answers may be the wrong one. A number without its protocol, and without the clean accuracy under
+the same protocol, says nothing.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,15 +18,25 @@ JUDGEMENT = 2**31 + 1
 """The path of `spawn` that judges take: no attack and no selection has seen these draws."""
 
 
-def predictions(
+class Answers(NamedTuple):
+    """What a model says about B images under R draws: each (B, R)."""
+
+    classes: Tensor
+    confidences: Tensor
+    """softmax probabilities of the classes"""
+
+
+def answers(
     model: Model, images: Tensor, seeds: Sequence[int], *, draws: int, chunk: int = 256
-) -> Tensor:
-    """The class of each image (B, C, H, W) under `draws` draws of its own: (B, draws).
+) -> Answers:
+    """What `model` says about each image (B, C, H, W) under `draws` draws of its own.
 
     With `draws` = 1 the frozen draw, which an attacker may know; `seeds` (B) then do nothing.
     """
     victim = Expectation(model, draws=draws, chunk=chunk)
-    return victim.logits(images, seeds=spawn(seeds, JUDGEMENT)).argmax(2)
+    logits = victim.logits(images, seeds=spawn(seeds, JUDGEMENT))
+    confidences, classes = logits.softmax(2).max(2)
+    return Answers(classes, confidences)
 
 
 def one_shot(predicted: Tensor, labels: Tensor) -> Tensor:

@@ -45,12 +45,7 @@ class Records:
             )
 
     def read(self) -> list[Record]:
-        """All complete records of all processes, in the order of their files."""
-        found = []
-        for file in sorted(self.folder.glob("records-*.jsonl")):
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            found += [json.loads(line) for line in lines if line.endswith("\n")]
-        return found
+        return read(self.folder)
 
     def append(self, records: Iterable[Record]) -> None:
         """Add records that belong together; a kill leaves all of them or the first ones."""
@@ -59,6 +54,15 @@ class Records:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def read(folder: Path) -> list[Record]:
+    """All complete records of all processes in a folder, in the order of their files."""
+    found = []
+    for file in sorted(folder.glob("records-*.jsonl")):
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        found += [json.loads(line) for line in lines if line.endswith("\n")]
+    return found
 
 
 def cut_torn_line(file: Path) -> None:

@@ -1,6 +1,6 @@
 """From records to figures: every attack alone, and per image the worst of all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,46 +10,71 @@ from evaluation.protocols import majority, one_shot, worst
 from evaluation.records import Record
 from evaluation.statistics import clopper_pearson
 
-PROTOCOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "one shot": one_shot,
+CLEAN, WORST = "none", "worst"
+"""Names among those of attacks: the images as they are; the worst of all attacks per image."""
+FROZEN = "frozen"
+UNSEEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "fresh": one_shot,
     "majority": majority,
     "worst draw": worst,
 }
+"""Protocols for draws that no attack has seen, by name."""
+PROTOCOLS = (FROZEN, *UNSEEN)
+
+Scores = dict[float, dict[str, dict[str, Tensor]]]
 
 
-def summarize(records: list[Record], *, norm: str) -> dict[str, Any]:
-    """Accuracies by budget, attack and protocol, with 95 % intervals over images; and a table.
+def scores(records: Iterable[Record]) -> Scores:
+    """What each image scores (N,), in [0, 1], by budget, attack and protocol.
 
-    "worst" is the per-image minimum over the attacks of a budget and over the image as it is, which
-    is within every budget. Draws are averaged within an image and never counted as images.
+    Images are in the order of their numbers, attacks in that of the records. Eps 0 has "none";
+    every other budget has its attacks and "worst", per image the minimum over them and over the
+    image as it is, which is within every budget. Draws are averaged within an image and never
+    counted as images.
     """
-    found = {(r["eps"], r["attack"], r["image"]): r for r in records}
-    budgets = sorted({eps for eps, _, _ in found})
-    clean = table(found, 0.0, "none")
-    accuracy: dict[str, Any] = {}
-    for eps in budgets:
-        attacks = sorted({attack for budget, attack, _ in found if budget == eps})
-        scores = {attack: table(found, eps, attack) for attack in attacks}
-        worst_of_all = {
-            protocol: torch.stack([clean[protocol], *(s[protocol] for s in scores.values())]).amin(
-                0
+    rows: dict[tuple[float, str], dict[int, Record]] = {}
+    for record in records:
+        rows.setdefault((record["eps"], record["attack"]), {})[record["image"]] = record
+    found: Scores = {}
+    for eps, attack in sorted(rows, key=lambda key: key[0]):
+        by_image = rows[eps, attack]
+        if by_image.keys() != rows[0.0, CLEAN].keys():
+            raise ValueError(
+                f"records: eps {eps:g}, {attack}: {len(by_image)} of {len(rows[0.0, CLEAN])} "
+                "images; the run has not finished: start it again"
             )
-            for protocol in clean
+        found.setdefault(eps, {})[attack] = score([by_image[image] for image in sorted(by_image)])
+    clean = found[0.0][CLEAN]
+    for eps in found.keys() - {0.0}:
+        attacks = found[eps].values()
+        found[eps][WORST] = {
+            protocol: torch.stack([values, *(attack[protocol] for attack in attacks)]).amin(0)
+            for protocol, values in clean.items()
         }
-        accuracy[f"{eps:g}"] = {
-            name: {protocol: share(values) for protocol, values in by.items()}
-            for name, by in {**scores, "worst": worst_of_all}.items()
-        }
-    return {"norm": norm, "accuracy": accuracy, "text": text(accuracy, norm)}
+    return found
 
 
-def table(found: dict, eps: float, attack: str) -> dict[str, Tensor]:
-    """The score of every image (N,) under each protocol that its draws allow."""
-    rows = [r for (budget, name, _), r in sorted(found.items()) if (budget, name) == (eps, attack)]
-    predicted = torch.tensor([row["predictions"] for row in rows])
+def score(rows: list[Record]) -> dict[str, Tensor]:
+    """What the image of each row scores (N,) under the protocols that its draws allow."""
     labels = torch.tensor([row["label"] for row in rows])
-    names = list(PROTOCOLS) if predicted.shape[1] > 1 else ["one shot"]
-    return {name: PROTOCOLS[name](predicted, labels).double() for name in names}
+    frozen = torch.tensor([row["frozen"] for row in rows])
+    found = {FROZEN: (frozen == labels).double()}
+    predicted = torch.tensor([row["predictions"] for row in rows])
+    if predicted.numel():
+        found |= {name: judge(predicted, labels).double() for name, judge in UNSEEN.items()}
+    return found
+
+
+def summarize(records: Iterable[Record], *, norm: str) -> dict[str, Any]:
+    """Accuracies by budget, attack and protocol, with 95 % intervals over images; and a table."""
+    accuracy = {
+        f"{eps:g}": {
+            attack: {protocol: share(values) for protocol, values in by.items()}
+            for attack, by in attacks.items()
+        }
+        for eps, attacks in scores(records).items()
+    }
+    return {"norm": norm, "accuracy": accuracy, "text": text(accuracy, norm)}
 
 
 def share(values: Tensor) -> dict[str, float]:
@@ -62,18 +87,23 @@ def share(values: Tensor) -> dict[str, float]:
 
 def text(accuracy: dict[str, Any], norm: str) -> str:
     """A table for the terminal: protocols across, budgets and attacks down."""
-    protocols = list(next(iter(accuracy.values()))["worst"])
-    lines = [f"accuracy in % [95 % interval], {norm}", f"{'':<34}" + "".join(
-        f"{name:>20}" for name in protocols)]  # fmt: skip
-    for eps, by in accuracy.items():
-        for name, figures in by.items():
-            if eps == "0" and name == "worst":
-                continue
-            label = "clean" if eps == "0" else f"eps {eps}  {name}"
-            lines.append(f"{label:<34}" + "".join(f"{cell(figures[p]):>20}" for p in protocols))
+    rows = {
+        "clean" if attack == CLEAN else f"eps {eps}  {attack}": figures
+        for eps, attacks in accuracy.items()
+        for attack, figures in attacks.items()
+    }
+    width = max(map(len, rows)) + 2
+    protocols = list(rows["clean"])
+    lines = [f"accuracy in % [95 % interval], {norm}"]
+    lines += [" " * width + "".join(f"{name:>20}" for name in protocols)]
+    lines += [
+        f"{label:<{width}}" + "".join(f"{cell(figures[name]):>20}" for name in protocols)
+        for label, figures in rows.items()
+    ]
     return "\n".join(lines)
 
 
 def cell(figure: dict[str, float]) -> str:
+    """A share in percent with its interval: 61.0 [51, 71]."""
     low, high = 100 * figure["low"], 100 * figure["high"]
     return f"{100 * figure['accuracy']:.1f} [{low:.0f}, {high:.0f}]"

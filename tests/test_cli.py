@@ -1,21 +1,28 @@
 """`python -m rdc`: one row per image, a broken image costs only its own row, exit status 1."""
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tyro
 from PIL import Image
-from tiny import tiny_rdc
+from tiny import NETWORK, tiny_denoiser, tiny_rdc
 
 import rdc.checkpoint
+from evaluation.config import EvaluateConfig
+from purification.__main__ import Purify
+from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
 from rdc.__main__ import Command, main
 from rdc.classifier import classify
+from training.denoising import TrainConfig
 
 NAMES = ("zero", "one", "two")
 
@@ -163,12 +170,111 @@ def test_info_lists_the_packaged_models(capsys) -> None:
     assert capsys.readouterr() == ("tiny\n", "")
 
 
+def shown(capsys, *args: object) -> dict:
+    assert run("info", *args) == 0
+    return json.loads(capsys.readouterr().out)
+
+
 @pytest.mark.usefixtures("packaged")
 def test_info_shows_the_settings_of_a_model(model: Path, capsys) -> None:
-    assert run("info", "tiny") == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["denoiser"] == json.loads((model / "config.json").read_text())
-    assert shown["rdc"] == json.loads((model / "rdc.json").read_text())
+    found = shown(capsys, "tiny")
+    assert found["denoiser"] == json.loads((model / "config.json").read_text())
+    assert found["rdc"] == json.loads((model / "rdc.json").read_text())
+    assert found["class_names"] == list(NAMES)
+
+
+def test_info_of_a_model_for_rdc(model: Path, capsys) -> None:
+    found = shown(capsys, model)
+    parameters = sum(weights.numel() for weights in tiny_denoiser().parameters())
+    facts = ("denoiser, rdc, edm", "1x8x8, 3 classes", f"{parameters:,}")
+    assert (found["network"], found["images"], found["parameters"]) == facts
+    for name in ("config.json", "model.safetensors", "rdc.json"):
+        expected = hashlib.sha256((model / name).read_bytes()).hexdigest()
+        assert found["files"].pop(name) == expected
+    assert found["files"] == {}
+    assert programs(found) == {
+        "rdc classify", "purification", "training.train", "evaluation.evaluate",
+    }  # fmt: skip
+
+
+def programs(found: dict) -> set[str]:
+    """What the model can be given to; each names it."""
+    words = [command.removeprefix("python -m ").split() for command in found["commands"]]
+    return {" ".join(w[:2]) if w[0] == "rdc" else w[0] for w in words}
+
+
+@pytest.mark.parametrize("conditioning", ["label", "none"])
+def test_info_of_a_denoiser(tmp_path: Path, capsys, conditioning: str) -> None:
+    count = 3 if conditioning == "label" else 0
+    network = replace(NETWORK, conditioning=conditioning, num_classes=count)
+    config = replace(tiny_denoiser().config, network=network, class_names=())
+    with torch.random.fork_rng(devices=[]):
+        Denoiser(config).save_pretrained(tmp_path / "denoiser", max_shard_size="80KB")
+    found = shown(capsys, tmp_path / "denoiser")
+    assert found["images"] == f"1x8x8, {count or 'no'} classes"
+    assert "rdc" not in found and found["class_names"] == []
+    assert {"config.json", "model-00001-of-00005.safetensors"} < set(found["files"])
+    taught = {"training.train"} if count else set()
+    assert programs(found) == {"purification", *taught}
+
+
+def test_info_of_a_classifier(tmp_path: Path, capsys) -> None:
+    config = ImageClassifierConfig("cnn-4", 8, 1, 3)
+    ImageClassifier(config).save_pretrained(tmp_path / "cnn")
+    found = shown(capsys, tmp_path / "cnn")
+    assert found["network"] == "classifier, cnn-4"
+    assert found["classifier"] == json.loads((tmp_path / "cnn" / "config.json").read_text())
+    assert programs(found) == {"purification", "evaluation.evaluate"}
+
+
+def test_info_commands_are_taken_by_their_programs(model: Path, tmp_path: Path, capsys) -> None:
+    ImageClassifier(ImageClassifierConfig("cnn-4", 8, 1, 3)).save_pretrained(tmp_path / "cnn")
+    configs = {
+        "evaluation.evaluate": EvaluateConfig, "purification": Purify, "rdc": Command,
+        "training.train": TrainConfig,
+    }  # fmt: skip
+    for saved in (model, tmp_path / "cnn"):
+        for command in shown(capsys, saved)["commands"]:
+            program, *words = command.removeprefix("python -m ").split()
+            extra = [] if program in ("rdc", "purification") else ["--out", "x"]
+            parsed = tyro.cli(configs[program], args=[*words, *extra])  # type: ignore[arg-type]
+            assert str(saved) in repr(parsed)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_info_reads_as_strictly_as_loading_does(model, tmp_path, capsys, file: str) -> None:
+    broken = shutil.copytree(model, tmp_path / "broken")
+    (broken / file).write_bytes((broken / file).read_bytes()[:-9])
+    assert run("info", broken) == 1
+    assert file in capsys.readouterr().err
+
+
+def test_predictions_of_a_folder(model: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    """The same rows as on the screen, by names below the folder; a broken image is no failure."""
+    run("classify", folder, "--model", model, "--json")
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    out = tmp_path / "out"
+    assert run("classify", folder, "--model", model, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert said == f"wrote {out / 'predictions.jsonl'}; 1 images could not be classified\n"
+    lines = (out / "predictions.jsonl").read_text().splitlines()
+    for line, row in zip(lines, printed, strict=True):
+        assert json.loads(line) == row | {"image": str(Path(row["image"]).relative_to(folder))}
+
+
+def test_seed_changes_the_noise(model: Path, folder: Path, capsys) -> None:
+    answers = []
+    for seed in (0, 0, 1):
+        run("classify", folder / "a.png", "--model", model, "--json", "--seed", seed)
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_other_settings_of_a_begun_folder(model: Path, folder: Path, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert run("classify", folder, "--model", model, "--out", out) == 0
+    assert run("classify", folder, "--model", model, "--out", out, "--seed", 1) == 1
+    assert "other settings: seed: 0 -> 1" in capsys.readouterr().err
 
 
 def test_the_command_end_to_end(model: Path, folder: Path) -> None:

@@ -25,7 +25,8 @@ from torch import Tensor
 from rdc.data import Shape, cache, decode, load
 from rdc.data.folder import read_folder
 
-EXPECTED = torch.from_numpy(np.stack([noise(seed) for seed in range(10)])).permute(0, 3, 1, 2)
+SEEDS = [seed for turn in range(5) for seed in (turn, 5 + turn)]  # the classes take turns
+EXPECTED = torch.from_numpy(np.stack([noise(seed) for seed in SEEDS])).permute(0, 3, 1, 2)
 
 
 def load_test(root: Path, shape: Shape | None = None) -> Tensor:

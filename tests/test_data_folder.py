@@ -22,15 +22,22 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_rows_are_in_order_of_class_and_name(root: Path) -> None:
+def test_classes_take_turns_in_the_order_of_names(root: Path) -> None:
     names = ["train/dog/b.png", "train/cat/z.PNG", "train/dog/deep/a.bmp", "train/cat/a.tiff"]
     save(root, {name: noise(seed) for seed, name in enumerate(names)})
     save(root, {"train/cat/notes.txt": b"", "train/.ipynb_checkpoints/c.png": b""})
     data = read(root)
-    assert (data.class_names, data.labels.tolist()) == (("cat", "dog"), [0, 0, 1, 1])
-    expected = np.stack([noise(seed) for seed in (3, 1, 0, 2)])
+    assert (data.class_names, data.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
+    expected = np.stack([noise(seed) for seed in (3, 0, 1, 2)])
     assert torch.equal(data.pixels, torch.from_numpy(expected).permute(0, 3, 1, 2))
     assert (data.peak, data.shape) == (255, (3, 6, 4))
+
+
+def test_a_beginning_has_all_classes_as_long_as_they_last(root: Path) -> None:
+    """Programs take the first images of a split, and all of one class would mislead them."""
+    save(root, {f"train/cat/{i}.png": noise(i) for i in range(2)})
+    save(root, {f"train/dog/{i}.png": noise(i) for i in range(5)})
+    assert read(root).labels.tolist() == [0, 1, 0, 1, 1, 1, 1]
 
 
 def test_gray_folders_have_one_channel(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ def png(seed: int) -> bytes:
 
 
 def write(
-    path: Path, seeds: range, labels: list[Any], classes: list[str] | None = CLASSES, **columns: Any
+    path: Path,
+    seeds: Sequence[int],
+    labels: list[Any],
+    classes: list[str] | None = CLASSES,
+    **columns: Any,
 ) -> None:
     """A file with images, labels and the class names that it declares; `columns` replace them."""
     images = [{"bytes": png(seed), "path": f"{seed}.png"} for seed in seeds]
@@ -46,11 +51,11 @@ def read(root: Path, split: Split = "train") -> Dataset:
 @pytest.mark.parametrize("folder", [".", "data"])
 def test_parquet_files_are_their_images(folder: str, tmp_path: Path) -> None:
     """In all shards, across row groups, and held out in the same way as from a folder."""
-    labels = [0] * 20 + [1] * 20
-    parts = [range(0, 15), range(15, 39), range(39, 40)]
+    seeds = [seed for turn in range(20) for seed in (turn, 20 + turn)]  # as in the folder
+    parts = [slice(0, 15), slice(15, 39), slice(39, 40)]
     for number, part in enumerate(parts):
         path = tmp_path / "files" / folder / f"train-{number:05d}-of-00003-0a1b2c.parquet"
-        write(path, part, labels[part.start : part.stop])
+        write(path, seeds[part], [seed // 20 for seed in seeds[part]])
     write(tmp_path / "files" / folder / "test.parquet", range(50, 52), [1, 0])
     tree(tmp_path / "folder", 20)
     for split in ("train", "validation"):

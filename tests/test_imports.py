@@ -15,9 +15,11 @@ ALLOWED = {
     "training": {"rdc", "purification"},
     "evaluation": {"rdc", "purification"},
     "benchmarks": {"rdc", "purification", "training", "evaluation"},
+    "examples": {"rdc", "purification"},
 }
-OURS = {*ALLOWED, "tests", "recipes", "examples", *(p.stem for p in (ROOT / "tests").glob("*.py"))}
-HEAVY = ["timm", "accelerate", "torchsde", "sklearn", "matplotlib", "torchvision", "tyro"]
+OURS = {*ALLOWED, "tests", "recipes", *(p.stem for p in (ROOT / "tests").glob("*.py"))}
+HEAVY = ["timm", "accelerate", "torchsde", "sklearn", "matplotlib", "torchvision", "tyro",
+         "diffusers"]  # fmt: skip
 
 
 def sources(package: str) -> dict[str, str]:

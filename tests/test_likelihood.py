@@ -6,9 +6,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import MixtureDenoiser, some_images, two_classes
+from oracle import MixtureDenoiser, central_difference, some_images, two_classes
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rdc import Denoiser, DenoiserConfig, Levels, Noise, UNetConfig
+from evaluation.attacks.losses import Loss, cross_entropy, dlr, margin, targeted_dlr
+from rdc import (
+    ClassifierConfig,
+    Defense,
+    Denoiser,
+    DenoiserConfig,
+    DiffusionClassifier,
+    Levels,
+    LikelihoodMaximizer,
+    MaximizationConfig,
+    Noise,
+    UNetConfig,
+)
 from rdc.images import to_x
 from rdc.likelihood import chunk_rows, class_errors, class_losses, log_likelihood
 
@@ -169,7 +183,132 @@ def test_log_likelihood_refuses_other_weights() -> None:
         log_likelihood(gaussian(), x, levels, Noise("frozen").normal(x, 3))
 
 
-def test_conditional_networks_take_fewer_images_per_call() -> None:
-    x = torch.zeros(1, 1, 8, 8)
-    multihead = chunk_rows(random_denoiser(), x)
-    assert chunk_rows(random_denoiser(conditioning="label"), x) == multihead // 3
+def test_a_call_holds_as_many_pixels_whatever_their_size() -> None:
+    small, large = torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 32, 32)
+    assert chunk_rows(small) == 16 * chunk_rows(large) == 2**16 // 64
+
+
+class Counting:
+    """A denoiser that writes down which rows its network sees: (kind, sigma, label)."""
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+        self.num_classes, self.image_shape = denoiser.num_classes, denoiser.image_shape
+        self.rows_per_image = denoiser.rows_per_image
+        self.seen: list[tuple[int, ...]] = []
+
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return self.denoiser.denoise(x, sigma)
+
+    def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        self.seen += [()] * len(x)
+        return self.denoiser.denoise_classes(x, sigma)
+
+    def denoise_class(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
+        self.seen += [(label,) for label in labels.tolist()]
+        return self.denoiser.denoise_class(x, sigma, labels)
+
+
+IMAGES = some_images(3, (1, 8, 8))
+LEVELS = Levels.build(count=4, low=0.5, high=2)
+NOISE = Noise("fresh").normal(IMAGES, 4)
+
+
+def dense(denoiser: Denoiser, x: Tensor) -> Tensor:
+    """The class losses by plain autograd through `denoise_classes`, all rows at once."""
+    sigma = LEVELS.sigmas.repeat(len(x))
+    clean = x.repeat_interleave(4, dim=0)
+    noised = clean + sigma[:, None, None, None] * NOISE.flatten(0, 1)
+    errors = (denoiser.denoise_classes(noised, sigma) - clean[:, None]).square().sum((2, 3, 4))
+    return torch.einsum("btk,t->bk", errors.unflatten(0, (len(x), 4)), LEVELS.weights)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7, 20])
+@pytest.mark.parametrize("conditioning", ["multihead", "label"])
+@pytest.mark.parametrize("loss", [margin, dlr, targeted_dlr, cross_entropy])
+def test_gradient_of_a_loss_is_that_of_all_classes_at_once(chunk, conditioning, loss: Loss) -> None:
+    denoiser = random_denoiser(conditioning=conditioning)
+    aims = (torch.tensor([0, 1, 2]), torch.tensor([2, 0, 1]))[: 2 if loss is targeted_dlr else 1]
+
+    def gradient(losses) -> Tensor:
+        x = to_x(IMAGES).requires_grad_()
+        return torch.autograd.grad(loss(-losses(x), *aims).sum(), x)[0]
+
+    found = gradient(lambda x: class_losses(denoiser, x, LEVELS, NOISE, chunk=chunk))
+    expected = gradient(lambda x: dense(denoiser, x))
+    torch.testing.assert_close(
+        found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_only_the_classes_of_the_margin_run_again(chunk: int | None) -> None:
+    """Two of three classes for each image, and others for another image; none for a third."""
+    denoiser = Counting(random_denoiser(conditioning="label"))
+    x = to_x(IMAGES).requires_grad_()
+    losses = class_losses(denoiser, x, LEVELS, NOISE, chunk=chunk)
+    assert sorted(denoiser.seen) == sorted([(0,), (1,), (2,)] * 12)
+    denoiser.seen.clear()
+    (losses[0, 0] - losses[0, 1] + losses[1, 2] - losses[1, 1]).backward()
+    assert denoiser.seen == [(0,), (1,)] * 4 + [(1,), (2,)] * 4
+    assert x.grad is not None and torch.equal(x.grad[2], torch.zeros_like(x[2]))
+
+
+def test_all_classes_of_a_multihead_network_take_one_row() -> None:
+    denoiser = Counting(random_denoiser())
+    x = to_x(IMAGES).requires_grad_()
+    class_losses(denoiser, x, LEVELS, NOISE)[:, 0].sum().backward()
+    assert denoiser.seen == [()] * 12  # kept for the backward pass
+    denoiser.seen.clear()
+    class_losses(denoiser, x, LEVELS, NOISE, chunk=5)[:, 0].sum().backward()
+    assert denoiser.seen == [()] * 24
+
+
+@pytest.mark.parametrize("chunk", [None, 5])
+@pytest.mark.parametrize("conditioning", ["multihead", "label"])
+def test_losses_can_be_differentiated_twice(chunk, conditioning) -> None:
+    """Guidance by a diffusion classifier needs that."""
+    denoiser = random_denoiser(conditioning=conditioning)
+
+    def product(losses) -> Tensor:
+        x = to_x(IMAGES).requires_grad_()
+        (first,) = torch.autograd.grad(
+            margin(-losses(x), torch.zeros(3, dtype=torch.int64)).sum(), x, create_graph=True
+        )
+        return torch.autograd.grad((first * NOISE[:, 0]).sum(), x)[0]
+
+    found = product(lambda x: class_losses(denoiser, x, LEVELS, NOISE, chunk=chunk))
+    with sdpa_kernel(SDPBackend.MATH):  # of the attention kernels the one with two derivatives
+        expected = product(lambda x: dense(denoiser, x))
+    torch.testing.assert_close(
+        found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("loss", [margin, cross_entropy])
+def test_gradient_of_rdc_on_a_conditional_network_is_a_finite_difference(loss: Loss) -> None:
+    denoiser, labels = random_denoiser(conditioning="label"), torch.tensor([0, 1, 2])
+    maximizer = LikelihoodMaximizer(denoiser, MaximizationConfig(steps=2, momentum=0.5))
+    model = Defense(maximizer, DiffusionClassifier(denoiser, ClassifierConfig(levels=3)))
+    images = IMAGES.clone().requires_grad_()
+
+    def value(images: Tensor) -> Tensor:
+        return loss(model(images), labels).sum()
+
+    (found,) = torch.autograd.grad(value(images), images)
+    direction = some_images(3, (1, 8, 8), seed=4) - 0.5
+    with torch.no_grad():
+        expected = central_difference(value, IMAGES, direction, step=1e-6)
+    torch.testing.assert_close((found * direction).sum(), expected, rtol=1e-6, atol=0)
+
+
+def test_a_row_per_class_needs_the_question_for_one_class() -> None:
+    class Old(MixtureDenoiser):
+        rows_per_image = 2
+
+    with pytest.raises(
+        TypeError, match=r"Old has rows_per_image=2.*denoise_class\(x, sigma, labels"
+    ):
+        class_errors(Old(torch.zeros(2, 1, 1, 2, 2), 0.3), some_images(1), LEVELS.sigmas, NOISE)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from evaluation.attacks.expectation import Expectation
 from evaluation.attacks.seeds import spawn
 from evaluation.attacks.selection import SELECTION
-from evaluation.protocols import JUDGEMENT, majority, one_shot, predictions, worst
+from evaluation.protocols import JUDGEMENT, answers, majority, one_shot, worst
 from rdc.noise import Noise
 
 LABELS = torch.tensor([0, 1, 2])
@@ -26,7 +26,7 @@ def test_majority_of_equals_is_the_class_that_came_first() -> None:
 
 
 class Coin(nn.Module):
-    """Class 1 with probability 0.7, by a draw of its own for every row."""
+    """Class 1 with probability 0.7, by a draw of its own for every row; 2.0 says how sure it is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,11 @@ class Coin(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         _, uniform = self.noise.normal_and_uniform(images, 1)
         heads = (uniform.expand(len(images), 1) < 0.7).to(images.dtype)
-        return torch.cat([1 - heads, heads], dim=1)
+        return 2.0 * torch.cat([1 - heads, heads], dim=1)
+
+
+def predictions(coin: Coin, images: Tensor, seeds, *, draws: int, chunk: int = 256) -> Tensor:
+    return answers(coin, images, seeds, draws=draws, chunk=chunk).classes
 
 
 def test_draws_belong_to_images_and_not_to_batches() -> None:
@@ -46,6 +50,12 @@ def test_draws_belong_to_images_and_not_to_batches() -> None:
     assert torch.equal(predictions(coin, images[5:9], seeds[5:9], draws=50), drawn[5:9])
     shares = drawn.double().mean(1)
     assert shares.std() == pytest.approx((0.21 / 50) ** 0.5, rel=0.4)  # independent images
+
+
+def test_confidence_is_the_probability_of_the_class_that_was_said() -> None:
+    found = answers(Coin(), torch.zeros(3, 1, 2, 2), [0, 1, 2], draws=9)
+    assert found.classes.unique().tolist() == [0, 1]
+    torch.testing.assert_close(found.confidences, torch.full((3, 9), 1 / (1 + 2.718281828**-2)))
 
 
 def test_judges_see_draws_that_no_attack_has_seen() -> None:

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from evaluation.surrogates import noises, surrogates
 from purification.guidance import AGDM
-from rdc import Defense, LikelihoodMaximizer, MaximizationConfig
+from rdc import (
+    ClassifierConfig,
+    Defense,
+    LikelihoodMaximizer,
+    MaximizationConfig,
+    RDCConfig,
+    RobustDiffusionClassifier,
+)
+from rdc.maximization import GradientMode
 
 IMAGES = some_images(2, SHAPE)
 
@@ -19,10 +27,19 @@ def gradient(model: nn.Module) -> Tensor:
     return found
 
 
+MAXIMIZATION = MaximizationConfig(steps=2, sigma_min=0.2)
+
+
+def rdc(gradient: GradientMode = "exact") -> RobustDiffusionClassifier:
+    config = RDCConfig(ClassifierConfig(levels=3), MAXIMIZATION)
+    return RobustDiffusionClassifier(mixture(), config, gradient=gradient)
+
+
 def defenses() -> dict[str, Defense]:
-    classifier, maximization = Smooth().eval(), MaximizationConfig(steps=2, sigma_min=0.2)
+    classifier = Smooth().eval()
     return {
-        "maximized": Defense(LikelihoodMaximizer(mixture(), maximization), classifier),
+        "rdc": rdc(),
+        "maximized": Defense(LikelihoodMaximizer(mixture(), MAXIMIZATION), classifier),
         "purified": Defense(purifier(), classifier, copies=2),
         "guided": Defense(purifier((0.5, AGDM(Smooth()))), classifier),
     }
@@ -40,6 +57,12 @@ def test_surrogates_say_what_the_defence_says_and_differ_in_their_gradients(name
         assert torch.equal(found[key](IMAGES), model(IMAGES))
         assert not torch.allclose(gradients[key], gradients["exact"], rtol=1e-3)
     assert torch.equal(found["classifier"](IMAGES), model.classifier(IMAGES))
+
+
+def test_exact_is_exact_whatever_the_model_was_built_with() -> None:
+    found = surrogates(rdc("bpda"))
+    assert torch.equal(gradient(found["exact"]), gradient(rdc()))
+    assert torch.equal(gradient(found["bpda"]), gradient(rdc("bpda")))
 
 
 def test_plain_classifier_is_its_own_surrogate() -> None:

@@ -26,12 +26,14 @@ class Attacked:
 
     `images` (B, C, H, W); `wrong` (B,) is the share of draws that misclassify them. `attacks` has
     that share (B,) for the images of each attack by name, "none" for the given ones; it is NaN
-    where an image had fallen to an earlier attack.
+    where an image had fallen to an earlier attack. `stages` has the most harmful images after each
+    attack; those of the last one are `images`.
     """
 
     images: Tensor
     wrong: Tensor
     attacks: dict[str, Tensor]
+    stages: dict[str, Tensor]
 
 
 def standard(
@@ -59,12 +61,7 @@ def standard(
             "model: it is random, and AutoAttack would judge it by single draws; use `stochastic` "
             "with Expectation(model, draws=...)"
         )
-    attacks = {
-        "apgd-ce": partial(apgd, loss=cross_entropy, steps=steps),
-        "apgd-t": partial(apgd, loss=targeted_dlr, targets=targets, steps=steps),
-        "fab-t": partial(fab, targets=targets, steps=steps),
-        "square": partial(square, queries=queries),
-    }
+    attacks = standard_attacks(steps=steps, targets=targets, queries=queries)
     return run(victim, images, labels, attacks, eps=eps, norm=norm, seeds=seeds)
 
 
@@ -94,13 +91,28 @@ def stochastic(
             "model: must be an Expectation of at least 2 draws, such as "
             "Expectation(model, draws=20); for a deterministic model use `standard`"
         )
-    attacks = {
+    attacks = stochastic_attacks(steps=steps, targets=targets, queries=queries)
+    return run(model, images, labels, attacks, eps=eps, norm=norm, seeds=seeds)
+
+
+def standard_attacks(*, steps: int, targets: int, queries: int) -> dict[str, Attack]:
+    """What `standard` runs, in its order."""
+    return {
+        "apgd-ce": partial(apgd, loss=cross_entropy, steps=steps),
+        "apgd-t": partial(apgd, loss=targeted_dlr, targets=targets, steps=steps),
+        "fab-t": partial(fab, targets=targets, steps=steps),
+        "square": partial(square, queries=queries),
+    }
+
+
+def stochastic_attacks(*, steps: int, targets: int, queries: int) -> dict[str, Attack]:
+    """What `stochastic` runs, in its order."""
+    return {
         "apgd-ce": partial(apgd, loss=cross_entropy, steps=steps),
         "apgd-margin": partial(apgd, loss=margin, steps=steps),
         "apgd-t": partial(apgd, loss=targeted_dlr, targets=targets, steps=steps),
         "square": partial(square, queries=queries),
     }
-    return run(model, images, labels, attacks, eps=eps, norm=norm, seeds=seeds)
 
 
 def run(
@@ -115,14 +127,15 @@ def run(
 ) -> Attacked:
     """The worst over `attacks`, in their order, per image."""
     selection = Selection(victim, images, labels, seeds)
-    wrong = {"none": selection.judged.wrong.clone()}
+    wrong, stages = {"none": selection.judged.wrong.clone()}, {}
     for number, (name, attack) in enumerate(attacks.items(), start=1):
 
         def attacked(index: Tensor, seeds: list[int], attack: Attack = attack) -> Tensor:
             return attack(victim, images[index], labels[index], eps=eps, norm=norm, seeds=seeds)
 
         wrong[name] = selection.run(attacked, number)
-    return Attacked(selection.images, selection.judged.wrong, wrong)
+        stages[name] = selection.images
+    return Attacked(selection.images, selection.judged.wrong, wrong, stages)
 
 
 def _differs(victim: Expectation, images: Tensor, labels: Tensor, seeds: Sequence[int]) -> bool:

@@ -1,0 +1,155 @@
+"""Whether the model that is scored is one function: the same question gets the same answer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.losses import margin
+from evaluation.checks.check import Finding, check
+from evaluation.checks.subject import Subject
+
+# Measured on packaged models and purifiers before them: 0 where a question is repeated, 3e-7 alone
+# against in a batch. Noise that moves a gradient moves logits by more than 0.05.
+SAME = 0.01
+"""Largest difference of logits, over their range within an image, that counts as none."""
+SAME_GRADIENT = 0.1
+"""The same for gradients, over their length (measured: 2e-5)."""
+ROWS = 64
+"""Answers that are asked for twice: randomness once in 30 rows is seen with 98 %."""
+ALONE = 4
+"""Images that are asked about alone."""
+
+
+@check("addressable randomness")
+def addressable(subject: Subject) -> Finding:
+    """With the same seeds, two calls agree.
+
+    Randomness that neither frozen noise nor `rdc.noise.copies` reaches makes an attack's success a
+    matter of retries, and its gradient that of another function than the one that is scored.
+    """
+    times = -(-ROWS // (len(subject.images) * subject.draws))
+    rows = subject.images.repeat(times, 1, 1, 1)
+    seeds = list(subject.seeds) * times
+    first, second = (subject.victim.logits(rows, seeds=seeds).flatten(0, 1) for _ in range(2))
+    apart = difference(first, second).max().item()
+    other = (first.argmax(1) != second.argmax(1)).sum().item()
+    detail = (
+        f"of {len(first)} answers asked for twice with the same seeds {other} changed class, "
+        f"and logits by at most {apart:.2g} of their range ({SAME:g} allowed)"
+    )
+    if apart > SAME:
+        detail += "; build the defence with noise='frozen', or draw its noise from rdc.noise.Noise"
+    return apart <= SAME, detail
+
+
+@check("alone and in a batch")
+def alone_and_in_a_batch(subject: Subject) -> Finding:
+    """An image gets the same logits, and its loss the same gradient, alone and in any batch."""
+    images = subject.images
+    if subject.chunk == 1 or len(images) == 1:
+        return None, "there are no batches: chunk=1, or one image"
+    few = subject.few(ALONE)
+    alone = Expectation(subject.model, chunk=1)
+    logits = alone.logits(few.images, seeds=few.seeds)[:, 0]
+    # In another order, an image has other neighbors in its batch.
+    batches = subject.logits(), subject.logits(images.flip(0)).flip(0)
+    apart = max(difference(logits, found[:ALONE]).max().item() for found in batches)
+    one = subject.few(1)
+    _, lonely = alone.gradient(one.images, one.labels, seeds=one.seeds)
+    turned = relative(subject.slope[1][:1], lonely).max().item()
+    passed = apart <= SAME and turned <= SAME_GRADIENT
+    detail = (
+        f"alone and in batches logits differ by at most {apart:.2g} of their range ({SAME:g} "
+        f"allowed), gradients by {turned:.2g} of their length ({SAME_GRADIENT:g} allowed)"
+    )
+    if not passed:
+        detail += (
+            "; the score belongs to a batch and not to images: call model.eval(), or declare "
+            "batch_coupled = True and evaluate with --chunk 1"
+        )
+    return passed, detail
+
+
+@check("the same with a gradient")
+def with_a_gradient(subject: Subject) -> Finding:
+    """The model says the same whether or not somebody asks for its gradient."""
+    logits = subject.logits()
+    gaps = (subject.slope[0].margin - margin(logits, subject.labels)).abs()
+    apart = (gaps / span(logits)).max().item()
+    detail = (
+        f"margins with and without a gradient differ by at most {apart:.2g} of the logits' range "
+        f"({SAME:g} allowed)"
+    )
+    if apart > SAME:
+        detail += (
+            "; attacks differentiate another function than the one that is scored: the forward "
+            "pass must not depend on whether gradients are recorded"
+        )
+    return apart <= SAME, detail
+
+
+@check("no memory")
+def no_memory(subject: Subject, before: "Before", attacked: Tensor) -> Finding:
+    """An attack leaves no trace in the model: `attacked` are the images of one on the model itself.
+
+    Clean images get the logits that they got before the attack, and both they and the attacked ones
+    those of a copy that nobody has asked anything.
+    """
+    questions = [(subject.images, before.logits)]
+    if before.copy is not None:
+        for images in (subject.images, attacked):
+            # A copy of the copy: each question is the first one that it hears.
+            questions.append((images, before.copy.copied().logits(images)))
+    apart, other = 0.0, 0
+    for images, then in questions:
+        now = subject.logits(images)
+        apart = max(apart, difference(then, now).max().item())
+        other += int((then.argmax(1) != now.argmax(1)).sum())
+    detail = (
+        f"after an attack {other} of {sum(len(then) for _, then in questions)} answers differ from "
+        f"those before, logits by at most {apart:.2g} of their range ({SAME:g} allowed)"
+    )
+    if before.copy is None:
+        detail += "; attacked images were left out: the model cannot be copied by copy.deepcopy"
+    if apart > SAME:
+        detail += (
+            "; the model remembers questions or draws from a generator: attack and score it "
+            "without that state, and report apart what the state is worth"
+        )
+    return apart <= SAME, detail
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is known from before an attack: a copy of the model, and its logits of the images."""
+
+    copy: Subject | None
+    logits: Tensor
+
+    @classmethod
+    def of(cls, subject: Subject) -> "Before":
+        try:
+            copied = subject.copied()
+        except (RuntimeError, TypeError):  # tensors inside a graph, handles, locks
+            copied = None
+        return cls(copied, subject.logits())
+
+
+def difference(first: Tensor, second: Tensor) -> Tensor:
+    """The largest change of each row of logits (B, K), over their range: (B,)."""
+    return (first - second).abs().amax(1) / torch.maximum(span(first), span(second))
+
+
+def span(logits: Tensor) -> Tensor:
+    """Largest minus smallest logit, at least the mean of that over the rows: (B,)."""
+    found = logits.amax(1) - logits.amin(1)
+    return found.clamp_min(max(found.mean().item(), torch.finfo(found.dtype).tiny))
+
+
+def relative(first: Tensor, second: Tensor) -> Tensor:
+    """The length of the difference of each image, over the larger length: (B,)."""
+    a, b = first.flatten(1), second.flatten(1)
+    length = torch.maximum(a.norm(dim=1), b.norm(dim=1))
+    return (a - b).norm(dim=1) / length.clamp_min(torch.finfo(a.dtype).tiny)

@@ -1,0 +1,52 @@
+"""What a check says."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec
+
+P = ParamSpec("P")
+Finding = tuple[bool | None, str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """`passed` is None where the check does not apply; `detail` says why.
+
+    Otherwise `detail` is a sentence with the measured figures, and on failure what to do.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def check(name: str) -> Callable[[Callable[P, Finding]], Callable[P, Check]]:
+    """Names a function that returns (passed, detail).
+
+    A model that answers with an error, such as NaN or no way back to the images, fails the check.
+    """
+
+    def decorate(function: Callable[P, Finding]) -> Callable[P, Check]:
+        @wraps(function)
+        def named(*args: P.args, **options: P.kwargs) -> Check:
+            try:
+                return Check(name, *function(*args, **options))
+            except (ValueError, FloatingPointError) as error:
+                return Check(name, False, f"could not be measured: {error}")
+
+        return named
+
+    return decorate
+
+
+def headline(checks: Sequence[Check]) -> str:
+    """The first line of every report."""
+    failed = [check.name for check in checks if check.passed is False]
+    if failed:
+        return f"CHECKS FAILED: {', '.join(failed)}"
+    applied = sum(check.passed is True for check in checks)
+    if not applied:
+        return "checks were not run"
+    left = len(checks) - applied
+    return f"all {applied} checks passed" + (f" ({left} do not apply)" if left else "")

@@ -1,0 +1,64 @@
+"""All checks that a model and a few images can answer."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from evaluation.attacks.arguments import checked
+from evaluation.attacks.expectation import Expectation
+from evaluation.checks.answers import (
+    Before,
+    addressable,
+    alone_and_in_a_batch,
+    no_memory,
+    with_a_gradient,
+)
+from evaluation.checks.budgets import any_budget, inside, no_budget
+from evaluation.checks.check import Check
+from evaluation.checks.doubling import draws_doubled, steps_doubled
+from evaluation.checks.gradients import dead_gradients, finite_differences, loss_rises
+from evaluation.checks.planted import planted
+from evaluation.checks.subject import Subject, Threat
+
+
+def run(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Threat,
+    eps: float,
+    steps: int = 10,
+    draws: int = 1,
+    chunk: int = 256,
+    seeds: Sequence[int] | None = None,
+) -> list[Check]:
+    """Every check on `model`, [0, 1] images (B, C, H, W) to logits; 8 to 16 images are enough.
+
+    `norm`, `eps`, `steps` of APGD (or stadv), `draws`, `chunk` and `seeds` as in the evaluation.
+    Costs about 3 `steps` + 15 gradients and 80 calls of all images; several draws twice that, and
+    times the draws. Run it before anything else has asked the model: its memory must be empty.
+    """
+    Expectation(model, draws=draws, chunk=chunk)  # refuses batches that couple, and 0 of either
+    ball = {} if norm == "stadv" else {"norm": norm}
+    seeds = checked(images, labels, eps=eps, seeds=seeds, steps=steps, **ball)
+    subject = Subject(model, images, labels, norm, eps, steps, draws, chunk, seeds)
+    try:
+        before, attacked = Before.of(subject), subject.attack()
+    except (ValueError, FloatingPointError) as error:
+        return [Check("an attack runs", False, str(error)), dead_gradients(subject)]
+    return [
+        no_memory(subject, before, attacked),
+        addressable(subject),
+        alone_and_in_a_batch(subject),
+        with_a_gradient(subject),
+        finite_differences(subject),
+        dead_gradients(subject),
+        loss_rises(subject),
+        no_budget(subject),
+        any_budget(subject),
+        inside(subject, attacked),
+        planted(subject),
+        steps_doubled(subject, attacked),
+        draws_doubled(subject),
+    ]

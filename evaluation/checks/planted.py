@@ -1,0 +1,152 @@
+"""Whether the attack finds a vulnerability that is known to be there."""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binom
+from torch import Tensor
+
+from evaluation.attacks.apgd import Climb
+from evaluation.attacks.norms import project, random_start, steepest
+from evaluation.attacks.seeds import generators, normal, spawn
+from evaluation.checks.budgets import LOOK, SURE
+from evaluation.checks.check import Finding, check
+from evaluation.checks.subject import UNSEEN, Subject
+
+INNER = 12
+"""Random inner points, beside the image."""
+RADIUS = 0.9
+"""Of their ball, over the budget."""
+CANDIDATES = 12
+"""Points on the surface, the best of which is planted."""
+CLOSE = 0.95
+"""Where between the inner points (0) and the planted one (1) class 1 begins: 10 random points on
+the surface find it on 0 to 60 % of images, APGD of 2 steps on honest models on 98 % to 100 %."""
+RIDGE = 1e-3
+EXPECTED = 0.95
+"""Share of images on which an attack that works finds it; the paper's threshold."""
+
+
+@check("planted vulnerability")
+def planted(subject: Subject) -> Finding:
+    """The attack finds the other class of a readout that has one on the surface of the ball.
+
+    The binarization test of Zimmermann et al. ("Increasing Confidence in Adversarial Robustness
+    Evaluations", NeurIPS 2022): per image, the defence's features go through a linear readout under
+    which the image and random inner points are class 0, and one planted point on the surface is
+    class 1; an attack that misses it would miss others. Here the features are the logits, so that
+    any defence can be tested. They are few: the readout is Fisher's discriminant, and the planted
+    point the one of several that it tells apart best. The attack has the evaluation's settings.
+
+    Fails where a success rate of `EXPECTED` is ruled out (exact binomial, `SURE`). Reported beside
+    it: what as many random points of the surface find as the attack has steps.
+    """
+    if subject.norm == "stadv":
+        return None, "no ball of images to plant a point in"
+    readout = Readout.fit(subject)
+    index = readout.tells.nonzero()[:, 0]
+    count, total = len(index), len(readout.tells)
+    if count < total / 2:
+        reason = f"the logits of {total - count} of {total} images hardly change within the ball"
+        return None, f"{reason}: see dead gradients"
+    found = int(searched(subject, readout)[index].sum())
+    lucky = int(by_luck(subject, readout)[index].sum())
+    passed = bool(binom.cdf(found, count, EXPECTED) >= SURE)
+    detail = (
+        f"the attack finds the planted class on {found} of {count} images, {subject.steps} random "
+        f"points of the surface on {lucky}"
+    )
+    if passed and lucky >= found:
+        detail += "; with so few classes, or so large a budget, that says little"
+    if not passed:
+        detail += (
+            "; an attack that misses what is there says nothing about robustness: use more steps, "
+            "or a gradient that leads there"
+        )
+    return passed, detail
+
+
+@dataclass(frozen=True)
+class Readout:
+    """For image i, class 1 is where weights[i] . logits > bias[i]: (B, K) and (B,).
+
+    `tells` (B,) bool: whether that separates the planted points (B, C, H, W) from the inner ones.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    tells: Tensor
+    points: Tensor
+
+    @classmethod
+    def fit(cls, subject: Subject) -> "Readout":
+        """Fisher's discriminant between inner points and the farthest of some on the surface."""
+        sources = generators(spawn(subject.seeds, 5))
+        near = [subject.images] + [
+            random_start(subject.images, RADIUS * subject.eps, subject.ball, sources)
+            for _ in range(INNER)
+        ]
+        inner = features(subject, near)
+        far = torch.stack([surface(subject, sources) for _ in range(CANDIDATES)], 1)
+        outer = features(subject, list(far.unbind(1)))
+        middle = inner.mean(1, keepdim=True)
+        inner, outer = inner - middle, outer - middle
+        spread = inner.mT @ inner / inner.shape[1]
+        scale = spread.diagonal(dim1=1, dim2=2).mean(1)
+        flat = scale == 0
+        unit = torch.eye(spread.shape[2]).to(spread)
+        spread = spread + torch.where(flat, 1, RIDGE * scale)[:, None, None] * unit
+        directions = torch.linalg.solve(spread, outer.mT).mT
+        distances = (directions * outer).sum(2)
+        farthest = distances.argmax(1)
+        rows = torch.arange(len(farthest), device=farthest.device)
+        reach = distances[rows, farthest]
+        flat = flat | (reach <= 0)
+        weights = directions[rows, farthest] / torch.where(flat, 1, reach)[:, None]
+        # Now the planted point is at 1, and the inner ones are around 0.
+        most = (inner @ weights[:, :, None])[:, :, 0].amax(1)
+        bias = (1 - CLOSE) * most + CLOSE + (weights * middle[:, 0]).sum(1)
+        return cls(weights, bias, ~flat & (most < 1), far[rows, farthest])
+
+    def __call__(self, logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """How far logits (M, K) of the images `index` (M,) are in class 1, as a loss: (M,)."""
+        return (self.weights[index].to(logits) * logits).sum(1) - self.bias[index].to(logits)
+
+
+def features(subject: Subject, points: list[Tensor]) -> Tensor:
+    """The mean logits over unseen draws, of points (B, C, H, W) each: (B, len(points), K)."""
+    seeds = spawn(subject.seeds, UNSEEN) * len(points)
+    logits = subject.victim.logits(torch.cat(points), seeds=seeds).double().mean(1)
+    return logits.unflatten(0, (len(points), -1)).transpose(0, 1)
+
+
+def surface(subject: Subject, sources: list[torch.Generator]) -> Tensor:
+    """A random point on the surface of each image's ball, as far as the box allows."""
+    noise = normal(sources, subject.images.shape[1:], subject.images)
+    far = noise.sign() if subject.ball == "linf" else 2 * steepest(noise, "l2")
+    return project(subject.images + subject.eps * far, subject.images, subject.eps, subject.ball)
+
+
+def searched(subject: Subject, readout: Readout) -> Tensor:
+    """Whether APGD finds class 1: (B,) bool. A few steps first; the rest if they do not."""
+    found = torch.zeros_like(readout.tells)
+    for steps in (LOOK, subject.steps):
+        index = (readout.tells & ~found).nonzero()[:, 0]
+        if len(index):
+            left = subject.only(index)
+            climb = Climb(
+                left.victim, left.images, left.labels, left.eps, left.ball, readout, index,
+                spawn(left.seeds, 6),
+            )  # fmt: skip
+            climb.run(steps)
+            found[index] = readout(features(left, [climb.best])[:, 0], left.labels, index) > 0
+    return found
+
+
+def by_luck(subject: Subject, readout: Readout) -> Tensor:
+    """Whether one of as many random points of the surface is of class 1: (B,) bool."""
+    sources = generators(spawn(subject.seeds, 7))
+    logits = features(subject, [surface(subject, sources) for _ in range(subject.steps)])
+    index = torch.arange(len(logits), device=logits.device)
+    values = [readout(logits[:, k], subject.labels, index) for k in range(logits.shape[1])]
+    return (torch.stack(values) > 0).any(0)

@@ -1,0 +1,100 @@
+"""A model and a few images, as the attacks under check see them."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.attacks.apgd import apgd
+from evaluation.attacks.expectation import Expectation, Judgement
+from evaluation.attacks.losses import margin
+from evaluation.attacks.norms import Norm
+from evaluation.attacks.seeds import pick, spawn
+from evaluation.attacks.stadv import stadv
+
+Threat = Literal["linf", "l2", "stadv"]
+
+UNSEEN = 2**31 + 2
+"""The path of `spawn` that judges attacked images here: no attack has seen these draws."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """images (B, C, H, W) in [0, 1], labels (B,) int64, a seed per image.
+
+    `eps`, `steps` and `draws` are those of the evaluation that is checked.
+    """
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    norm: Threat
+    eps: float
+    steps: int
+    draws: int
+    chunk: int
+    seeds: Sequence[int]
+
+    @cached_property
+    def victim(self) -> Expectation:
+        """The model as it is attacked."""
+        return Expectation(self.model, draws=self.draws, chunk=self.chunk)
+
+    @cached_property
+    def plain(self) -> Expectation:
+        """The model as a plain call has it: one draw, the frozen one."""
+        return Expectation(self.model, chunk=self.chunk)
+
+    @cached_property
+    def slope(self) -> tuple[Judgement, Tensor]:
+        """What the frozen draw makes of the images, and the gradient of its margin (B, C, H, W)."""
+        return self.plain.gradient(self.images, self.labels, seeds=self.seeds)
+
+    @cached_property
+    def right_before(self) -> Tensor:
+        """`right` of the images as they are."""
+        return self.right(self.images)
+
+    @property
+    def ball(self) -> Norm:
+        """The norm of a ball of images; for stadv, which has none, pixels may change by eps."""
+        return "linf" if self.norm == "stadv" else self.norm
+
+    def only(self, index: Tensor) -> Self:
+        """The images `index` (M,) int64."""
+        seeds = pick(self.seeds, index)
+        return replace(self, images=self.images[index], labels=self.labels[index], seeds=seeds)
+
+    def few(self, count: int) -> Self:
+        """The first `count` images, or all where there are fewer."""
+        return self.only(torch.arange(min(count, len(self.images)), device=self.images.device))
+
+    def copied(self) -> Self:
+        """With a copy of the model, taken now."""
+        return replace(self, model=copy.deepcopy(self.model))
+
+    def attack(
+        self, *, eps: float | None = None, steps: int | None = None, draws: int | None = None
+    ) -> Tensor:
+        """Attacked images: APGD on the margin, or stadv; the evaluation's settings, or these."""
+        victim = Expectation(self.model, draws=draws or self.draws, chunk=self.chunk)
+        eps, steps = self.eps if eps is None else eps, steps or self.steps
+        options = {"eps": eps, "steps": steps, "seeds": self.seeds}
+        if self.norm == "stadv":
+            return stadv(victim, self.images, self.labels, **options)
+        return apgd(victim, self.images, self.labels, norm=self.norm, loss=margin, **options)
+
+    def logits(self, images: Tensor | None = None) -> Tensor:
+        """The logits of the frozen draw (B, K), of `images` in place of the subject's own."""
+        images = self.images if images is None else images
+        return self.plain.logits(images, seeds=[0] * len(images))[:, 0]
+
+    def right(self, images: Tensor, *, draws: int | None = None) -> Tensor:
+        """The share of draws unseen by any attack that give the label: (B,); 0 or 1 for one."""
+        victim = Expectation(self.model, draws=draws or self.draws, chunk=self.chunk)
+        seeds = spawn(self.seeds, UNSEEN)
+        return 1 - victim.judge(images, self.labels, seeds=seeds).wrong

@@ -1,0 +1,85 @@
+"""Defences beside each other, on the same images, as Markdown."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from evaluation.budget import written
+from evaluation.records import Record
+from evaluation.statistics import mcnemar
+from evaluation.summary import CLEAN, FROZEN, PROTOCOLS, WORST, cell, scores, share
+
+Results = dict[str, dict[str, dict[str, Tensor]]]
+"""What each image scores (N,), by defence, threat and protocol."""
+
+
+def results(records: Iterable[Record], norm: str) -> dict[str, dict[str, Tensor]]:
+    """The worst case of a run's images, by threat and protocol; "clean" is the first threat."""
+    return {
+        f"{norm} {written(eps)}" if eps else "clean": attacks[WORST if eps else CLEAN]
+        for eps, attacks in scores(records).items()
+    }
+
+
+def comparison(found: Results, *, reference: str | None = None) -> str:
+    """Two tables: accuracies under every protocol, and p-values on the frozen draw."""
+    counts = {len(row[FROZEN]) for by in found.values() for row in by.values()}
+    if len(counts) > 1:
+        raise ValueError(f"results: of {sorted(counts)} images; compare on the same ones")
+    threats = list(next(iter(found.values())))
+    against = reference or "the best other defence"
+    return "\n\n".join(
+        [
+            f"Accuracy in % [95 % interval] on {counts.pop()} images: clean, and per image the "
+            "worst of all attacks. Protocols: the frozen draw, known to the attacker, or the only "
+            "answer; the mean over fresh draws, the majority of their votes, the worst of them.",
+            accuracies(found, threats),
+            f"P-values (McNemar, exact, frozen) that a defence is as accurate as {against}; not "
+            "corrected for their number.",
+            p_values(found, threats, reference),
+        ]
+    )
+
+
+def accuracies(found: Results, threats: list[str]) -> str:
+    """A row per defence and protocol, a column per threat."""
+    rows = [
+        [name, protocol, *(cell(share(by[threat][protocol])) for threat in threats)]
+        for name, by in found.items()
+        for protocol in PROTOCOLS
+        if protocol in by["clean"]
+    ]
+    return markdown(["defence", "protocol", *threats], rows)
+
+
+def p_values(found: Results, threats: list[str], reference: str | None) -> str:
+    """A row per defence, a column per threat; beside each value whom it compares with."""
+    rows = []
+    for name, by in found.items():
+        row = [name]
+        for threat in threats:
+            other = reference or best({n: b[threat] for n, b in found.items() if n != name})
+            if other is None or other == name:
+                row.append("")
+                continue
+            right = [b[threat][FROZEN].bool().tolist() for b in (by, found[other])]
+            row.append(f"{mcnemar(*right):.2g} ({other})")
+        rows.append(row)
+    return markdown(["defence", *threats], rows)
+
+
+def best(found: Mapping[str, dict[str, Tensor]]) -> str | None:
+    """The most accurate defence on the frozen draw; the first of equals."""
+    return max(found, key=lambda name: found[name][FROZEN].sum().item(), default=None)
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table whose columns are aligned, to be read as it is too."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| "
+        + " | ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
+    )

@@ -1,0 +1,55 @@
+"""What an evaluation is asked for."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluation.budget import Budget
+from evaluation.defenses import DefenseConfig
+from evaluation.suites import Kind, SuiteConfig, Threat
+from rdc.data import Split
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """One defence, one norm, some budgets."""
+
+    out: Path
+    """folder for the records, the attacked images and `summary.json`"""
+    defense: DefenseConfig = field(default_factory=DefenseConfig)
+    attack: Kind = "adaptive"
+    """"adaptive": every gradient, and attacks without one; "standard": AutoAttack's ensemble, on
+    the frozen draw; "stochastic": the same, and an ensemble on means over draws"""
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    transfer: str | None = None
+    """image classifier on which "adaptive" makes images for a transfer attack: packaged name,
+    directory or hub id; by default a packaged one of the data that is not the defence's own"""
+    data: str = "digits"
+    split: Split = "test"
+    images: int = 100
+    """how many, from the start of the split"""
+    norm: Threat = "linf"
+    eps: tuple[Budget, ...] = (0.1,)
+    """budgets on the [0, 1] scale, such as 0.1 or 8/255; for stadv, of the displacement (see
+    `attacks.stadv`)"""
+    judged: int = 20
+    """draws that judge an image where the suite has several"""
+    checked: int = 8
+    """how many of the images the automatic checks ask, 0 for no checks"""
+    batch_size: int = 50
+    chunk: int = 256
+    """rows in the networks at once; halved where memory is short"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "judged", "batch_size", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        if self.checked < 0:
+            raise ValueError(f"--checked {self.checked}: 0 or more")
+        # Their names in files have six digits.
+        different = {f"{eps:g}" for eps in self.eps}
+        if not self.eps or min(self.eps) <= 0 or len(different) < len(self.eps):
+            raise ValueError(
+                f"--eps {self.eps}: give one or more different positive budgets; clean images are "
+                "measured anyway"
+            )

@@ -1,0 +1,36 @@
+"""One page about finished evaluations: `python -m evaluation.report results/digits`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from evaluation.report.page import default_out, write
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Checks, accuracies with intervals, paired tests, pictures and provenance of evaluations.
+
+    Writes `index.html`, which holds everything and loads nothing, and its figures as PNG files.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """results of `evaluation.evaluate`, or folders of several"""
+    out: Path | None = None
+    """folder to write; by default `report` in the folder, or in the one that several share"""
+
+
+def main(config: ReportConfig) -> int:
+    """Write the page; the exit status is 1 where the folders cannot be reported on."""
+    try:
+        write(config.folders, config.out or default_out(config.folders), log=print)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(ReportConfig)))

@@ -1,0 +1,112 @@
+"""Which runs may stand side by side, what else differs between them, and paired tests."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from evaluation.report.load import UNATTACKED, Run, flatten
+from evaluation.statistics import mcnemar
+
+SIGNIFICANT = 0.05
+OWN = ("out", "defense.", "norm", "eps", "chunk", "batch_size", "judged")
+"""Settings that may differ between runs that are compared: what is compared, and the machine."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs on the same images."""
+
+    runs: list[Run]
+
+    @property
+    def title(self) -> str:
+        config = self.runs[0].summary["config"]
+        return f"{config['data']}, {config['split']} split, {self.runs[0].images} images"
+
+    @property
+    def defenses(self) -> list[str]:
+        return list(dict.fromkeys(run.defense for run in self.runs))
+
+    @property
+    def norms(self) -> list[str]:
+        """The norms, the usual ones first."""
+        known = ["linf", "l2"]
+        found = {run.norm for run in self.runs}
+        return [n for n in known if n in found] + sorted(found - set(known))
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those of the run that has most."""
+        return max((run.protocols for run in self.runs), key=len)
+
+    def of(self, norm: str) -> list[Run]:
+        return [run for run in self.runs if run.norm == norm]
+
+    def budgets(self, norm: str) -> list[str]:
+        return sorted({eps for run in self.of(norm) for eps in run.budgets}, key=float)
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """Runs by the images they saw: pixels, labels, class names and their number."""
+    found: dict[tuple, list[Run]] = {}
+    for run in runs:
+        key = (run.summary["data_fingerprint"], tuple(run.classes), run.images)
+        found.setdefault(key, []).append(run)
+    return [Group(same) for same in found.values()]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two defences on the same images under one budget: how many images only one gets right."""
+
+    first: Run
+    second: Run
+    eps: str
+    only_first: int
+    only_second: int
+    p: float
+
+    @property
+    def overlap(self) -> bool:
+        """Whether the two intervals have accuracies in common."""
+        one, other = self.first.share(self.eps), self.second.share(self.eps)
+        return one["low"] <= other["high"] and other["low"] <= one["high"]
+
+
+def pairs(group: Group, norm: str) -> list[Pair]:
+    """McNemar's test for every two runs and every budget that both have, clean images included.
+
+    Not for a run whose checks failed: it says nothing about its defence.
+    """
+    found = []
+    sound = [run for run in group.of(norm) if not run.failed]
+    for first, second in combinations(sound, 2):
+        shared = [
+            eps for eps in (UNATTACKED, *first.budgets) if eps in (UNATTACKED, *second.budgets)
+        ]
+        found += [pair(first, second, eps) for eps in shared]
+    return found
+
+
+def pair(first: Run, second: Run, eps: str) -> Pair:
+    one, other = ({a.image: a.right for a in run.answers[eps]} for run in (first, second))
+    if one.keys() != other.keys():
+        raise ValueError(f"{first.name}, {second.name}: records of different images at eps {eps}")
+    both = [(one[image], other[image]) for image in one]
+    p = mcnemar([a for a, _ in both], [b for _, b in both])
+    return Pair(first, second, eps, sum(a > b for a, b in both), sum(b > a for a, b in both), p)
+
+
+def differences(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
+    """Settings and versions that are not the same in all runs: name, value, names of the runs."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        facts = dict(flatten(run.summary["config"]))
+        facts |= {"commit": run.summary.get("commit"), "python": run.summary.get("python")}
+        facts |= dict(flatten(run.summary.get("packages", {})))
+        facts |= {"draws that judge": run.draws} if run.draws else {}
+        for name, value in facts.items():
+            if not name.startswith(OWN):
+                found.setdefault(name, {}).setdefault(json.dumps(value), []).append(run.name)
+    return {name: values for name, values in found.items() if len(values) > 1}

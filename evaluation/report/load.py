@@ -1,0 +1,220 @@
+"""Finished evaluations read from their folders, or a sentence on why they cannot be."""
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from evaluation import records
+from evaluation.budget import written
+from evaluation.records import SETTINGS, Record
+from evaluation.report.outcomes import Answer, answers
+from evaluation.summary import CLEAN, FROZEN, WORST
+
+SUMMARY = "summary.json"
+UNATTACKED = "0"
+"""The budget of images as they are, as summary.json writes it."""
+NEEDED = ("config", "norm", "class_names", "accuracy", "checks", "data_fingerprint")
+Share = dict[str, float]
+
+
+def spoken(eps: str) -> str:
+    """A budget as people say it: "clean", or "eps 8/255" for the "0.0313725" of summary.json."""
+    if eps == UNATTACKED:
+        return "clean"
+    exact = round(255 * float(eps)) / 255
+    return f"eps {written(exact) if f'{exact:g}' == eps else eps}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluation: a defence under one norm.
+
+    `name` is unique among the runs of a report, `defense` among those under the same norm.
+    """
+
+    folder: Path
+    name: str
+    defense: str
+    summary: dict[str, Any]
+    records: list[Record]
+
+    @property
+    def norm(self) -> str:
+        return self.summary["norm"]
+
+    @property
+    def classes(self) -> list[str]:
+        return [str(name) for name in self.summary["class_names"]]
+
+    @property
+    def budgets(self) -> list[str]:
+        """The budgets as summary.json writes them, ascending, without the clean "0"."""
+        return sorted((eps for eps in self.summary["accuracy"] if eps != UNATTACKED), key=float)
+
+    @property
+    def protocols(self) -> list[str]:
+        return list(self.summary["accuracy"][UNATTACKED][CLEAN])
+
+    @property
+    def draws(self) -> int:
+        """Draws that judge an image and that no attack has seen; 0 for a defence without noise."""
+        return len(self.records[0]["predictions"])
+
+    @property
+    def images(self) -> int:
+        return int(self.share(UNATTACKED)["images"])
+
+    def share(self, eps: str, attack: str = WORST, protocol: str = FROZEN) -> Share:
+        """An accuracy with its interval; at eps 0 there is only the clean one."""
+        return self.summary["accuracy"][eps][CLEAN if eps == UNATTACKED else attack][protocol]
+
+    @cached_property
+    def answers(self) -> dict[str, list[Answer]]:
+        """By budget, the worst answer for every image under the frozen draw."""
+        return {eps: answers(self.records, eps) for eps in (UNATTACKED, *self.budgets)}
+
+    @property
+    def broken(self) -> list[str]:
+        """The checks that failed."""
+        return [check["name"] for check in self.summary["checks"] if check["passed"] is False]
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.broken)
+
+    @property
+    def state(self) -> str:
+        """Of the checks: "failed", "passed" or, where none could say, "not run"."""
+        passed = any(check["passed"] for check in self.summary["checks"])
+        return "failed" if self.failed else "passed" if passed else "not run"
+
+
+def load(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs in `folders`, and what has to be said about runs that were left out.
+
+    A folder is a run, or holds runs at any depth. A run that was asked for by name and is not
+    finished is an error; one that was found along the way is left out and named.
+    """
+    if not folders:
+        raise ValueError("folders: none given; give a folder that evaluation.evaluate wrote")
+    runs, left_out = [], []
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"folders: {folder} is not a folder; give what --out named")
+        for found in inside(folder):
+            if (found / SUMMARY).exists():
+                runs.append(read(found))
+            elif found == folder:
+                raise ValueError(unfinished(found))
+            else:
+                left_out.append(str(found))
+    different = {run.folder.resolve(): run for run in runs}
+    note = (
+        f"Left out, not finished: {', '.join(left_out)}. What wrote them continues them when it is "
+        f"started again as before; `python -m evaluation.report FOLDER` gives the command for one."
+    )
+    if not different:
+        raise ValueError(note)
+    return named(list(different.values())), [note] if left_out else []
+
+
+def inside(folder: Path) -> list[Path]:
+    """The folder itself where it is a run, otherwise all runs below it."""
+    if any((folder / name).exists() for name in (SUMMARY, SETTINGS)):
+        return [folder]
+    found = {path.parent for name in (SUMMARY, SETTINGS) for path in folder.rglob(name)}
+    if not found:
+        raise ValueError(
+            f"folders: {folder} holds no {SUMMARY} and no {SETTINGS}, nor does a folder in it; "
+            "give a folder that evaluation.evaluate wrote"
+        )
+    return sorted(found)
+
+
+def unfinished(folder: Path) -> str:
+    settings = parsed(folder / SETTINGS)
+    flags = [word for name, value in flatten(settings) for word in flag(name, value)]
+    command = shlex.join(["python", "-m", "evaluation.evaluate", "--out", str(folder), *flags])
+    return (
+        f"{folder} has no {SUMMARY}: the run is not finished. The same settings continue it: "
+        f"{command}"
+    )
+
+
+def flatten(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by dotted name, as the command line spells them."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+def flag(name: str, value: Any) -> list[str]:
+    """A setting as words of a command line; None is a default."""
+    word = f"--{name}".replace("_", "-")
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [word if value else word.replace("--", "--no-", 1)]
+    values = value if isinstance(value, list) else [value]
+    return [word, *map(str, values)]
+
+
+def read(folder: Path) -> Run:
+    summary = parsed(folder / SUMMARY)
+    missing = [name for name in NEEDED if name not in summary]
+    if missing or FROZEN not in summary["accuracy"].get(UNATTACKED, {}).get(CLEAN, {}):
+        raise ValueError(
+            f"{folder / SUMMARY} has no {', '.join(missing) or 'accuracy under frozen noise'}: it "
+            "was written by another version; run evaluation.evaluate into a new folder"
+        )
+    run = Run(folder, folder.name, folder.name, summary, unique(records.read(folder)))
+    agree(run)
+    return run
+
+
+def parsed(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error}); run evaluation.evaluate again") from error
+
+
+def unique(records: list[Record]) -> list[Record]:
+    """Of records of the same image and attack, which a killed run can leave, the last."""
+    return list({(r["eps"], r["attack"], r["image"]): r for r in records}.values())
+
+
+def agree(run: Run) -> None:
+    """The records must be those that the summary counts: pictures and tests come from them."""
+    for eps, found in run.answers.items():
+        share = run.share(eps)
+        right = sum(answer.right for answer in found)
+        images = share["images"]
+        if len(found) != images or abs(right - share["accuracy"] * images) > 0.5:
+            raise ValueError(
+                f"{run.folder}: {SUMMARY} says {100 * share['accuracy']:.1f} % of {images} images "
+                f"at eps {eps}, the records say {right} of {len(found)}; run evaluation.evaluate "
+                "with the same settings to summarize them again"
+            )
+
+
+def named(runs: list[Run]) -> list[Run]:
+    """Runs under names of their own: as much of the path as that takes."""
+    paths = [run.folder.resolve().parts for run in runs]
+    tries = (["/".join(path[-depth:]) for path in paths] for depth in count(1))
+    names = next(found for found in tries if len(set(found)) == len(runs))
+    # A sweep calls its folders defence-norm: without the norm, the name of the defence.
+    bare = [name.removesuffix(f"-{run.norm}") for run, name in zip(runs, names, strict=True)]
+    clear = len({(name, run.norm) for run, name in zip(runs, bare, strict=True)}) == len(runs)
+    defenses = bare if clear else names
+    return [
+        replace(run, name=name, defense=defense)
+        for run, name, defense in zip(runs, names, defenses, strict=True)
+    ]

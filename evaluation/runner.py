@@ -1,0 +1,273 @@
+"""Attack the images of a data set unit by unit, so that a killed run continues.
+
+Images are attacked in batches that depend on the settings alone, so that any number of processes,
+and a run that was killed and started again, ends with the same records.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.norms import wide
+from evaluation.attacks.seeds import spawn
+from evaluation.config import EvaluateConfig
+from evaluation.defenses import build, stranger
+from evaluation.protocols import Answers, answers
+from evaluation.records import Record, Records
+from evaluation.suites import run, suite
+from evaluation.summary import CLEAN
+from evaluation.surrogates import noises
+from rdc import Defense, ImageClassifier
+from rdc.data import load
+
+T = TypeVar("T")
+
+
+def join() -> Accelerator:
+    """This process's place among those of a run, which wait for each other as long as it takes."""
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    return Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience])
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some images under one budget; eps 0 stands for the images as they are."""
+
+    eps: float
+    rows: range
+
+    @property
+    def name(self) -> str:
+        return f"eps{self.eps:g}-{self.rows.start:05d}"
+
+
+class Runner:
+    """A defence, its attacks, the data, and the records so far."""
+
+    def __init__(self, config: EvaluateConfig, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.data = load(config.data, config.split).subset(slice(config.images))
+        self.config = config
+        self.model = self.untouched()
+        sizes = config.suite.sizes(config.attack)
+        self.sizes = sizes if noises(self.model) else replace(sizes, draws=1)
+        name, transfer = config.transfer or stranger(config.defense, config.data), None
+        if name and config.attack == "adaptive":
+            transfer = self._placed(ImageClassifier.from_pretrained(name))
+        self.entries = suite(
+            self.model, config.norm, self.sizes, attack=config.attack, transfer=transfer,
+            only=config.suite.only,
+        )  # fmt: skip
+        # With what was left out: defaults may change, and a folder must not mix them.
+        self.config = replace(
+            config,
+            suite=replace(config.suite, **asdict(self.sizes)),
+            transfer=name if transfer else None,
+        )
+        self.records = Records(
+            config.out, {**asdict(self.config), "out": None}, process=accelerator.process_index
+        )
+        self.chunk = config.chunk
+
+    def untouched(self) -> nn.Module:
+        """The defence as new: one that has been attacked might remember it."""
+        return self._placed(build(self.config.defense, data=self.config.data))
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        return model.to(self.accelerator.device).eval()
+
+    def units(self) -> list[Unit]:
+        """All units of the run, in an order that every process knows; the clean ones last."""
+        count, size = len(self.data), self.config.batch_size
+        batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        return [Unit(eps, rows) for eps in (*self.config.eps, 0.0) for rows in batches]
+
+    def attacks(self, unit: Unit) -> list[str]:
+        """Names in a unit's records."""
+        if not unit.eps:
+            return [CLEAN]
+        return [stage for name, entry in self.entries.items() for stage in entry.stages or (name,)]
+
+    def missing(self, *, first: int = 0) -> list[Unit]:
+        """This process's units that have no complete records yet; process `first` has the first."""
+        known = {(r["eps"], r["image"], r["attack"]) for r in self.records.read()}
+
+        def complete(unit: Unit) -> bool:
+            return all(
+                (unit.eps, row, attack) in known
+                for row in unit.rows
+                for attack in self.attacks(unit)
+            )
+
+        index, count = self.accelerator.process_index, self.accelerator.num_processes
+        mine = self.units()[(index - first) % count :: count]
+        return [unit for unit in mine if not complete(unit)]
+
+    def run(self, unit: Unit) -> None:
+        """Attack the images of a unit, judge what came out, and write it down."""
+        images, labels = self.part(unit.rows)
+        seeds = [spawn([self.config.seed], row)[0] for row in unit.rows]
+        found: list[Record] = []
+        worst, culprits = images, [CLEAN] * len(images)
+        survivors = torch.full((len(images),), torch.inf)
+        for name, attacked, spent in self._attacked(unit, images, labels, seeds):
+            started = time.perf_counter()
+            frozen = self._answers(attacked, seeds, draws=1)
+            spent = spent if unit.eps else (time.perf_counter() - started) / len(images)
+            unseen = None
+            if self.sizes.draws > 1:
+                unseen = self._answers(attacked, seeds, draws=self.config.judged)
+            found += records(unit, name, labels, attacked - images, frozen, unseen, spent)
+
+            right = rightness(frozen, unseen, labels.cpu())
+            fewer = right < survivors
+            worst = torch.where(wide(fewer).to(images.device), attacked, worst)
+            culprits = [name if f else c for f, c in zip(fewer.tolist(), culprits, strict=True)]
+            survivors = right.minimum(survivors)
+        self._save(unit, worst, culprits)
+        self.records.append(found)
+
+    def part(self, rows: range) -> tuple[Tensor, Tensor]:
+        """Images and labels on the device."""
+        part, device = self.data.subset(slice(rows.start, rows.stop)), self.accelerator.device
+        return part.images.to(device), part.labels.to(device)
+
+    def _attacked(
+        self, unit: Unit, images: Tensor, labels: Tensor, seeds: list[int]
+    ) -> Iterator[tuple[str, Tensor, float]]:
+        """Name, images and seconds per image of every attack; an ensemble's stages share theirs."""
+        if not unit.eps:
+            yield CLEAN, images, 0.0
+            return
+        for name, entry in self.entries.items():
+            started = time.perf_counter()
+            found = self._fitting(
+                lambda chunk, entry=entry: run(
+                    entry, images, labels, eps=unit.eps, norm=self.config.norm, chunk=chunk,
+                    seeds=seeds,
+                )
+            )  # fmt: skip
+            spent = (time.perf_counter() - started) / len(images) / len(found)
+            for stage, attacked in zip(entry.stages or (name,), found, strict=True):
+                yield stage, attacked.detach(), spent
+
+    def _answers(self, images: Tensor, seeds: list[int], *, draws: int) -> Answers:
+        found = self._fitting(
+            lambda chunk: answers(self.model, images, seeds, draws=draws, chunk=chunk)
+        )
+        return Answers(*(values.cpu() for values in found))
+
+    def _fitting(self, compute: Callable[[int], T]) -> T:
+        """`compute` with as many rows at once as memory has room for."""
+        while True:
+            try:
+                return compute(self.chunk)
+            except torch.OutOfMemoryError:
+                if self.chunk == 1:
+                    raise
+            # Out of the handler, whose traceback holds what the attempt had allocated.
+            torch.cuda.empty_cache()
+            self.chunk //= 2
+
+    def _save(self, unit: Unit, images: Tensor, culprits: list[str]) -> None:
+        """The most harmful images of a unit, and purified; there in full or not at all."""
+        tensors = {"images": images}
+        if isinstance(self.model, Defense):
+            tensors["purified"] = self._fitting(lambda chunk: self._purified(images, chunk))
+        folder = self.config.out / "images"
+        folder.mkdir(exist_ok=True)
+        part = folder / f".{unit.name}.part"
+        save_file(
+            {name: values.cpu().contiguous() for name, values in tensors.items()}, part,
+            metadata={"attacks": json.dumps(culprits)},
+        )  # fmt: skip
+        part.replace(folder / f"{unit.name}.safetensors")
+
+    @torch.no_grad()
+    def _purified(self, images: Tensor, chunk: int) -> Tensor:
+        assert isinstance(self.model, Defense)
+        return torch.cat([self.model.purifier(part) for part in images.split(chunk)])
+
+    @cached_property
+    def cost(self) -> dict[str, int]:
+        """Model calls per image, over all attacks and budgets, at most."""
+        entries, budgets = self.entries.values(), len(self.config.eps)
+        answered = len(self.attacks(Unit(1.0, range(0)))) * self._answers_each
+        return {
+            "gradients": budgets * sum(entry.draws * entry.gradients for entry in entries),
+            "forwards": budgets
+            * (answered + sum(entry.draws * entry.forwards for entry in entries)),
+        }
+
+    @property
+    def _answers_each(self) -> int:
+        """Answers that judge an attacked image."""
+        return 1 if self.sizes.draws == 1 else 1 + self.config.judged
+
+    def estimate(self, units: list[Unit]) -> float:
+        """Seconds for the units, by timing one gradient and one call of a few images each."""
+        images, labels = self.part(range(min(8, len(self.data))))
+        seeds = list(range(len(images)))
+
+        def timed(model: nn.Module) -> tuple[float, float]:
+            victim = Expectation(model, chunk=self.chunk)
+            return (
+                seconds(lambda: victim.gradient(images, labels, seeds=seeds)),
+                seconds(lambda: victim.judge(images, labels, seeds=seeds)),
+            )
+
+        models = {entry.surrogate for entry in self.entries.values()} | {self.model}
+        costs = {model: timed(model) for model in models}
+        each = len(self.attacks(Unit(1.0, range(0)))) * self._answers_each * costs[self.model][1]
+        for entry in self.entries.values():
+            gradient, forward = costs[entry.surrogate]
+            each += entry.draws * (entry.gradients * gradient + entry.forwards * forward)
+        count = sum(len(unit.rows) for unit in units if unit.eps)
+        return each * count / len(images)
+
+
+def records(
+    unit: Unit,
+    attack: str,
+    labels: Tensor,
+    change: Tensor,
+    frozen: Answers,
+    unseen: Answers | None,
+    spent: float,
+) -> list[Record]:
+    """One record per image of a unit."""
+    linf, l2 = change.flatten(1).abs().amax(1).tolist(), change.flatten(1).norm(dim=1).tolist()
+    return [
+        {
+            "image": row, "label": int(labels[i]), "eps": unit.eps, "attack": attack,
+            "frozen": int(frozen.classes[i, 0]),
+            "frozen_confidence": round(float(frozen.confidences[i, 0]), 4),
+            "predictions": unseen.classes[i].tolist() if unseen else [],
+            "confidences": [round(p, 4) for p in unseen.confidences[i].tolist()] if unseen else [],
+            "linf": linf[i], "l2": l2[i], "seconds": round(spent, 6),
+        }
+        for i, row in enumerate(unit.rows)
+    ]  # fmt: skip
+
+
+def rightness(frozen: Answers, unseen: Answers | None, labels: Tensor) -> Tensor:
+    """How many answers are right (B,); among equals of unseen draws the frozen one decides."""
+    right = (frozen.classes == labels[:, None]).sum(1)
+    return right if unseen is None else right + 2 * (unseen.classes == labels[:, None]).sum(1)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started

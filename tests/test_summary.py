@@ -1,0 +1,173 @@
+"""Figures from records by hand: protocols, worst cases, comparisons, RobustBench's words."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_rdc
+from victims import Linear
+
+from evaluation.comparison import best, comparison, results
+from evaluation.robustbench import forward_passes, model_infos
+from evaluation.statistics import clopper_pearson
+from evaluation.summary import PROTOCOLS, scores, share, summarize
+from rdc import Defense, ImageClassifier
+
+IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def record(image: int, eps: float, attack: str, frozen: int, *predictions: int) -> dict[str, Any]:
+    """Of an image whose label is its number plus one."""
+    return {
+        "image": image, "label": image + 1, "eps": eps, "attack": attack, "frozen": frozen,
+        "predictions": list(predictions),
+    }  # fmt: skip
+
+
+ROWS = [
+    record(0, 0.0, "none", 1, 1, 1),
+    record(1, 0.0, "none", 2, 2, 0),
+    record(0, 0.1, "b", 1, 1, 1),
+    record(1, 0.1, "b", 0, 2, 2),
+    record(0, 0.1, "a", 1, 1, 0),
+    record(1, 0.1, "a", 2, 0, 0),
+]
+
+
+def accuracies(rows: list[dict], eps: str, attack: str) -> dict[str, float]:
+    figures = summarize(rows, norm="linf")["accuracy"][eps][attack]
+    return {protocol: figure["accuracy"] for protocol, figure in figures.items()}
+
+
+def test_every_protocol_by_hand() -> None:
+    """Two images, two draws, two attacks. Draws stay within their image."""
+    assert accuracies(ROWS, "0", "none") == dict(zip(PROTOCOLS, (1, 0.75, 1, 0.5), strict=True))
+    assert accuracies(ROWS, "0.1", "b") == dict(zip(PROTOCOLS, (0.5, 1, 1, 1), strict=True))
+    assert accuracies(ROWS, "0.1", "a") == dict(zip(PROTOCOLS, (1, 0.25, 0.5, 0), strict=True))
+
+
+def test_worst_is_taken_per_image_and_protocol_and_counts_the_image_as_it_is() -> None:
+    """Under "b" alone the second image's worst draw would be right; clean it is not."""
+    worst = accuracies(ROWS, "0.1", "worst")
+    assert worst == dict(zip(PROTOCOLS, (0.5, 0.25, 0.5, 0), strict=True))
+    alone = accuracies([row for row in ROWS if row["attack"] != "a"], "0.1", "worst")
+    assert alone == dict(zip(PROTOCOLS, (0.5, 0.75, 1, 0.5), strict=True))
+
+
+def test_order_of_records_and_repeated_ones_change_nothing() -> None:
+    before = summarize(ROWS, norm="l2")
+    # A run that was killed while it wrote has some records twice.
+    assert summarize([*ROWS, *ROWS[2:4]], norm="l2") == before
+    shuffled = summarize(ROWS[::-1], norm="l2")
+    assert shuffled["accuracy"] == before["accuracy"]
+    assert list(before["accuracy"]["0.1"]) == ["b", "a", "worst"]
+
+
+def test_one_draw_has_one_protocol() -> None:
+    rows = [{**row, "predictions": []} for row in ROWS]
+    assert list(accuracies(rows, "0.1", "worst")) == ["frozen"]
+    text = summarize(rows, norm="linf")["text"]
+    assert "frozen" in text and "majority" not in text
+
+
+def test_table_for_the_terminal() -> None:
+    lines = summarize(ROWS, norm="linf")["text"].splitlines()
+    assert lines[0] == "accuracy in % [95 % interval], linf"
+    assert lines[1].split() == ["frozen", "fresh", "majority", "worst", "draw"]
+    assert [line[:14].strip() for line in lines[2:]] == [
+        "clean", "eps 0.1  b", "eps 0.1  a", "eps 0.1  worst"
+    ]  # fmt: skip
+    assert "75.0 [1, 100]" in lines[2]
+    assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_interval_of_images_that_are_right_in_some_draws() -> None:
+    figure = share(torch.tensor([1.0, 1.0, 0.5, 0.0]))
+    assert figure["accuracy"] == 0.625 and figure["images"] == 4
+    assert (figure["low"], figure["high"]) == (clopper_pearson(2, 4)[0], clopper_pearson(3, 4)[1])
+
+
+def of_cnn(**changes) -> list[dict[str, Any]]:
+    settings: dict[str, Any] = {
+        "name": "cnn", "dataset": "digits", "norm": "linf", "eps": (0.1,), "standard": True
+    }  # fmt: skip
+    accuracy = summarize(ROWS, norm="linf")["accuracy"] | {"0.0313725": {"worst": share_of(0)}}
+    model = changes.pop("model", None) or ImageClassifier.from_pretrained("digits-cnn")
+    return model_infos(model, IMAGES, accuracy, **{**settings, **changes})
+
+
+def share_of(right: int) -> dict[str, Any]:
+    return {"frozen": share(torch.tensor([float(right > i) for i in range(2)]))}
+
+
+def test_robustbench_entry_of_a_classifier() -> None:
+    (found,) = of_cnn()
+    assert {k: v for k, v in found.items() if k != "footnote"} == {
+        "name": "cnn", "dataset": "digits", "threat_model": "Linf", "eps": "0.1",
+        "clean_acc": "100.00", "reported": "50.00", "autoattack_acc": "50.00",
+        "architecture": "cnn-32", "number_forward_passes": 1, "unreliable": False,
+    }  # fmt: skip
+    assert "2 images under AutoAttack's" in found["footnote"]
+    assert "excludes" not in found["footnote"]
+
+
+def test_autoattack_is_not_claimed_for_other_attacks() -> None:
+    first, second = of_cnn(standard=False, eps=(8 / 255, 0.1), norm="l2")
+    assert (first["eps"], first["threat_model"], first["external"]) == ("8/255", "L2", "0.00")
+    assert second["external"] == "50.00"
+    assert "autoattack_acc" not in first | second
+    assert of_cnn(norm="stadv") == []
+
+
+def test_robustbench_excludes_noise_and_optimisation() -> None:
+    model = tiny_rdc()
+    (found,) = of_cnn(model=model)
+    assert found["unreliable"]
+    for reason in ("RobustBench excludes", "draws noise", "optimises its input"):
+        assert reason in found["footnote"]
+    # Draws in each step of maximization, and levels of the diffusion classifier.
+    config = model.config
+    passes = config.maximization.steps * config.maximization.draws + config.classifier.levels
+    assert found["number_forward_passes"] == passes * rows_per_level(model)
+    assert (
+        forward_passes(Defense(torch.nn.Identity(), Linear(shape=(1, 8, 8)).float()), IMAGES) == 0
+    )
+
+
+def rows_per_level(model) -> int:
+    return 1 if model.denoiser.multihead else model.denoiser.num_classes
+
+
+def test_comparison_by_hand() -> None:
+    """Eight images; "a" survives on all, "b" on two, "c" as "b" but for one."""
+    found = {}
+    for name, right in (("a", 8), ("b", 2), ("c", 1)):
+        rows = [record(i, 0.0, "none", i + 1) for i in range(8)]
+        rows += [record(i, 8 / 255, "x", i + 1 if i < right else 0) for i in range(8)]
+        found[name] = results(rows, "linf")
+    assert list(found["a"]) == ["clean", "linf 8/255"]
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in comparison(found).splitlines()]
+    lines = {tuple(c[:2]): c[2:] for c in cells if len(c) == 4}
+    assert lines["b", "frozen"] == ["100.0 [63, 100]", "25.0 [3, 65]"]
+    p = {c[0]: c[1:] for c in cells if len(c) == 3}
+    assert p["b"] == ["1 (a)", "0.031 (a)"]  # six images, a fair coin each: 2 / 2^6
+    assert p["a"] == ["1 (b)", "0.031 (b)"]
+    assert p["c"] == ["1 (a)", "0.016 (a)"]
+    assert "0.016 (c)" in comparison(found, reference="c")
+    assert best({}) is None
+
+
+def test_comparison_needs_the_same_images() -> None:
+    few, many = (results([record(i, 0.0, "none", 1) for i in range(n)], "l2") for n in (2, 3))
+    with pytest.raises(ValueError, match=r"of \[2, 3\] images"):
+        comparison({"a": few, "b": many})
+
+
+def test_unfinished_runs_have_no_scores() -> None:
+    with pytest.raises(ValueError, match=r"eps 0\.1, a: 2 of 3 images"):
+        scores([*ROWS, record(2, 0.0, "none", 3, 3, 3), record(2, 0.1, "b", 3, 3, 3)])
+
+
+def test_scores_are_of_images_in_order() -> None:
+    rows = [record(image, 0.0, "none", 1) for image in (2, 0, 1)]
+    assert scores(rows)[0.0]["none"]["frozen"].tolist() == [1, 0, 0]

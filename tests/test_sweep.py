@@ -1,0 +1,157 @@
+"""The sweep: every defence in a folder of its own, one table of all, and no work done twice."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from evaluation.config import EvaluateConfig
+from evaluation.defenses import build
+from evaluation.evaluate import main as evaluate
+from evaluation.runner import Runner
+from evaluation.suites import SuiteConfig
+from evaluation.sweep import DEFENSES, SweepConfig, attack, main
+from rdc.data import load
+
+PUBLISHED = dict(DEFENSES)
+SUITE = SuiteConfig(steps=1, draws=2, only=("*exact/apgd-margin", "*exact/stadv"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """One step of purification in place of ten."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DEFENSES, "diffpure", replace(PUBLISHED["diffpure"], steps=1))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def config(out: Path, **changes) -> SweepConfig:
+    settings: dict[str, Any] = {
+        "defenses": ("cnn", "diffpure"), "norms": ("linf", "stadv"), "suite": SUITE, "images": 3,
+        "judged": 2, "batch_size": 2,
+    }  # fmt: skip
+    return SweepConfig(out=out, **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "digits"
+    main(config(out))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return out
+
+
+def cells(out: Path) -> list[list[str]]:
+    lines = (out / "table.md").read_text().splitlines()
+    return [[c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+
+
+def test_every_pair_is_an_evaluation_in_a_folder_of_its_own(whole: Path) -> None:
+    folders = {path.name for path in whole.iterdir() if path.is_dir()}
+    assert folders == {"cnn-linf", "cnn-stadv", "diffpure-linf", "diffpure-stadv"}
+    for name in folders:
+        summary = json.loads((whole / name / "summary.json").read_text())
+        assert summary["norm"] == name.split("-")[1]
+        assert summary["config"]["defense"]["kind"] in ("classifier", "diffpure")
+        assert list((whole / name / "images").glob("*.safetensors"))
+
+
+def test_one_table_of_all(whole: Path) -> None:
+    head, _, *rows = cells(whole)
+    assert head == ["defence", "protocol", "clean", "linf 0.1", "linf 0.2", "stadv 0.15"]
+    names = [row[:2] for row in rows if len(row) == 6]
+    protocols = ["frozen", "fresh", "majority", "worst draw"]
+    assert names == [["cnn", "frozen"], *(["diffpure", protocol] for protocol in protocols)]
+    figure = json.loads((whole / "cnn-stadv" / "summary.json").read_text())["accuracy"]
+    share = figure["0.15"]["worst"]["frozen"]["accuracy"]
+    assert rows[0][5].startswith(f"{100 * share:.1f} [")
+    compared = [row for row in rows if len(row) == 5 and "(" in row[1]]
+    assert [row[0] for row in compared] == ["cnn", "diffpure"]
+    assert all("(diffpure)" in cell for cell in compared[0][1:])
+
+
+def test_continued_with_another_defence_only_that_one_is_attacked(whole: Path, monkeypatch) -> None:
+    run, seen = Runner.run, []
+
+    def spy(self: Runner, unit) -> None:
+        seen.append(self.config.out.name)
+        run(self, unit)
+
+    monkeypatch.setattr(Runner, "run", spy)
+    main(config(whole, defenses=("cnn", "diffpure", "trades"), reference="cnn"))
+    assert set(seen) == {"trades-linf", "trades-stadv"}
+    assert [row[0] for row in cells(whole) if len(row) == 5 and "(" in row[-1]] == [
+        "diffpure", "trades"
+    ]  # fmt: skip
+    main(config(whole))  # as the other tests expect it
+
+
+def test_one_of_its_folders_can_be_continued_by_itself(whole: Path) -> None:
+    records = (whole / "cnn-linf" / "records-000.jsonl").read_bytes()
+    (each,) = [
+        each for name, each in config(whole).evaluations() if (name, each.norm) == ("cnn", "linf")
+    ]
+    assert isinstance(each, EvaluateConfig)
+    evaluate(each)
+    assert (whole / "cnn-linf" / "records-000.jsonl").read_bytes() == records
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(2, 1), (2, 3), (3, 2), (3, 3)])
+def test_processes_share_the_work_evenly_and_do_nothing_twice(
+    tmp_path: Path, monkeypatch, count: int, batch_size: int
+) -> None:
+    """Three norms, of which the first has two budgets: as many attacked units for everybody."""
+    norms = ("linf", "l2", "stadv")
+    settings = config(tmp_path, defenses=("cnn", "trades"), norms=norms, batch_size=batch_size)
+    mine: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        Runner, "run", lambda self, unit: mine.append((self.config.out.name, unit.name))
+    )
+    shares, units = [], 0
+    for index in range(count):
+        place: Any = SimpleNamespace(
+            process_index=index, num_processes=count, device=torch.device("cpu")
+        )
+        runners = [Runner(each, place) for _, each in settings.evaluations()]
+        units = sum(len(runner.units()) for runner in runners)
+        mine.clear()
+        attack(runners)
+        shares.append(list(mine))
+    everything = [each for share in shares for each in share]
+    assert len(everything) == len(set(everything)) == units
+    attacked = [sum("eps0-" not in unit for _, unit in share) for share in shares]
+    assert max(attacked) - min(attacked) <= 1
+
+
+def test_all_defences_answer_and_are_right_on_clean_digits() -> None:
+    data = load("digits", "test").subset(slice(8))
+    settings = SweepConfig(images=8, norms=("linf",))
+    assert [name for name, _ in settings.evaluations()] == list(DEFENSES)
+    for name, defense in PUBLISHED.items():
+        with torch.no_grad():
+            said = build(defense, data="digits")(data.images).argmax(1)
+        assert (said == data.labels).sum() >= 7, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"defenses": ()}, "--defenses"),
+        ({"norms": ("l2", "l2")}, "--norms"),
+        ({"reference": "rdc"}, "--reference rdc: must be among --defenses"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)
