@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from evaluation.budget import written
-from evaluation.records import Record
 from evaluation.statistics import mcnemar
 from evaluation.summary import CLEAN, FROZEN, PROTOCOLS, WORST, cell, scores, share
+from rdc.journal import Record
 
 Results = dict[str, dict[str, dict[str, Tensor]]]
 """What each image scores (N,), by defence, threat and protocol."""

@@ -21,7 +21,7 @@ CHECKS = "checks.json"
 
 def finish(runner: Runner) -> dict[str, Any]:
     """Write `summary.json` from the records of all processes, and return what it says."""
-    config, records = runner.config, runner.records.read()
+    config, records = runner.config, list(runner.records.read())
     checks = [*of_model(runner), *of_records(runner)]
     names = networks(config.defense)
     figures = summarize(records, norm=config.norm)
@@ -65,7 +65,7 @@ def of_model(runner: Runner) -> list[Check]:
 
 def of_records(runner: Runner) -> list[Check]:
     """Checks on what all attacks have found."""
-    records = runner.records.read()
+    records = list(runner.records.read())
     attacks = {record["attack"] for record in records if record["eps"]}
     return from_records(
         records, black_box={name for name in attacks if black_box(name)}, norm=runner.config.norm

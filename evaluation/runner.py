@@ -24,12 +24,12 @@ from evaluation.attacks.seeds import spawn
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build, stranger
 from evaluation.protocols import Answers, answers
-from evaluation.records import Record, Records
 from evaluation.suites import run, suite
 from evaluation.summary import CLEAN
 from evaluation.surrogates import noises
 from rdc import Defense, ImageClassifier
 from rdc.data import load
+from rdc.journal import Journal, Record
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Runner:
             suite=replace(config.suite, **asdict(self.sizes)),
             transfer=name if transfer else None,
         )
-        self.records = Records(
+        self.records = Journal(
             config.out, {**asdict(self.config), "out": None}, process=accelerator.process_index
         )
         self.chunk = config.chunk

@@ -18,12 +18,14 @@ from evaluation.attacks.ensembles import (
     stochastic_attacks,
 )
 from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.lagrange import MULTIPLIERS, lagrange
 from evaluation.attacks.losses import cross_entropy, margin, targeted_dlr
 from evaluation.attacks.low_frequency import low_frequency
 from evaluation.attacks.random_search import random_search
 from evaluation.attacks.square import square
 from evaluation.attacks.stadv import stadv
 from evaluation.surrogates import noises, surrogates
+from rdc import Defense, LikelihoodMaximizer
 from rdc.config import require
 
 Kind = Literal["adaptive", "standard", "stochastic"]
@@ -112,10 +114,11 @@ def suite(
     """The attacks on a defence by name; those whose names fit a pattern of `only`, if it has some.
 
     "adaptive": "gradient/attack" for APGD on the cross-entropy and on the margin through every
-    surrogate, for APGD aimed at classes and steps of low frequency through the first; "square" and
-    "random", without gradients; and "transfer/...", made on the model `transfer`. "stadv" has an
-    attack of its own kind in their place. With several draws, the ones called "mean/..." attack
-    means over draws, wherever something draws.
+    surrogate, for APGD aimed at classes and steps of low frequency through the first, and for the
+    Lagrange attack where likelihood is maximized; "square" and "random", without gradients; and
+    "transfer/...", made on the model `transfer`. "stadv" has an attack of its own kind in their
+    place. With several draws, the ones called "mean/..." attack means over draws, wherever
+    something draws.
     "standard": AutoAttack's ensemble on the frozen draw, by its stages; a "+" says that what came
     before counts. "stochastic": the same, and the ensemble for random defences.
     """
@@ -177,9 +180,19 @@ def adaptive(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
         **found,
         "exact/apgd-t": Entry(model, aimed, sizes.targets * (steps + 1), sizes.targets + 2),
         "exact/low-frequency": Entry(model, partial(coarse, steps=steps), steps, 1),
+        **content(model, steps),
         "square": Entry(model, partial(square, queries=sizes.queries), 0, sizes.queries + 2),
         "random": Entry(model, partial(random_search, trials=trials), 0, trials + 1),
     }
+
+
+def content(model: nn.Module, steps: int) -> dict[str, Entry]:
+    """Images with which likelihood maximization is content; nothing for other defences."""
+    if not isinstance(model, Defense) or not isinstance(model.purifier, LikelihoodMaximizer):
+        return {}
+    attack = partial(lagrange, surrogate=model.classifier, penalty=model.purifier.loss, steps=steps)
+    runs = len(MULTIPLIERS)
+    return {"classifier/lagrange": Entry(model, attack, runs * steps, runs * (steps + 2))}
 
 
 def coarse(victim: Expectation, images: Tensor, labels: Tensor, **options: Any) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from evaluation.protocols import majority, one_shot, worst
-from evaluation.records import Record
 from evaluation.statistics import clopper_pearson
+from rdc.journal import Record
 
 CLEAN, WORST = "none", "worst"
 """Names among those of attacks: the images as they are; the worst of all attacks per image."""

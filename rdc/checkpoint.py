@@ -109,10 +109,10 @@ class OnHub:
         layout they are; a card that somebody wrote or edited there stays.
         """
         api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with TemporaryDirectory() as folder:
             saved = Path(folder) / repo_id.split("/")[-1]
             self.save_pretrained(saved, **saving)
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if api.file_exists(repo_id, CARD, revision=branch):
                 theirs = api.hf_hub_download(repo_id, CARD, revision=branch)
                 if not is_generated(Path(theirs).read_text(encoding="utf-8")):

@@ -42,18 +42,23 @@ class Journal:
             os.fsync(file.fileno())
 
     def entries(self) -> Iterator[Entry]:
-        """All complete records of all processes, in the order of their files, one at a time."""
-        for file in sorted(self.folder.glob("records-*.jsonl")):
-            offset = 0
-            with file.open("rb") as lines:
-                for line in lines:
-                    if line.endswith(b"\n"):
-                        yield Entry(json.loads(line), file, offset)
-                    offset += len(line)
+        """`entries` of the folder."""
+        return entries(self.folder)
 
     def read(self) -> Iterator[Record]:
         """The records of `entries`."""
         return (entry.record for entry in self.entries())
+
+
+def entries(folder: Path) -> Iterator[Entry]:
+    """All complete records of all processes, in the order of their files, one at a time."""
+    for file in sorted(folder.glob("records-*.jsonl")):
+        offset = 0
+        with file.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    yield Entry(json.loads(line), file, offset)
+                offset += len(line)
 
 
 def keep_settings(folder: Path, settings: Record) -> None:

@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # Nine defences under three threats, on the first test images: $RUNS/$TABLE. It continues when it is
 # run again. DEFENSES and NORMS choose some, IMAGES how many images (each choice of images under a
-# TABLE of its own); how many network evaluations that takes is in docs/cifar10.md.
+# TABLE of its own); how many network evaluations that takes is in docs/cifar10.md. What EXPORT gets
+# when LIMIT is over can be unpacked into RUNS and continued.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source recipes/cifar10-settings.sh
 TABLE="${TABLE:-table}"
 
-"$PYTHON" -m evaluation.sweep --out "$RUNS/$TABLE" --data "$DATA" --images "${IMAGES:-512}" \
+timeout "$(seconds_left)" "$PYTHON" -m evaluation.sweep --out "$RUNS/$TABLE" \
+    --data "$DATA" --images "${IMAGES:-512}" \
     --model "${RDC:-$RUNS/rdc}" --classifier "${STANDARD:-$RUNS/standard}" \
     --trades "${TRADES:-$RUNS/trades}" --purifier-steps "${PURIFIER_STEPS:-10}" \
     --defenses ${DEFENSES:-cnn trades diffusion rdc maximization diffpure gdmp contrastive agdm} \
     --norms ${NORMS:-linf l2 stadv} --linf 8/255 --l2 0.5 --stadv 0.05 \
     --suite.steps "${ATTACK_STEPS:-20}" --suite.targets "${TARGETS:-2}" \
     --suite.queries "${QUERIES:-100}" --suite.draws "${DRAWS:-4}" --judged "${JUDGED:-8}" \
-    --batch-size "${ROWS:-128}" --chunk "${ROWS:-128}"
-if [[ -n $EXPORT ]]; then  # without the attacked images, which are large
+    --batch-size "${ROWS:-128}" --chunk "${ROWS:-128}" || [[ $? == 124 ]]
+if [[ -n $EXPORT && -d $RUNS/$TABLE ]]; then  # without the attacked images, which are large
     mkdir -p "$EXPORT"
     tar cJf "$EXPORT/$TABLE.tar.xz" --exclude images -C "$RUNS" "$TABLE"
 fi

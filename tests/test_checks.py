@@ -55,7 +55,7 @@ def test_headline_is_the_worst_news() -> None:
 def test_a_model_that_answers_with_an_error_fails() -> None:
     class Broken(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            return self.missing  # a mistake in the code is no finding
+            raise AttributeError("a mistake in the code is no finding")
 
     nan = addressable(subject(nn.Sequential(Constant(), nn.Threshold(100, torch.nan))))
     assert nan.passed is False and "NaN in its logits" in nan.detail

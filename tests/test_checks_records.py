@@ -1,7 +1,7 @@
 """Checks on finished records: by hand, image by image."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 
 import pytest
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.checks import Check, from_records
-from evaluation.records import Record
+from evaluation.checks.subject import Threat
+from rdc.journal import Record
 
 BLACK = {"square"}
 
@@ -24,18 +25,20 @@ def record(image: int, eps: float, attack: str, right: bool | Sequence[bool], **
     }  # fmt: skip
 
 
-def records(right: dict[tuple[float, str], Sequence]) -> list[Record]:
+def records(right: Mapping[tuple[float, str], Sequence]) -> list[Record]:
     """One list of images per (eps, attack), and all clean images right."""
     count = len(next(iter(right.values())))
-    clean = right.pop((0, "none"), [True] * count)
+    every = {(0, "none"): [True] * count, **right}
     return [
         record(image, eps, attack, answer)
-        for (eps, attack), answers in {(0, "none"): clean, **right}.items()
+        for (eps, attack), answers in every.items()
         for image, answer in enumerate(answers)
     ]
 
 
-def named(name: str, found: list[Record], *, norm="linf", black_box=BLACK) -> Check:
+def named(
+    name: str, found: list[Record], *, norm: Threat = "linf", black_box: Set[str] = BLACK
+) -> Check:
     checks = from_records(found, black_box=black_box, norm=norm)
     assert [check.name for check in checks] == [
         "accuracy falls with eps", "white box beats black box", "recorded inside the budget"
@@ -121,7 +124,7 @@ def test_white_box_beats_black_box(only_black: int, passes: bool) -> None:
 def test_white_box_attacks_count_together_and_budgets_apart() -> None:
     half, other = standing(10), [not answer for answer in standing(10)]
     right = {(0.1, "a"): half, (0.1, "b"): other, (0.1, "square"): [False] * 20}
-    assert named("white box beats black box", records(dict(right))).passed
+    assert named("white box beats black box", records(right)).passed
     right |= {(0.2, "a"): [True] * 20, (0.2, "square"): standing(16)}
     check = named("white box beats black box", records(right))
     assert check.passed is False and "(eps 0.2)" in check.detail
@@ -140,7 +143,7 @@ def test_kinds_of_attacks_that_are_missing_cannot_be_compared() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_recorded_inside_the_budget(norm: str) -> None:
+def test_recorded_inside_the_budget(norm: Threat) -> None:
     name = "recorded inside the budget"
     found = records({(0.1, "apgd"): standing(3)})
     assert named(name, found, norm=norm).passed

@@ -25,11 +25,11 @@ from evaluation.config import EvaluateConfig
 from evaluation.defenses import DefenseConfig, build
 from evaluation.evaluate import main
 from evaluation.protocols import Answers
-from evaluation.records import Records
 from evaluation.runner import Runner, Unit, rightness
 from evaluation.suites import SuiteConfig
 from rdc import Defense
 from rdc.data import load
+from rdc.journal import Journal
 
 ROOT = Path(__file__).parent.parent
 CLASSIFIER = DefenseConfig(kind="classifier")
@@ -149,15 +149,15 @@ def test_finished_run_is_summarized_again_and_changed_settings_are_refused(whole
 def test_run_that_ends_before_or_after_writing_continues(
     whole: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    out, append = tmp_path / "run", Records.append
+    out, append = tmp_path / "run", Journal.append
     for end in range(10):
 
-        def stop(self: Records, found, end=end) -> None:
+        def stop(self: Journal, found, end=end) -> None:
             if end % 2:
                 append(self, found)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Records, "append", stop)
+        monkeypatch.setattr(Journal, "append", stop)
         with pytest.raises(KeyboardInterrupt):
             main(config(out))
     monkeypatch.undo()

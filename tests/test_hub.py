@@ -205,4 +205,4 @@ def test_a_card_that_somebody_edited_on_the_hub_stays(hub: Hub) -> None:
 def test_misspelled_options_are_refused_before_anything_is_uploaded(hub: Hub) -> None:
     with pytest.raises(TypeError, match="max_shard"):
         tiny_denoiser().push_to_hub("owner/name", branch="new", max_shard="1MB")
-    assert not (hub.folder / "new").exists()
+    assert hub.asked == [] and not (hub.folder / "new").exists()

@@ -87,7 +87,7 @@ def asked(name: str, folder: Path, **settings: str) -> list[tuple[str, list[str]
     for tool in ("python", "accelerate", "nvidia-smi"):
         (tools / tool).write_text(RECORDER if tool != "nvidia-smi" else "#!/bin/sh\n")
         (tools / tool).chmod(0o755)
-    environment = os.environ | {
+    environment = {
         "PATH": f"{tools}:{os.environ['PATH']}", "LOG": str(log), "HOME": str(folder),
         "PYTHONPATH": str(ROOT),
     }  # fmt: skip

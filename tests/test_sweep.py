@@ -58,13 +58,23 @@ def cells(out: Path) -> list[list[str]]:
 
 
 def test_every_pair_is_an_evaluation_in_a_folder_of_its_own(whole: Path) -> None:
-    folders = {path.name for path in whole.iterdir() if path.is_dir()}
+    folders = {path.parent.name for path in whole.glob("*/settings.json")}
     assert folders == {"cnn-linf", "cnn-stadv", "diffpure-linf", "diffpure-stadv"}
     for name in folders:
         summary = json.loads((whole / name / "summary.json").read_text())
         assert summary["norm"] == name.split("-")[1]
         assert summary["config"]["defense"]["kind"] in ("classifier", "diffpure")
         assert list((whole / name / "images").glob("*.safetensors"))
+
+
+def test_one_report_of_all(whole: Path) -> None:
+    page = (whole / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("cnn-linf", "cnn-stadv", "diffpure-linf"))
+
+
+def test_checks_are_asked_once_for_each_defence(whole: Path) -> None:
+    found = {path.parent.name for path in whole.glob("*/checks.json")}
+    assert found == {"cnn-linf", "diffpure-linf"}
 
 
 def test_one_table_of_all(whole: Path) -> None:

@@ -14,6 +14,7 @@ from evaluation.attacks.selection import Selection
 
 Penalty = Callable[[Tensor], Tensor]
 """images (B, C, H, W) -> (B,)"""
+MULTIPLIERS = (0.1, 0.3, 1.0)
 
 
 def lagrange(
@@ -26,7 +27,7 @@ def lagrange(
     penalty: Penalty,
     norm: Norm = "linf",
     loss: Loss = margin,
-    multipliers: Sequence[float] = (0.1, 0.3, 1.0),
+    multipliers: Sequence[float] = MULTIPLIERS,
     steps: int = 40,
     step_size: float | None = None,
     seeds: Sequence[int] | None = None,

@@ -40,8 +40,8 @@ def run(
     times the draws. Run it before anything else has asked the model: its memory must be empty.
     """
     Expectation(model, draws=draws, chunk=chunk)  # refuses batches that couple, and 0 of either
-    ball = {} if norm == "stadv" else {"norm": norm}
-    seeds = checked(images, labels, eps=eps, seeds=seeds, steps=steps, **ball)
+    ball = "linf" if norm == "stadv" else norm
+    seeds = checked(images, labels, eps=eps, norm=ball, seeds=seeds, steps=steps)
     subject = Subject(model, images, labels, norm, eps, steps, draws, chunk, seeds)
     try:
         before, attacked = Before.of(subject), subject.attack()

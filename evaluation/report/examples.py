@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from safetensors.numpy import load_file
 
-from evaluation.records import Record
 from evaluation.report.figures import STYLE, WIDTH, png, short
 from evaluation.report.load import UNATTACKED, Run
+from rdc.journal import Record
 
 EACH = 3
 """Images shown with a wrong answer, and with a right one."""

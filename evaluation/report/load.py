@@ -2,18 +2,17 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from evaluation import records
 from evaluation.budget import written
-from evaluation.records import SETTINGS, Record
 from evaluation.report.outcomes import Answer, answers
 from evaluation.summary import CLEAN, FROZEN, WORST
+from rdc.journal import SETTINGS, Record, entries
 
 SUMMARY = "summary.json"
 UNATTACKED = "0"
@@ -174,7 +173,9 @@ def read(folder: Path) -> Run:
             f"{folder / SUMMARY} has no {', '.join(missing) or 'accuracy under frozen noise'}: it "
             "was written by another version; run evaluation.evaluate into a new folder"
         )
-    run = Run(folder, folder.name, folder.name, summary, unique(records.read(folder)))
+    run = Run(
+        folder, folder.name, folder.name, summary, unique(entry.record for entry in entries(folder))
+    )
     agree(run)
     return run
 
@@ -186,7 +187,7 @@ def parsed(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not JSON ({error}); run evaluation.evaluate again") from error
 
 
-def unique(records: list[Record]) -> list[Record]:
+def unique(records: Iterable[Record]) -> list[Record]:
     """Of records of the same image and attack, which a killed run can leave, the last."""
     return list({(r["eps"], r["attack"], r["image"]): r for r in records}.values())
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.records import Record
 from evaluation.statistics import clopper_pearson
+from rdc.journal import Record
 
 BINS = 10
 
