@@ -88,10 +88,10 @@ class Runner:
         return model.to(self.accelerator.device).eval()
 
     def units(self) -> list[Unit]:
-        """All units of the run, in an order that every process knows; the clean ones last."""
+        """All units of the run, in an order that every process knows."""
         count, size = len(self.data), self.config.batch_size
         batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        return [Unit(eps, rows) for eps in (*self.config.eps, 0.0) for rows in batches]
+        return [Unit(eps, rows) for eps in (0.0, *self.config.eps) for rows in batches]
 
     def attacks(self, unit: Unit) -> list[str]:
         """Names in a unit's records."""
@@ -99,8 +99,14 @@ class Runner:
             return [CLEAN]
         return [stage for name, entry in self.entries.items() for stage in entry.stages or (name,)]
 
-    def missing(self, *, first: int = 0) -> list[Unit]:
-        """This process's units that have no complete records yet; process `first` has the first."""
+    def missing(self) -> list[Unit]:
+        """This process's units that have no complete records yet."""
+        index, count = self.accelerator.process_index, self.accelerator.num_processes
+        mine = self.units()[index::count]
+        return [unit for unit in self.incomplete() if unit in mine]
+
+    def incomplete(self) -> list[Unit]:
+        """All units that have no complete records yet."""
         known = {(r["eps"], r["image"], r["attack"]) for r in self.records.read()}
 
         def complete(unit: Unit) -> bool:
@@ -110,9 +116,7 @@ class Runner:
                 for attack in self.attacks(unit)
             )
 
-        index, count = self.accelerator.process_index, self.accelerator.num_processes
-        mine = self.units()[(index - first) % count :: count]
-        return [unit for unit in mine if not complete(unit)]
+        return [unit for unit in self.units() if not complete(unit)]
 
     def run(self, unit: Unit) -> None:
         """Attack the images of a unit, judge what came out, and write it down."""

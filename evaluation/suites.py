@@ -95,7 +95,7 @@ class Entry:
     """
 
     surrogate: nn.Module
-    attack: Attack
+    attack: Callable[..., Tensor | Attacked]
     gradients: int
     forwards: int
     draws: int = 1

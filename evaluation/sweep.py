@@ -1,10 +1,10 @@
 """Every defence under every threat, on digits: `torchrun --nproc_per_node 2 -m evaluation.sweep`.
 
-Each pair is an evaluation in a folder of its own, so that a killed sweep continues; the processes
-share out their batches and wait for each other once, at the end.
+Each pair is an evaluation in a folder of its own, so that a killed sweep continues. Whichever
+process is free takes the next batch, the slowest defences first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,12 +13,13 @@ import tyro
 from accelerate.utils import tqdm
 
 from evaluation.budget import Budget
+from evaluation.claims import Claims
 from evaluation.comparison import Results, comparison, results
 from evaluation.config import EvaluateConfig
-from evaluation.defenses import METHODS, DefenseConfig
+from evaluation.defenses import GENERATIVE, METHODS, DefenseConfig
 from evaluation.finish import finish
 from evaluation.report import write
-from evaluation.runner import Runner, join
+from evaluation.runner import Runner, Unit, join
 from evaluation.suites import SuiteConfig, Threat
 
 Name = Literal[
@@ -109,7 +110,8 @@ class SweepConfig:
             for norm in self.norms:
                 yield name, EvaluateConfig(
                     out=self.out / f"{name}-{norm}", defense=self.defense(name), suite=self.suite,
-                    data=self.data, split=self.split, images=self.images, norm=norm,
+                    transfer=self.transfer(name), data=self.data, split=self.split,
+                    images=self.images, norm=norm,
                     eps=getattr(self, norm), judged=self.judged,
                     checked=self.checked if norm == self.norms[0] else 0,
                     batch_size=self.batch_size, chunk=self.chunk, seed=self.seed,
@@ -125,18 +127,30 @@ class SweepConfig:
         ordinary = self.trades if name == "trades" else self.classifier
         return replace(chosen, model=self.model, classifier=ordinary, auxiliary=self.trades)
 
+    def transfer(self, name: Name) -> str | None:
+        """The classifier of a transfer attack, not the defence's own; of digits a packaged one."""
+        if self.data == "digits":
+            return None
+        without = DEFENSES[name].kind in GENERATIVE or name == "trades"
+        return self.classifier if without else self.trades
+
 
 def main(config: SweepConfig) -> None:
     """Run what is missing, then check, and write the table and the report."""
     accelerator = join()
     runs = [(name, Runner(each, accelerator)) for name, each in config.evaluations()]
-    attack([runner for _, runner in runs])
+    slowest_first = [runner for _, runner in reversed(runs)]
+    # Asked before anybody writes: all have the same list.
+    todo = [(runner, unit) for runner in slowest_first for unit in runner.incomplete()]
+    claims = Claims(config.out / ".claims", accelerator)
+    attack(todo, claims)
     accelerator.wait_for_everyone()
-    # Checks cost something too; everyone takes some.
-    for _, runner in runs[accelerator.process_index :: accelerator.num_processes]:
-        finish(runner)
+    for runner in slowest_first:
+        if claims.take(f"{runner.config.out.name} summary"):
+            finish(runner)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        claims.forget()
         text = comparison(table(runs), reference=config.reference)
         (config.out / "table.md").write_text(text + "\n", encoding="utf-8")
         # The report begins with the state of the checks, and so does what is printed.
@@ -145,20 +159,14 @@ def main(config: SweepConfig) -> None:
     accelerator.end_training()
 
 
-def attack(runners: list[Runner]) -> None:
-    """This process's share of all units: of those that are attacked, every n-th."""
-    todo, dealt = [], 0
-    for runner in runners:
-        todo += [(runner, unit) for unit in runner.missing(first=dealt)]
-        dealt += sum(unit.eps > 0 for unit in runner.units())
-    with tqdm(total=len(todo), unit="unit") as bar:
-        for runner, unit in todo:
-            bar.set_postfix_str(f"{runner.config.out.name} eps {unit.eps:g}")
+def attack(todo: Sequence[tuple[Runner, Unit]], claims: Claims) -> None:
+    """The units that this process is the first to take."""
+    for runner, unit in tqdm(todo, unit="unit"):
+        if claims.take(f"{runner.config.out.name} {unit.name}"):
             runner.run(unit)
-            bar.update()
 
 
-def table(runs: list[tuple[Name, Runner]]) -> Results:
+def table(runs: Sequence[tuple[str, Runner]]) -> Results:
     """The scores of every defence under every threat."""
     found: Results = {}
     for name, runner in runs:

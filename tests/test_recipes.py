@@ -145,6 +145,21 @@ def test_the_number_of_steps_is_what_fits(tmp_path: Path, data: Path) -> None:
         assert read(*commands[-1]).batch_size == 64
 
 
+def test_the_table_is_about_the_trained_models(tmp_path: Path, data: Path) -> None:
+    """Nine defences under three threats; transfer attacks come from the other classifier."""
+    ((module, arguments),) = asked("cifar10-table.sh", tmp_path, DATA=str(data), RUNS="r")
+    found = list(read(module, arguments).evaluations())
+    assert len(found) == 27
+    for name, each in found:
+        ordinary, other = ("r/trades", "r/standard") if name == "trades" else (
+            "r/standard", "r/standard" if name in ("rdc", "diffusion") else "r/trades")  # fmt: skip
+        defense = each.defense
+        assert (defense.model, defense.classifier, each.transfer) == ("r/rdc", ordinary, other)
+        assert defense.auxiliary == "r/trades" and each.data == str(data)
+        purifier = name in ("diffpure", "gdmp", "contrastive", "agdm")
+        assert (defense.steps, defense.weight) == (10 if purifier else None, None)
+
+
 def test_the_rehearsal(tmp_path: Path, data: Path, monkeypatch) -> None:
     """Every command of the CIFAR-10 recipes but the benchmarks', one after the other, on noise."""
     settings = {**TINY, "DATA": str(data), "RUNS": "runs", "EXPORT": "export"}

@@ -18,7 +18,8 @@ from evaluation.config import EvaluateConfig
 from evaluation.defenses import KINDS, DefenseConfig, build, networks, stranger, weights
 from evaluation.suites import MEAN, SIZES, Sizes, SuiteConfig, black_box, run, suite
 from evaluation.surrogates import noises
-from rdc import ImageClassifier
+from purification import DiffusionPurifier
+from rdc import Defense, ImageClassifier
 from rdc.checkpoint import PACKAGED
 from rdc.data import load
 
@@ -216,6 +217,8 @@ def test_every_defence_can_be_built_by_name(kind) -> None:
 
 def test_what_replaces_a_preset() -> None:
     changed = DefenseConfig("gdmp", process="sde", t_star=0.1, steps=3, rounds=2, weight=5.0)
-    purifier = build(changed, data="digits").purifier
+    model = build(changed, data="digits")
+    assert isinstance(model, Defense) and isinstance(model.purifier, DiffusionPurifier)
+    purifier = model.purifier
     assert (purifier.config.process, purifier.config.steps, purifier.config.rounds) == ("sde", 3, 2)
     assert purifier.weights == [5.0]

@@ -1,6 +1,8 @@
 """The sweep: every defence in a folder of its own, one table of all, and no work done twice."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from evaluation.claims import Claims
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build
 from evaluation.evaluate import main as evaluate
@@ -117,31 +120,47 @@ def test_one_of_its_folders_can_be_continued_by_itself(whole: Path) -> None:
     assert (whole / "cnn-linf" / "records-000.jsonl").read_bytes() == records
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(2, 1), (2, 3), (3, 2), (3, 3)])
-def test_processes_share_the_work_evenly_and_do_nothing_twice(
-    tmp_path: Path, monkeypatch, count: int, batch_size: int
+def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
+    tmp_path: Path, monkeypatch
 ) -> None:
-    """Three norms, of which the first has two budgets: as many attacked units for everybody."""
-    norms = ("linf", "l2", "stadv")
-    settings = config(tmp_path, defenses=("cnn", "trades"), norms=norms, batch_size=batch_size)
-    mine: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        Runner, "run", lambda self, unit: mine.append((self.config.out.name, unit.name))
-    )
-    shares, units = [], 0
-    for index in range(count):
-        place: Any = SimpleNamespace(
-            process_index=index, num_processes=count, device=torch.device("cpu")
-        )
-        runners = [Runner(each, place) for _, each in settings.evaluations()]
-        units = sum(len(runner.units()) for runner in runners)
-        mine.clear()
-        attack(runners)
-        shares.append(list(mine))
-    everything = [each for share in shares for each in share]
-    assert len(everything) == len(set(everything)) == units
-    attacked = [sum("eps0-" not in unit for _, unit in share) for share in shares]
-    assert max(attacked) - min(attacked) <= 1
+    """Two processes as two threads, one of which needs a hundred times as long for a unit."""
+    taken: dict[str, list[tuple[str, str]]] = {"quick": [], "slow": []}
+
+    def work(self: Runner, unit) -> None:
+        name = threading.current_thread().name
+        time.sleep(0.1 if name == "slow" else 0.001)
+        taken[name].append((self.config.out.name, unit.name))
+
+    monkeypatch.setattr(Runner, "run", work)
+    place: Any = SimpleNamespace(
+        process_index=0, num_processes=1, device=torch.device("cpu"), is_main_process=True,
+        wait_for_everyone=lambda: None,
+    )  # fmt: skip
+    settings = config(tmp_path, defenses=("cnn", "trades"), batch_size=1)
+    todo = [
+        (runner, unit)
+        for runner in [Runner(each, place) for _, each in settings.evaluations()]
+        for unit in runner.incomplete()
+    ]
+    claims = Claims(tmp_path / ".claims", place)
+    threads = [threading.Thread(target=attack, args=(todo, claims), name=n) for n in taken]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    everything = taken["quick"] + taken["slow"]
+    assert len(everything) == len(set(everything)) == len(todo) == 2 * 3 * 5
+    assert len(taken["quick"]) > len(taken["slow"]) > 0
+
+
+def test_claims_of_a_killed_sweep_are_forgotten(tmp_path: Path) -> None:
+    place: Any = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+    claims = Claims(tmp_path / "claims", place)
+    assert claims.take("a") and not claims.take("a") and claims.take("b")
+    claims = Claims(tmp_path / "claims", place)
+    assert claims.take("a")
+    claims.forget()
+    assert not (tmp_path / "claims").exists()
 
 
 def test_all_defences_answer_and_are_right_on_clean_digits() -> None:

@@ -52,17 +52,18 @@ def alone_and_in_a_batch(subject: Subject) -> Finding:
         return None, "there are no batches: chunk=1, or one image"
     few = subject.few(ALONE)
     alone = Expectation(subject.model, chunk=1)
-    logits = alone.logits(few.images, seeds=few.seeds)[:, 0]
-    # In another order, an image has other neighbors in its batch.
-    batches = subject.logits(), subject.logits(images.flip(0)).flip(0)
-    apart = max(difference(logits, found[:ALONE]).max().item() for found in batches)
+    lonely = alone.logits(few.images, seeds=few.seeds)[:, 0]
+    # All images also in another order, where they have other places and neighbors.
+    together, turned = subject.logits(), subject.logits(images.flip(0)).flip(0)
+    pairs = (lonely, together[: len(lonely)]), (turned, together)
+    apart = max(difference(*pair).max().item() for pair in pairs)
     one = subject.few(1)
-    _, lonely = alone.gradient(one.images, one.labels, seeds=one.seeds)
-    turned = relative(subject.slope[1][:1], lonely).max().item()
-    passed = apart <= SAME and turned <= SAME_GRADIENT
+    _, gradient = alone.gradient(one.images, one.labels, seeds=one.seeds)
+    bent = relative(subject.slope[1][:1], gradient).max().item()
+    passed = apart <= SAME and bent <= SAME_GRADIENT
     detail = (
         f"alone and in batches logits differ by at most {apart:.2g} of their range ({SAME:g} "
-        f"allowed), gradients by {turned:.2g} of their length ({SAME_GRADIENT:g} allowed)"
+        f"allowed), gradients by {bent:.2g} of their length ({SAME_GRADIENT:g} allowed)"
     )
     if not passed:
         detail += (
