@@ -70,7 +70,7 @@ class SweepConfig:
     l2: tuple[Budget, ...] = (0.75,)
     stadv: tuple[Budget, ...] = (0.15,)
     """of displacements, where half the image's side is 1"""
-    images: int = 24
+    images: int = 16
     """how many, from the start of the split"""
     split: Literal["test", "validation"] = "test"
     data: str = "digits"

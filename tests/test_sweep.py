@@ -1,6 +1,7 @@
 """The sweep: every defence in a folder of its own, one table of all, and no work done twice."""
 
 import json
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -42,7 +43,7 @@ def fresh_accelerate():
 def config(out: Path, **changes) -> SweepConfig:
     settings: dict[str, Any] = {
         "defenses": ("cnn", "diffpure"), "norms": ("linf", "stadv"), "suite": SUITE, "images": 3,
-        "judged": 2, "batch_size": 2,
+        "judged": 2, "batch_size": 2, "checked": 1,
     }  # fmt: skip
     return SweepConfig(out=out, **{**settings, **changes})
 
@@ -94,20 +95,22 @@ def test_one_table_of_all(whole: Path) -> None:
     assert all("(diffpure)" in cell for cell in compared[0][1:])
 
 
-def test_continued_with_another_defence_only_that_one_is_attacked(whole: Path, monkeypatch) -> None:
-    run, seen = Runner.run, []
+def test_continued_with_another_defence_only_that_one_is_attacked(
+    whole: Path, tmp_path: Path, monkeypatch
+) -> None:
+    run, seen, out = Runner.run, [], tmp_path / "copy"
+    shutil.copytree(whole, out)
 
     def spy(self: Runner, unit) -> None:
         seen.append(self.config.out.name)
         run(self, unit)
 
     monkeypatch.setattr(Runner, "run", spy)
-    main(config(whole, defenses=("cnn", "diffpure", "trades"), reference="cnn"))
+    main(config(out, defenses=("cnn", "diffpure", "trades"), reference="cnn"))
     assert set(seen) == {"trades-linf", "trades-stadv"}
-    assert [row[0] for row in cells(whole) if len(row) == 5 and "(" in row[-1]] == [
+    assert [row[0] for row in cells(out) if len(row) == 5 and "(" in row[-1]] == [
         "diffpure", "trades"
     ]  # fmt: skip
-    main(config(whole))  # as the other tests expect it
 
 
 def test_one_of_its_folders_can_be_continued_by_itself(whole: Path) -> None:
