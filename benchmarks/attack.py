@@ -120,9 +120,12 @@ def compare(
         return total
 
     ways: dict[str, Callable[[Tensor], Tensor]] = {"loop": loop, "folded": folded}
-    found = [way(images) for way in ways.values()]  # a first time, to warm up
-    scale = found[0].abs().max()
-    torch.testing.assert_close(found[0] / scale, found[1] / scale, rtol=0, atol=1e-3)
+    one, other = (way(images) for way in ways.values())  # a first time, to warm up
+    error = ((one - other).norm() / one.norm()).item()
+    if error > 0.01:  # rounding may move a state across the kinks of a ReLU
+        raise RuntimeError(
+            f"{error:.1%} between the gradients of the two ways: not the same attack"
+        )
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(config.repeats):
         for name, way in ways.items():

@@ -60,15 +60,17 @@ class Lattice(Fake):
 
 
 class RandomPhase(Fake):
-    """The ripples have a phase of their own in every draw: only very many draws level them out."""
+    """The ripples have a phase of their own in every draw: only many draws level them out."""
 
-    def __init__(self, classifier: nn.Module, noise: NoiseMode = "frozen") -> None:
+    def __init__(
+        self, classifier: nn.Module, noise: NoiseMode = "frozen", *, frequency: float = 1000
+    ) -> None:
         super().__init__(classifier)
-        self.noise = Noise(noise)
+        self.noise, self.frequency = Noise(noise), frequency
 
     def forward(self, images: Tensor) -> Tensor:
         phase = 10 * self.noise.normal(images, 1)[:, 0]
-        return self.classifier(images + 0.02 * (1000 * images + phase).sin())
+        return self.classifier(images + 0.05 * (self.frequency * images + phase).sin())
 
 
 class RandomLabels(Fake):

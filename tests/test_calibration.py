@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.calibration import fit_temperature
+from training.temperature import fit_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 250.0])

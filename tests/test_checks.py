@@ -327,7 +327,8 @@ def test_a_few_images_may_always_fall() -> None:
 def test_draws_doubled() -> None:
     noisy = Subject(NoisyImages(), IMAGES, LABELS, "l2", 0.1, 3, 4, 256, range(20))
     assert draws_doubled(noisy).passed
-    found = draws_doubled(subject(fakes.RandomPhase(CNN), draws=2, steps=3))
+    model = fakes.RandomPhase(CNN, frequency=100)
+    found = draws_doubled(subject(model, count=16, draws=8, steps=5))
     assert found.passed is False and "--suite.draws" in found.detail
     assert draws_doubled(subject()).passed is None
     assert "the same in every draw" in draws_doubled(subject(draws=2)).detail

@@ -57,8 +57,10 @@ def test_fakes_are_flagged(name: str) -> None:
     assert expected <= failed(make())
 
 
-def test_noise_that_only_fools_single_draws_is_flagged() -> None:
-    assert "draws doubled" in failed(fakes.RandomPhase(CNN), draws=2, steps=4)
+def test_noise_that_only_fools_few_draws_is_flagged() -> None:
+    """Eight draws hardly break it, sixteen break nearly all."""
+    model = fakes.RandomPhase(CNN, frequency=100)
+    assert "draws doubled" in failed(model, count=16, draws=8, steps=5)
 
 
 @pytest.mark.parametrize("norm", ["l2", "stadv"])

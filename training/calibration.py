@@ -5,16 +5,13 @@ posterior honest (Guo et al., ICML 2017).
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import tyro
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -24,6 +21,7 @@ from rdc.data import Dataset, load
 from rdc.maximization import MaximizationConfig
 from rdc.provenance import provenance
 from training.adversarial import ClassifierObjectiveConfig, perturb
+from training.temperature import fit_temperature
 
 RECORD = "calibration.json"
 
@@ -122,18 +120,6 @@ class Calibration:
     @torch.no_grad()
     def logits(self, model: nn.Module) -> Tensor:
         return torch.cat([model(part) for part in self.images.split(self.config.batch_size)])
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T that minimises the cross-entropy of logits (N, K) / T on held-out labels (N,)."""
-    logits = logits.double()
-
-    def loss(log_temperature: float) -> float:
-        return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
-
-    # The loss is convex in 1 / T, so unimodal in ln T.
-    best: Any = minimize_scalar(loss, bounds=(-12, 12), method="bounded")
-    return math.exp(best.x)
 
 
 def classifiers(config: CalibrationConfig, given: ClassifierConfig) -> list[ClassifierConfig]:

@@ -23,7 +23,6 @@ from rdc.denoiser import DenoiserLike
 from rdc.images import to_x
 from training.augment import GEOMETRY, flip, geometry
 from training.batches import Batches, step_generator
-from training.calibration import fit_temperature
 from training.objective import (
     Learner,
     NoisedBatch,
@@ -37,6 +36,7 @@ from training.objective import (
 )
 from training.run import RunConfig, Task
 from training.samples import save_samples
+from training.temperature import fit_temperature
 from training.warm_start import warm_start
 
 
