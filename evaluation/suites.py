@@ -190,6 +190,8 @@ def content(model: nn.Module, steps: int) -> dict[str, Entry]:
     """Images with which likelihood maximization is content; nothing for other defences."""
     if not isinstance(model, Defense) or not isinstance(model.purifier, LikelihoodMaximizer):
         return {}
+    if not model.purifier.config.steps:
+        return {}
     attack = partial(lagrange, surrogate=model.classifier, penalty=model.purifier.loss, steps=steps)
     runs = len(MULTIPLIERS)
     return {"classifier/lagrange": Entry(model, attack, runs * steps, runs * (steps + 2))}

@@ -115,6 +115,10 @@ class LikelihoodMaximizer(nn.Module):
 
     def loss(self, images: Tensor) -> Tensor:
         """What the steps lower, as a mean over the draws of all of them: (B,)."""
+        if not self.config.steps:
+            raise ValueError(
+                "steps=0: without a step of maximization there is nothing that it lowers"
+            )
         x = to_x(images)
         noise, sigmas = self._draws(x)
         count = noise.shape[1]

@@ -102,7 +102,9 @@ def test_every_image_and_attack_has_a_record(whole: Path) -> None:
 def test_saved_images_are_what_the_records_say(whole: Path) -> None:
     """The most harmful ones, with the names of the attacks that made them."""
     model = build(CLASSIFIER, data="digits")
-    for file in (whole / "images").glob("eps0.2-*.safetensors"):
+    files = sorted((whole / "images").glob("eps0.2-*.safetensors"))
+    assert [file.stem for file in files] == ["eps0.2-00000", "eps0.2-00004", "eps0.2-00008"]
+    for file in files:
         tensors = load_file(file)
         first, answers = int(file.stem.split("-")[1]), model(tensors["images"]).argmax(1).tolist()
         assert set(tensors) == {"images"}

@@ -236,6 +236,14 @@ def test_loss_of_maximization_by_hand() -> None:
     torch.testing.assert_close(both, torch.stack([expected[0], other[0]]))
 
 
+def test_no_step_of_maximization_lowers_nothing() -> None:
+    maximizer = LikelihoodMaximizer(
+        MixtureDenoiser(torch.zeros(1, 1, 1, 2, 2), 0.3), MaximizationConfig(steps=0)
+    )
+    with pytest.raises(ValueError, match="steps=0"):
+        maximizer.loss(some_images(1))
+
+
 def test_images_that_fool_rdc_are_likelier_than_those_of_pgd() -> None:
     """Where both attacks succeed, by the loss that maximization lowers."""
     means = torch.tensor([[[[[0.4, 0.1], [0.2, 0.3]]]], [[[[-0.1, 0.2], [0.0, -0.3]]]]])

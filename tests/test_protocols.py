@@ -35,7 +35,7 @@ class Coin(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         _, uniform = self.noise.normal_and_uniform(images, 1)
         heads = (uniform.expand(len(images), 1) < 0.7).to(images.dtype)
-        return 2.0 * torch.cat([1 - heads, heads], dim=1)
+        return 5.0 + 2.0 * torch.cat([1 - heads, heads], dim=1)
 
 
 def predictions(coin: Coin, images: Tensor, seeds, *, draws: int, chunk: int = 256) -> Tensor:
