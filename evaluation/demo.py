@@ -25,6 +25,9 @@ from rdc.image_classifier import ImageClassifier
 from rdc.images import to_x
 from rdc.provenance import provenance
 
+SHOWN = 4
+"""Images in the picture."""
+
 
 @dataclass(frozen=True)
 class DemoConfig:
@@ -37,7 +40,7 @@ class DemoConfig:
     model with "-cnn" behind, or digits-cnn"""
     data: str = "digits"
     """data set, as `training.train` takes it"""
-    images: int = 24
+    images: int = 16
     """how many images of the split, from its start"""
     split: Split = "test"
     eps: tuple[float, ...] = (0.2,)
@@ -86,13 +89,17 @@ def main(config: DemoConfig) -> None:
         "robust accuracy in %, 95 % intervals"
     )
     progress = tqdm(total=len(models) * len(config.eps), unit="attack", leave=False)
-    rows = {}
+    rows, attacked = {}, {}
     for name, model in models.items():
-        rows[name] = measure(model, there, config, progress)
+        rows[name], attacked[name] = measure(model, there, config, progress)
     progress.close()
     print(table(rows, config))
     if config.picture is not None:
-        draw(cnn, rdc, there.subset(slice(4)), eps=max(config.eps), path=config.picture)
+        draw(
+            cnn, rdc, there.subset(slice(SHOWN)), attacked["CNN"][:SHOWN], attacked["RDC"][:SHOWN],
+            title=f"White-box attacks, L-infinity {max(config.eps):g}; the true class is green",
+            path=config.picture,
+        )  # fmt: skip
         print(f"wrote {config.picture}")
     if config.json is not None:
         record = {"config": asdict(config), **provenance(data), "results": rows}
@@ -109,15 +116,20 @@ def compared_with(config: DemoConfig) -> str:
     return own if own in packaged_models(CONFIG) else "digits-cnn"
 
 
-def measure(model: nn.Module, data: Dataset, config: DemoConfig, progress: tqdm) -> dict:
-    """Clean accuracy, accuracy under each attack and their worst per image, seconds per image."""
+def measure(
+    model: nn.Module, data: Dataset, config: DemoConfig, progress: tqdm
+) -> tuple[dict, Tensor]:
+    """Clean accuracy, accuracy under each attack and their worst per image, seconds per image.
+
+    And the attacked images (B, C, H, W) of the largest budget.
+    """
     started = time.perf_counter()
     clean = correct(model, data.images, data.labels)
     seconds = (time.perf_counter() - started) / len(data)
     row: dict = {"clean": summary(clean), "seconds_per_image": seconds, "eps": {}}
-    known = surrogates(model)
+    known, attacked = surrogates(model), {}
     for eps in config.eps:
-        _, right = attack(
+        attacked[eps], right = attack(
             model, data.images, data.labels, eps=eps, steps=config.steps,
             surrogates=known, seed=config.seed,
         )  # fmt: skip
@@ -125,7 +137,7 @@ def measure(model: nn.Module, data: Dataset, config: DemoConfig, progress: tqdm)
         attacks = {name: summary(survived) for name, survived in right.items() if name != "none"}
         row["eps"][str(eps)] = {"worst": summary(worst), **attacks}
         progress.update()
-    return row
+    return row, attacked[max(config.eps)]
 
 
 def summary(right: Tensor) -> dict:

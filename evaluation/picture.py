@@ -5,8 +5,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evaluation.robustness import attack
-from evaluation.surrogates import surrogates
 from rdc import RobustDiffusionClassifier
 from rdc.data import Dataset
 
@@ -21,17 +19,22 @@ COLUMNS = (
 
 
 def draw(
-    cnn: nn.Module, rdc: RobustDiffusionClassifier, data: Dataset, *, eps: float, path: Path
+    cnn: nn.Module,
+    rdc: RobustDiffusionClassifier,
+    data: Dataset,
+    for_cnn: Tensor,
+    for_rdc: Tensor,
+    *,
+    title: str,
+    path: Path,
 ) -> None:
-    """A row per image: given, attacked and posterior for both models, each under its own attack."""
+    """A row per image of `data`: as given, as attacked for each model, and what that model says."""
     # matplotlib takes a second to import; only this needs it.
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    for_cnn, _ = attack(cnn, data.images, data.labels, eps=eps)
-    for_rdc, _ = attack(rdc, data.images, data.labels, eps=eps, surrogates=surrogates(rdc), seed=1)
     with torch.no_grad():
         maximized = rdc.purifier(for_rdc)
         of_cnn, of_rdc = cnn(for_cnn).softmax(1), rdc.classifier(maximized).softmax(1)
@@ -39,8 +42,8 @@ def draw(
     figure, axes = pyplot.subplots(
         len(data), len(COLUMNS), figsize=(2.1 * len(COLUMNS), 2.0 * len(data)), squeeze=False
     )
-    for column, title in enumerate(COLUMNS):
-        axes[0, column].set_title(title)
+    for column, head in enumerate(COLUMNS):
+        axes[0, column].set_title(head)
     for row in range(len(data)):
         label = int(data.labels[row])
         show(axes[row, 0], data.images[row])
@@ -49,7 +52,7 @@ def draw(
         show(axes[row, 3], for_rdc[row])
         show(axes[row, 4], maximized[row])
         bars(axes[row, 5], of_rdc[row], label, data.class_names)
-    figure.suptitle(f"White-box attacks, L-infinity {eps:g}; the true class is green")
+    figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     pyplot.close(figure)

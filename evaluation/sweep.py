@@ -145,7 +145,7 @@ def main(config: SweepConfig) -> None:
     claims = Claims(config.out / ".claims", accelerator)
     attack(todo, claims)
     accelerator.wait_for_everyone()
-    for runner in slowest_first:
+    for runner in tqdm(slowest_first, unit="summary"):
         if claims.take(f"{runner.config.out.name} summary"):
             finish(runner)
     accelerator.wait_for_everyone()

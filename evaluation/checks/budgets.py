@@ -65,7 +65,7 @@ def any_budget(subject: Subject) -> Finding:
 @check("inside the budget")
 def inside(subject: Subject, attacked: Tensor) -> Finding:
     """Attacked images are in the box [0, 1] and, but for stadv, in the ball."""
-    outside = max(-attacked.min().item(), attacked.max().item() - 1, 0.0)
+    outside = max(0.0, -attacked.min().item(), attacked.max().item() - 1)
     detail = f"attacked images leave [0, 1] by {outside:.2g}"
     passed = outside <= ROUNDING and bool(attacked.isfinite().all())
     if subject.norm != "stadv":
