@@ -23,7 +23,7 @@ def main(config: EvaluateConfig) -> None:
         )
     with tqdm(total=sum(len(unit.rows) for unit in units), unit="image") as bar:
         for unit in units:
-            runner.run(unit)
+            runner.run(unit, announce=bar.set_postfix_str)
             bar.update(len(unit.rows))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

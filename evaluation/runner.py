@@ -33,6 +33,9 @@ from rdc.journal import Journal, Record
 
 T = TypeVar("T")
 
+MOMENT = 2.0
+"""Seconds; a measurement for the estimate that took longer is not repeated on more images."""
+
 
 def join() -> Accelerator:
     """This process's place among those of a run, which wait for each other as long as it takes."""
@@ -118,14 +121,17 @@ class Runner:
 
         return [unit for unit in self.units() if not complete(unit)]
 
-    def run(self, unit: Unit) -> None:
-        """Attack the images of a unit, judge what came out, and write it down."""
+    def run(self, unit: Unit, *, announce: Callable[[str], object] = lambda attack: None) -> None:
+        """Attack the images of a unit, judge what came out, and write it down.
+
+        `announce` hears of every attack as it begins.
+        """
         images, labels = self.part(unit.rows)
         seeds = [spawn([self.config.seed], row)[0] for row in unit.rows]
         found: list[Record] = []
         worst, culprits = images, [CLEAN] * len(images)
         survivors = torch.full((len(images),), torch.inf)
-        for name, attacked, spent in self._attacked(unit, images, labels, seeds):
+        for name, attacked, spent in self._attacked(unit, images, labels, seeds, announce):
             started = time.perf_counter()
             frozen = self._answers(attacked, seeds, draws=1)
             spent = spent if unit.eps else (time.perf_counter() - started) / len(images)
@@ -148,13 +154,19 @@ class Runner:
         return part.images.to(device), part.labels.to(device)
 
     def _attacked(
-        self, unit: Unit, images: Tensor, labels: Tensor, seeds: list[int]
+        self,
+        unit: Unit,
+        images: Tensor,
+        labels: Tensor,
+        seeds: list[int],
+        announce: Callable[[str], object],
     ) -> Iterator[tuple[str, Tensor, float]]:
         """Name, images and seconds per image of every attack; an ensemble's stages share theirs."""
         if not unit.eps:
             yield CLEAN, images, 0.0
             return
         for name, entry in self.entries.items():
+            announce(f"eps {unit.eps:g}, {name}")
             started = time.perf_counter()
             found = self._fitting(
                 lambda chunk, entry=entry: run(
@@ -220,16 +232,20 @@ class Runner:
         return 1 if self.sizes.draws == 1 else 1 + self.config.judged
 
     def estimate(self, units: list[Unit]) -> float:
-        """Seconds for the units, by timing one gradient and one call of a few images each."""
-        images, labels = self.part(range(min(8, len(self.data))))
-        seeds = list(range(len(images)))
+        """Seconds for the units, by timing a gradient and a call of every model once."""
+        images, labels = self.part(range(min(self.config.batch_size, len(self.data))))
 
-        def timed(model: nn.Module) -> tuple[float, float]:
+        def timed(model: nn.Module) -> list[float]:
             victim = Expectation(model, chunk=self.chunk)
-            return (
-                seconds(lambda: victim.gradient(images, labels, seeds=seeds)),
-                seconds(lambda: victim.judge(images, labels, seeds=seeds)),
-            )
+            return [
+                seconds_each(
+                    lambda count, call=call: call(
+                        images[:count], labels[:count], seeds=range(count)
+                    ),
+                    len(images),
+                )
+                for call in (victim.gradient, victim.judge)
+            ]
 
         models = {entry.surrogate for entry in self.entries.values()} | {self.model}
         costs = {model: timed(model) for model in models}
@@ -238,7 +254,7 @@ class Runner:
             gradient, forward = costs[entry.surrogate]
             each += entry.draws * (entry.gradients * gradient + entry.forwards * forward)
         count = sum(len(unit.rows) for unit in units if unit.eps)
-        return each * count / len(images)
+        return each * count
 
 
 def records(
@@ -271,7 +287,14 @@ def rightness(frozen: Answers, unseen: Answers | None, labels: Tensor) -> Tensor
     return right if unseen is None else right + 2 * (unseen.classes == labels[:, None]).sum(1)
 
 
-def seconds(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
+def seconds_each(compute: Callable[[int], object], most: int) -> float:
+    """Seconds per image of `compute(count)`, for `most` images or as many as take a `MOMENT`."""
+    count = 1
+    compute(count)  # the first call also pays for what is only done once
+    while True:
+        started = time.perf_counter()
+        compute(count)
+        spent = time.perf_counter() - started
+        if spent > MOMENT or count == most:
+            return spent / count
+        count = min(2 * count, most)

@@ -28,9 +28,9 @@ def scores(records: Iterable[Record]) -> Scores:
     """What each image scores (N,), in [0, 1], by budget, attack and protocol.
 
     Images are in the order of their numbers, attacks in that of the records. Eps 0 has "none";
-    every other budget has its attacks and "worst", per image the minimum over them and over the
-    image as it is, which is within every budget. Draws are averaged within an image and never
-    counted as images.
+    every other budget has its attacks and "worst", per image the minimum over them, over those of
+    smaller budgets, and over the image as it is: all that is within the budget. Draws are averaged
+    within an image and never counted as images.
     """
     rows: dict[tuple[float, str], dict[int, Record]] = {}
     for record in records:
@@ -44,13 +44,14 @@ def scores(records: Iterable[Record]) -> Scores:
                 "images; the run has not finished: start it again"
             )
         found.setdefault(eps, {})[attack] = score([by_image[image] for image in sorted(by_image)])
-    clean = found[0.0][CLEAN]
-    for eps in found.keys() - {0.0}:
+    least = found[0.0][CLEAN]
+    for eps in sorted(found.keys() - {0.0}):
         attacks = found[eps].values()
-        found[eps][WORST] = {
+        least = {
             protocol: torch.stack([values, *(attack[protocol] for attack in attacks)]).amin(0)
-            for protocol, values in clean.items()
+            for protocol, values in least.items()
         }
+        found[eps][WORST] = least
     return found
 
 

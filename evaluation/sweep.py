@@ -161,9 +161,12 @@ def main(config: SweepConfig) -> None:
 
 def attack(todo: Sequence[tuple[Runner, Unit]], claims: Claims) -> None:
     """The units that this process is the first to take."""
-    for runner, unit in tqdm(todo, unit="unit"):
-        if claims.take(f"{runner.config.out.name} {unit.name}"):
-            runner.run(unit)
+    with tqdm(total=len(todo), unit="unit") as bar:
+        for runner, unit in todo:
+            if claims.take(f"{runner.config.out.name} {unit.name}"):
+                bar.set_postfix_str(runner.config.out.name)
+                runner.run(unit)
+            bar.update()
 
 
 def table(runs: Sequence[tuple[str, Runner]]) -> Results:

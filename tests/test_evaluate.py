@@ -25,7 +25,7 @@ from evaluation.config import EvaluateConfig
 from evaluation.defenses import DefenseConfig, build
 from evaluation.evaluate import main
 from evaluation.protocols import Answers
-from evaluation.runner import Runner, Unit, rightness
+from evaluation.runner import Runner, Unit, rightness, seconds_each
 from evaluation.suites import SuiteConfig
 from rdc import Defense
 from rdc.data import load
@@ -97,6 +97,29 @@ def test_every_image_and_attack_has_a_record(whole: Path) -> None:
         # A classifier draws nothing: it is not judged again on draws that are all the same.
         assert r["predictions"] == r["confidences"] == []
         assert 0.1 <= r["frozen_confidence"] <= 1
+
+
+def test_every_attack_is_announced(tmp_path: Path) -> None:
+    heard: list[str] = []
+    runner = Runner(config(tmp_path / "run", images=2, eps=(0.1,)), ALONE)
+    for unit in runner.missing():
+        runner.run(unit, announce=heard.append)
+    assert heard == [f"eps 0.1, {attack}" for attack in runner.entries]
+    assert set(runner.entries) == ATTACKS
+
+
+def test_estimate_leaves_out_the_first_call_and_grows_until_it_is_sure(monkeypatch) -> None:
+    """Half a second an image and 100 for the first call."""
+    clock, asked = [0.0], []
+
+    def compute(count: int) -> None:
+        clock[0] += 0.5 * count + 100 * (not asked)
+        asked.append(count)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    assert seconds_each(compute, 50) == 0.5 and asked == [1, 1, 2, 4, 8]
+    asked.clear()
+    assert seconds_each(compute, 3) == 0.5 and asked == [1, 1, 2, 3]
 
 
 def test_saved_images_are_what_the_records_say(whole: Path) -> None:

@@ -274,6 +274,8 @@ def test_worst_answer_of_an_image() -> None:
         Answer(0, 1, 1, 0.7), Answer(1, 1, 3, 0.9), Answer(2, 1, 4, 0.4),
     ]  # fmt: skip
     assert [answer.confidence for answer in answers(rows, "0")] == [0.99, 0.5, 0.4]
+    # What is within a budget is within a larger one.
+    assert answers(rows, "0.2") == [*answers(rows, "0.1")[:2], Answer(2, 1, 5, 1.0)]
     counts = confusion(answers(rows, "0.1"), 5)
     assert counts.sum() == 3 and counts[1].tolist() == [0, 1, 0, 1, 1]
 

@@ -54,6 +54,14 @@ def test_worst_is_taken_per_image_and_protocol_and_counts_the_image_as_it_is() -
     assert alone == dict(zip(PROTOCOLS, (0.5, 0.75, 1, 0.5), strict=True))
 
 
+def test_what_breaks_an_image_within_a_budget_breaks_it_within_a_larger_one() -> None:
+    """At 0.2 "b" misses the second image, which it had at 0.1: the attack failed, not the image."""
+    missed = [record(0, 0.2, "b", 0, 0, 1), record(1, 0.2, "b", 2, 2, 2)]
+    assert accuracies([*ROWS, *missed], "0.2", "b")["frozen"] == 0.5
+    worst = accuracies([*missed, *ROWS], "0.2", "worst")
+    assert worst == dict(zip(PROTOCOLS, (0, 0.25, 0, 0), strict=True))
+
+
 def test_order_of_records_and_repeated_ones_change_nothing() -> None:
     before = summarize(ROWS, norm="l2")
     # A run that was killed while it wrote has some records twice.

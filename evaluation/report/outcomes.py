@@ -28,12 +28,12 @@ class Answer:
 def answers(records: Sequence[Record], eps: str) -> list[Answer]:
     """The worst answer for every image at a budget, by image.
 
-    The most confident wrong one over the attacks and the image as it is, which is within every
-    budget; where all are right, the least confident.
+    The most confident wrong one over the attacks, those of smaller budgets, and the image as it is;
+    where all are right, the least confident.
     """
     worst: dict[int, Answer] = {}
     for record in records:
-        if f"{record['eps']:g}" not in (eps, "0"):
+        if float(f"{record['eps']:g}") > float(eps):
             continue
         answer = Answer(
             record["image"], record["label"], record["frozen"], record["frozen_confidence"]
