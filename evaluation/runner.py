@@ -78,10 +78,13 @@ class Runner:
             suite=replace(config.suite, **asdict(self.sizes)),
             transfer=name if transfer else None,
         )
-        self.records = Journal(
-            config.out, {**asdict(self.config), "out": None}, process=accelerator.process_index
-        )
         self.chunk = config.chunk
+
+    @cached_property
+    def records(self) -> Journal:
+        """What is done. Only now the folder belongs to these settings."""
+        settings = {**asdict(self.config), "out": None}
+        return Journal(self.config.out, settings, process=self.accelerator.process_index)
 
     def untouched(self) -> nn.Module:
         """The defence as new: one that has been attacked might remember it."""
@@ -126,6 +129,7 @@ class Runner:
 
         `announce` hears of every attack as it begins.
         """
+        journal = self.records  # refuses a folder of other settings before any work
         images, labels = self.part(unit.rows)
         seeds = [spawn([self.config.seed], row)[0] for row in unit.rows]
         found: list[Record] = []
@@ -146,7 +150,7 @@ class Runner:
             culprits = [name if f else c for f, c in zip(fewer.tolist(), culprits, strict=True)]
             survivors = right.minimum(survivors)
         self._save(unit, worst, culprits)
-        self.records.append(found)
+        journal.append(found)
 
     def part(self, rows: range) -> tuple[Tensor, Tensor]:
         """Images and labels on the device."""

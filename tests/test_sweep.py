@@ -71,6 +71,15 @@ def test_every_pair_is_an_evaluation_in_a_folder_of_its_own(whole: Path) -> None
         assert list((whole / name / "images").glob("*.safetensors"))
 
 
+def test_a_model_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The same folder takes the command again when it is right."""
+    out = tmp_path / "digits"
+    wrong = config(out, model=str(tmp_path / "misspelled"))
+    with pytest.raises(FileNotFoundError, match="misspelled"):
+        main(wrong)
+    assert not out.exists()
+
+
 def test_one_report_of_all(whole: Path) -> None:
     page = (whole / "report" / "index.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("cnn-linf", "cnn-stadv", "diffpure-linf"))
