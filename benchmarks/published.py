@@ -35,6 +35,7 @@ from evaluation.attacks.losses import margin
 from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, UNetConfig
 from rdc.classifier import ClassifierConfig
 from rdc.data import load
+from rdc.device import default_device
 from rdc.maximization import MaximizationConfig
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -182,7 +183,7 @@ class Benchmark:
 
     def __init__(self, config: PublishedConfig) -> None:
         self.config = config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = default_device()
         torch.manual_seed(0)
         self.conditional = network(config.model, config.network).to(self.device)
         if self.conditional.config.network.conditioning != "label":

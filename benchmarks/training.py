@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rdc import Denoiser, DenoiserConfig, UNetConfig
 from rdc.data import Dataset
+from rdc.device import default_device
 from training.denoising import DenoiserTask, TrainConfig
 from training.objective import image_losses, weighted
 from training.run import Run, start_accelerator
@@ -91,7 +92,7 @@ def our_loop(config: BenchmarkConfig, data: Dataset, out: Path) -> tuple[Step, S
 
 def plain_loop(config: BenchmarkConfig, data: Dataset) -> Step:
     """A step of the loop that one would write first."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     denoiser = Denoiser(DenoiserConfig(config.network)).to(device)
     plain_format(denoiser)
     average = copy.deepcopy(denoiser)

@@ -21,6 +21,7 @@ from evaluation.surrogates import surrogates
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.checkpoint import CONFIG, packaged_models
 from rdc.data import Dataset, Split, load
+from rdc.device import default_device
 from rdc.image_classifier import ImageClassifier
 from rdc.images import to_x
 from rdc.provenance import provenance
@@ -79,7 +80,7 @@ def main(config: DemoConfig) -> None:
             OptimalDenoiser(to_x(train.images), train.labels), rdc.config, **options
         )
         models |= {"optimal classifier": best.classifier, "optimal RDC": best}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     for model in models.values():
         model.to(device)
     there = replace(data, pixels=data.pixels.to(device), labels=data.labels.to(device))

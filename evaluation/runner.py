@@ -29,6 +29,7 @@ from evaluation.summary import CLEAN
 from evaluation.surrogates import noises
 from rdc import Defense, ImageClassifier
 from rdc.data import load
+from rdc.device import default_device
 from rdc.journal import Journal, Record
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ MOMENT = 2.0
 def join() -> Accelerator:
     """This process's place among those of a run, which wait for each other as long as it takes."""
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    return Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience])
+    return Accelerator(cpu=default_device().type == "cpu", kwargs_handlers=[patience])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from purification.picture import draw
 from purification.presets import Method
 from purification.purifier import DiffusionPurifier, resized
 from rdc.denoiser import Denoiser
+from rdc.device import default_device
 from rdc.image_classifier import ImageClassifier
 from rdc.noise import NoiseMode, copies
 
@@ -86,7 +87,7 @@ def load(command: Purify) -> DiffusionPurifier:
     bank = None
     if command.bank is not None:
         bank = torch.from_numpy(read_npy(command.bank, "bank").astype(np.float32))
-    return build(
+    purifier = build(
         command.method,
         Denoiser.from_pretrained(command.model),
         preset=command.preset,
@@ -95,6 +96,7 @@ def load(command: Purify) -> DiffusionPurifier:
         bank=bank,
         seed=command.seed,
     )
+    return purifier.to(default_device())
 
 
 def run_array(command: Purify) -> int:
@@ -165,7 +167,7 @@ def purify(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Puri
     if not images:
         return []
     with torch.no_grad(), copies(numbers(list(images), command)):
-        purified = purifier(batch(purifier, images)).split(1)
+        purified = purifier(batch(purifier, images)).cpu().split(1)
     return [
         resized(part, image.shape[2:]).clamp(0, 1)
         for part, image in zip(purified, images.values(), strict=True)
@@ -173,9 +175,9 @@ def purify(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Puri
 
 
 def batch(purifier: DiffusionPurifier, images: dict[Key, Tensor]) -> Tensor:
-    """The images at the denoiser's size (B, C, H, W)."""
+    """The images at the denoiser's size (B, C, H, W), where it computes."""
     size = purifier.denoiser.image_shape[1:]
-    return torch.cat([resized(image, size) for image in images.values()])
+    return torch.cat([resized(image, size) for image in images.values()]).to(default_device())
 
 
 def numbers(keys: Sequence[int | Path], command: Purify) -> list[int]:
@@ -195,7 +197,7 @@ def show(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Purify
         return
     with torch.no_grad(), copies(numbers(list(images), command)):
         states = purifier.trajectory(batch(purifier, images))
-    draw([states[i][:SHOWN] for i in (0, 1, -1)], command.picture)
+    draw([states[i][:SHOWN].cpu() for i in (0, 1, -1)], command.picture)
     print(f"wrote {command.picture}")
 
 

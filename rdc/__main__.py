@@ -14,6 +14,7 @@ from rdc.batch import PREDICTIONS, classify_files, classify_folder
 from rdc.checkpoint import packaged_models
 from rdc.classifier import RobustDiffusionClassifier
 from rdc.converters import ClassifierFacts, Format, convert
+from rdc.device import default_device
 from rdc.export import export
 from rdc.images import image_files
 from rdc.info import info
@@ -151,6 +152,7 @@ def run_classify(command: Classify) -> int:
         return run_classify_folder(command, command.out)
     files = image_files(command.path)
     model = RobustDiffusionClassifier.from_pretrained(command.model, seed=command.seed)
+    model.to(default_device())
     width = max(len(str(file)) for file in files)
     if not command.json:
         print(f"{'image':<{width}}  {'class':>12}  {'p':>6}  {'second':>12}  {'p':>6}")

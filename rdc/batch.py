@@ -19,6 +19,7 @@ from tqdm import tqdm
 from rdc.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.classifier import RobustDiffusionClassifier, classify
 from rdc.config import read_json
+from rdc.device import default_device
 from rdc.images import iterate_images, to_images
 from rdc.journal import SETTINGS, Journal
 from rdc.weights import sha256, weights_sha256
@@ -69,7 +70,7 @@ def classify_folder(
 
     # Who is done waits for the others, and after a restart one of them may have far more to do.
     # Without this, the first would give up after some minutes.
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+    state = PartialState(cpu=default_device().type == "cpu", timeout=timedelta(days=7))
     if state.is_main_process:
         list_files(folder, out)
     state.wait_for_everyone()

@@ -14,18 +14,25 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from oracle import some_images
+from pictures import noise, save
 from test_classifier import SMALL, small_rdc
 from test_likelihood import random_denoiser
 from test_run import assert_same_run
 from test_run import config as run_config
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.losses import margin
 from evaluation.attacks.square import square
 from evaluation.defenses import KINDS, DefenseConfig, build
 from evaluation.surrogates import surrogates
+from purification.__main__ import Purify
+from purification.__main__ import main as purify
+from purification.files import read_file
 from rdc import ClassifierConfig, Denoiser, DiffusionClassifier, Noise, RDCConfig
+from rdc.__main__ import Classify
+from rdc.__main__ import main as command_line
 from rdc.data import Dataset, load
 from rdc.gradients import gradient
 from rdc.likelihood import class_errors
@@ -198,6 +205,27 @@ def test_attacks_stay_on_the_device_and_in_the_ball(device: str) -> None:
         attacked = attack(model, images, labels, eps=0.1, norm="linf", seeds=[0, 1, 2])
         assert attacked.device == images.device
         assert 0 < (attacked - images).abs().max() <= 0.1 + 1e-6
+
+
+@on_both
+def test_command_lines_compute_on_the_device(device: str, tmp_path: Path, monkeypatch) -> None:
+    """And write what the CPU writes, to a gray level."""
+    given = save(tmp_path / "given", {f"{i}.png": noise(i, 8, 8) for i in range(3)})
+    seen: set[str] = set()
+
+    def purified(where: str) -> list[Tensor]:
+        for module in ("rdc.__main__", "purification.__main__"):
+            monkeypatch.setattr(f"{module}.default_device", lambda: torch.device(where))
+        out, picture = tmp_path / where, tmp_path / "picture.png"
+        assert purify(Purify(given, out, model="digits", picture=picture)) == 0
+        return [read_file(out / f"{i}.png", 1) for i in range(3)]
+
+    expected = purified("cpu")
+    with register_module_forward_pre_hook(lambda _, rows: seen.add(rows[0].device.type)):
+        found = purified(device)
+        assert command_line(Classify(given)) == 0
+    assert seen == {device}
+    torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 255)
 
 
 # Precision and compilation

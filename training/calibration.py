@@ -18,6 +18,7 @@ from tqdm import tqdm
 from rdc import Denoiser, DiffusionClassifier, RDCConfig, RobustDiffusionClassifier
 from rdc.classifier import ClassifierConfig
 from rdc.data import Dataset, load
+from rdc.device import default_device
 from rdc.maximization import MaximizationConfig
 from rdc.provenance import provenance
 from training.adversarial import ClassifierObjectiveConfig, perturb
@@ -143,13 +144,12 @@ def maximizations(config: CalibrationConfig, given: MaximizationConfig) -> list[
 
 def main(config: CalibrationConfig) -> None:
     """Measure all candidates, print them, save the model with the best ones."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     given = RobustDiffusionClassifier.from_pretrained(config.model)
     denoiser = given.denoiser
     assert isinstance(denoiser, Denoiser)  # nothing else can be loaded
     data = load(config.data, "validation", shape=denoiser.image_shape)
     data = data.subset(slice(config.images))
-    calibration = Calibration(config, denoiser.to(device), data)
+    calibration = Calibration(config, denoiser.to(default_device()), data)
 
     found: dict[Any, Figures] = {}
     for candidate in tqdm(classifiers(config, given.config.classifier), desc="classifiers"):

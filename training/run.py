@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from rdc.card import add_training
 from rdc.data import Dataset, Shape, Split, load
+from rdc.device import default_device
 from rdc.provenance import provenance
 from training.checkpoint import Checkpoints
 from training.ema import EMA
@@ -130,7 +131,7 @@ def start_accelerator(config: RunConfig) -> Accelerator:
     Without a GPU, accelerate joins several processes only when told that it is on a CPU; left to
     itself each of them would train alone.
     """
-    cpu = not torch.accelerator.is_available()
+    cpu = default_device().type == "cpu"
     if cpu and config.precision == "fp16":
         raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or no")
     tracker = None if config.tracker == "none" else config.tracker
