@@ -3,8 +3,23 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 # The tests' networks are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulate", action="store_true",
+        help="run the tests of GPUs on an emulated device (tests/emulated); needs a C++ compiler",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--emulate"):
+        import emulated
+
+        emulated.start()

@@ -1,15 +1,18 @@
 """The same numbers on a GPU as on the CPU in float64, by every way that leads to them.
 
 Whatever takes a device runs on the CPU too, so that the tests themselves are tested without a GPU.
+With --emulate most of them run on an emulated device as well, and what waits for it is counted.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import emulated
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -39,16 +42,21 @@ from rdc.likelihood import class_errors
 from training import batches
 from training.batches import Batches
 from training.checkpoint import Checkpoints
-from training.classifier import ClassifierTrainConfig
+from training.classifier import ClassifierTask, ClassifierTrainConfig
 from training.classifier import main as train_classifier
 from training.denoising import DenoiserTask, TrainConfig
 from training.run import Run, start_accelerator
 from training.train import main as train
 
 CUDA = torch.cuda.is_available()
-needs_gpu = pytest.mark.skipif(not CUDA, reason="needs a CUDA GPU")
-on_gpu = [pytest.mark.gpu, needs_gpu]
-on_both = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+GPU = emulated.NAME if emulated.started() else "cuda"
+needs_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA GPU")
+needs_gpu = pytest.mark.skipif(
+    not (CUDA or emulated.started()), reason="needs a CUDA GPU, or --emulate"
+)
+on_cuda, on_gpu = [pytest.mark.gpu, needs_cuda], [pytest.mark.gpu, needs_gpu]
+on_both = pytest.mark.parametrize("device", ["cpu", pytest.param(GPU, marks=on_gpu)])
+on_cpu_and_cuda = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_cuda)])
 IMAGES = some_images(3, (1, 8, 8))
 LABELS = torch.tensor([0, 1, 2])
 
@@ -192,7 +200,7 @@ def test_chunks_change_nothing(device: str) -> None:
 @needs_gpu
 @pytest.mark.parametrize("mode", ["frozen", "fresh"])
 def test_draws_are_the_same_on_every_device(mode) -> None:
-    here, there = (Noise(mode).normal(IMAGES.to(device), 3) for device in ("cpu", "cuda"))
+    here, there = (Noise(mode).normal(IMAGES.to(device), 3) for device in ("cpu", GPU))
     assert torch.equal(here, there.cpu())
 
 
@@ -228,6 +236,51 @@ def test_command_lines_compute_on_the_device(device: str, tmp_path: Path, monkey
     torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 255)
 
 
+# Waiting
+
+
+@contextmanager
+def nobody_waits() -> Iterator[None]:
+    """Fails when the host asks the GPU for a value, which lets its queue run dry."""
+    if CUDA:
+        torch.cuda.set_sync_debug_mode("error")
+        yield
+        torch.cuda.set_sync_debug_mode("default")
+    else:
+        before = emulated.waits()
+        yield
+        assert emulated.waits() == before
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("kind", ["denoiser", "student", "classifier"])
+def test_training_steps_do_not_wait(kind: str, tmp_path: Path) -> None:
+    config: TrainConfig | ClassifierTrainConfig
+    if kind == "classifier":
+        config = ClassifierTrainConfig(out=tmp_path, architecture="wrn-10-1", batch_size=8)
+        config = replace(config, objective=replace(config.objective, kind="trades"))
+    else:
+        config = replace(run_config(tmp_path), teacher="optimal" if kind == "student" else "none")
+    accelerator = start_accelerator(config)
+    data = load("digits", "train")
+    make: Any = ClassifierTask if kind == "classifier" else DenoiserTask
+    run = Run(config, make(config, data, accelerator.device), accelerator, data, data)
+    run.step(0)
+    with nobody_waits():
+        run.step(1)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_classifier_does_not_wait() -> None:
+    model = small_rdc(torch.float32).to(GPU)
+    images = IMAGES.float().to(GPU)
+    model.classifier(images)
+    with nobody_waits(), torch.no_grad():
+        model.classifier(images)
+
+
 # Precision and compilation
 
 
@@ -246,14 +299,14 @@ def test_half_precision_is_close_to_single(dtype: torch.dtype, device: str) -> N
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@on_both
+@on_cpu_and_cuda
 def test_a_compiled_classifier_gives_the_same(device: str) -> None:
     """Without a GPU only the tracing is tested: inductor's C++ takes minutes."""
     assert_compilation_changes_little(lambda model: model.classifier, device)
 
 
 @pytest.mark.gpu
-@needs_gpu
+@needs_cuda
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_rdc_gives_the_same() -> None:
     """With central differences: compiled code has no second derivative."""
@@ -302,7 +355,7 @@ def test_a_killed_run_continues_bit_for_bit(
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=on_gpu)])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=on_cuda)])
 def test_training_in_half_precision_learns_as_much(precision, tmp_path: Path, quick) -> None:
     losses = []
     for name in ("no", precision):
@@ -314,7 +367,7 @@ def test_training_in_half_precision_learns_as_much(precision, tmp_path: Path, qu
 
 
 @pytest.mark.gpu
-@needs_gpu
+@needs_cuda
 def test_training_compiled_learns_as_much(tmp_path: Path, quick) -> None:
     losses = []
     for name in ("plain", "compiled"):
@@ -351,7 +404,7 @@ def test_classifiers_train(kind: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / kind / "training.json").read_text())["validation_accuracy"] > 0
 
 
-@on_both
+@on_cpu_and_cuda
 def test_batches_gathered_ahead_are_those_of_resident_data(device: str, monkeypatch) -> None:
     """A thread gathers them, on a GPU into pinned memory that is copied without waiting."""
     data, where = load("digits", "train"), torch.device(device)
@@ -375,7 +428,7 @@ def test_the_optimizer_is_fused_on_a_gpu(tmp_path: Path) -> None:
     assert run.optimizer.optimizer.defaults["fused"] == CUDA
 
 
-@on_both
+@on_cpu_and_cuda
 def test_the_fused_optimizer_takes_the_same_steps(device: str) -> None:
     ends = []
     for fused in (False, True):
