@@ -26,13 +26,16 @@ def comparison(found: Results, *, reference: str | None = None) -> str:
     counts = {len(row[FROZEN]) for by in found.values() for row in by.values()}
     if len(counts) > 1:
         raise ValueError(f"results: of {sorted(counts)} images; compare on the same ones")
+    if reference is not None and reference not in found:
+        raise ValueError(f"reference={reference!r}: must be one of {list(found)}")
     threats = list(next(iter(found.values())))
     against = reference or "the best other defence"
     return "\n\n".join(
         [
             f"Accuracy in % [95 % interval] on {counts.pop()} images: clean, and per image the "
             "worst of all attacks. Protocols: the frozen draw, known to the attacker, or the only "
-            "answer; the mean over fresh draws, the majority of their votes, the worst of them.",
+            "answer; the mean over fresh draws, the majority of their votes, the worst of them. "
+            "The worst attack is chosen on the draws that judge it: fresh figures are a bit low.",
             accuracies(found, threats),
             f"P-values (McNemar, exact, frozen) that a defence is as accurate as {against}; not "
             "corrected for their number.",

@@ -32,7 +32,7 @@ class EvaluateConfig:
     """budgets on the [0, 1] scale, such as 0.1 or 8/255; for stadv, of the displacement (see
     `attacks.stadv`)"""
     judged: int = 20
-    """draws that judge an image where the suite has several"""
+    """draws that judge an image where the suite has several; 2 or more"""
     checked: int = 8
     """how many of the images the automatic checks ask, 0 for no checks"""
     batch_size: int = 50
@@ -41,7 +41,9 @@ class EvaluateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("images", "judged", "batch_size", "chunk"):
+        if self.judged < 2:
+            raise ValueError(f"--judged {self.judged}: at least 2; a single one is the frozen draw")
+        for name in ("images", "batch_size", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         if self.checked < 0:

@@ -9,10 +9,11 @@ from typing import Any
 from evaluation.attacks.seeds import spawn
 from evaluation.checks import Check, from_records, headline
 from evaluation.checks import run as run_checks
+from evaluation.config import EvaluateConfig
 from evaluation.defenses import networks, weights
 from evaluation.robustbench import model_infos
 from evaluation.runner import Runner
-from evaluation.suites import black_box
+from evaluation.suites import SIZES, black_box
 from evaluation.summary import CLEAN, summarize
 from rdc.provenance import provenance
 
@@ -39,12 +40,19 @@ def finish(runner: Runner) -> dict[str, Any]:
         "robustbench": model_infos(
             runner.model, runner.part(range(1))[0], figures["accuracy"],
             name=f"{config.defense.kind} ({', '.join(names)})", dataset=config.data,
-            norm=config.norm, eps=config.eps, standard=config.attack == "standard",
+            norm=config.norm, eps=config.eps, standard=whole(config),
         ),
         "text": f"{headline(checks)}\n\n{figures['text']}",
     }  # fmt: skip
     write(summary, config.out / "summary.json")
     return summary
+
+
+def whole(config: EvaluateConfig) -> bool:
+    """Whether the attack was AutoAttack's ensemble at no less than its own size."""
+    sizes = SIZES["standard"]
+    least = (getattr(config.suite, name) >= getattr(sizes, name) for name in asdict(sizes))
+    return config.attack == "standard" and not config.suite.only and all(least)
 
 
 def of_model(runner: Runner) -> list[Check]:

@@ -30,11 +30,16 @@ def scores(records: Iterable[Record]) -> Scores:
     Images are in the order of their numbers, attacks in that of the records. Eps 0 has "none";
     every other budget has its attacks and "worst", per image the minimum over them, over those of
     smaller budgets, and over the image as it is: all that is within the budget. Draws are averaged
-    within an image and never counted as images.
+    within an image and never counted as images; that the minimum is over means of a few draws makes
+    it too low rather than too high.
     """
     rows: dict[tuple[float, str], dict[int, Record]] = {}
     for record in records:
         rows.setdefault((record["eps"], record["attack"]), {})[record["image"]] = record
+    if (0.0, CLEAN) not in rows:
+        raise ValueError(
+            "records: none of images as they are; the run has not finished: start it again"
+        )
     found: Scores = {}
     for eps, attack in sorted(rows, key=lambda key: key[0]):
         by_image = rows[eps, attack]

@@ -53,6 +53,7 @@ def make(folder: Path, fake: Fake) -> Path:
     records = []
     for eps in (0.0, *fake.eps):
         worst, size = given.copy(), np.full(fake.images, -1.0)
+        culprits = ["none"] * fake.images
         for name in ATTACKS if eps else ("none",):
             strength = rng.uniform(0.6, 1.0)
             change = attack(given, eps, rng, fake.norm)
@@ -63,8 +64,8 @@ def make(folder: Path, fake: Fake) -> Path:
                            "l2": float(np.linalg.norm(change[i]))}  # fmt: skip
                 records.append(record)
                 if excess > size[i]:
-                    worst[i], size[i] = given[i] + change[i], excess
-        keep(folder, fake, eps, worst)
+                    worst[i], size[i], culprits[i] = given[i] + change[i], excess, name
+        keep(folder, fake, eps, worst, culprits)
     settings = config(folder, fake)
     (folder / "settings.json").write_text(json.dumps(settings | {"out": None}))
     half = len(records) // 2
@@ -102,13 +103,15 @@ def judged(fake: Fake, image: int, label: int, eps: float, name: str, excess: fl
     }  # fmt: skip
 
 
-def keep(folder: Path, fake: Fake, eps: float, images: np.ndarray) -> None:
+def keep(folder: Path, fake: Fake, eps: float, images: np.ndarray, culprits: list[str]) -> None:
     for start in range(0, fake.images, fake.batch):
-        part = {"images": np.ascontiguousarray(images[start : start + fake.batch], np.float32)}
+        rows = slice(start, start + fake.batch)
+        part = {"images": np.ascontiguousarray(images[rows], np.float32)}
         if fake.purifies:
             near = [np.roll(part["images"], step, axis) for step in (-1, 1) for axis in (2, 3)]
             part["purified"] = ((2 * part["images"] + sum(near)) / 6).astype(np.float32)
-        save_file(part, folder / "images" / f"eps{eps:g}-{start:05d}.safetensors")
+        file = folder / "images" / f"eps{eps:g}-{start:05d}.safetensors"
+        save_file(part, file, metadata={"attacks": json.dumps(culprits[rows])})
 
 
 def config(folder: Path, fake: Fake) -> dict[str, Any]:

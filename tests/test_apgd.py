@@ -235,6 +235,22 @@ def test_a_random_climb_meets_new_draws_at_every_checkpoint() -> None:
     assert len(model.met) == 2 * 3 * 10
 
 
+@pytest.mark.parametrize(("loss", "targets"), [(margin, 2), (cross_entropy, 1), (targeted_dlr, 0)])
+def test_a_loss_of_the_other_kind_is_refused(loss, targets: int) -> None:
+    with pytest.raises(ValueError, match=f"targets={targets}: {loss.__name__} aims at"):
+        apgd(Linear(3), IMAGES, LABELS, eps=0.1, loss=loss, targets=targets)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_logits_may_have_another_precision_than_images(norm) -> None:
+    """As half networks have it, whose losses are in float32."""
+    model, images = Linear().float(), IMAGES.float()
+    attacked = apgd(lambda x: model(x).double(), images, LABELS, eps=0.1, norm=norm, steps=5)
+    assert attacked.dtype == torch.float32
+    same = apgd(model, images, LABELS, eps=0.1, norm=norm, steps=5)
+    torch.testing.assert_close(attacked, same, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"restarts": 0}, {"targets": -1}])
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -208,6 +208,7 @@ REFUSED = {
     "shape": ({"images": IMAGES[0]}, r"must be \(B, C, H, W\)"),
     "labels": ({"labels": LABELS[:3]}, r"must be \(20,\)"),
     "kind": ({"labels": LABELS.float()}, "int64"),
+    "class": ({"labels": LABELS - 1}, "-1 is no class"),
     "eps": ({"eps": 8.0}, "eps=8.0 must be in"),
     "nan": ({"eps": float("nan")}, "eps=nan must be in"),
     "seeds": ({"seeds": [1, 2]}, "2 of them for 20 images"),

@@ -130,6 +130,18 @@ def test_white_box_attacks_count_together_and_budgets_apart() -> None:
     assert check.passed is False and "(eps 0.2)" in check.detail
 
 
+def test_the_frozen_draw_is_looked_at_by_itself() -> None:
+    """Whatever four unseen draws say, which alone can never be far enough apart."""
+    rows = records({(0, "none"): [draws(4, 4)] * 20, (0.1, "a"): [draws(4, 4)] * 20,
+                    (0.1, "square"): [draws(4, 4)] * 20})  # fmt: skip
+    assert named("white box beats black box", rows).passed
+    for row in rows:
+        if row["attack"] == "square":
+            row["frozen"] = 5
+    check = named("white box beats black box", rows)
+    assert check.passed is False and "20 of 20 images (eps 0.1)" in check.detail
+
+
 def test_wrong_clean_images_are_no_merit_of_black_boxes() -> None:
     right = {(0, "none"): [False] * 20, (0.1, "a"): [True] * 20, (0.1, "square"): [False] * 20}
     assert named("white box beats black box", records(right)).passed

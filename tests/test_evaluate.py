@@ -24,6 +24,7 @@ from evaluation import runner as runner_module
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import DefenseConfig, build
 from evaluation.evaluate import main
+from evaluation.finish import whole as whole_ensemble
 from evaluation.protocols import Answers
 from evaluation.runner import Runner, Unit, rightness, seconds_each
 from evaluation.suites import SuiteConfig
@@ -296,7 +297,19 @@ def test_ensembles_leave_a_record_per_stage(tmp_path: Path, attack) -> None:
     expected = stages | (means if attack == "stochastic" else set())
     assert set(found["accuracy"]["0.2"]) == expected | {"worst"}
     assert found["config"]["transfer"] is None
-    assert ("autoattack_acc" in found["robustbench"][0]) == (attack == "standard")
+    assert "autoattack_acc" not in found["robustbench"][0]
+
+
+@pytest.mark.parametrize(
+    ("suite", "expected"),
+    [({}, True), ({"steps": 200}, True), ({"queries": 4999}, False), ({"only": ("*",)}, False)],
+)
+def test_only_the_whole_ensemble_is_called_autoattack(tmp_path: Path, suite, expected) -> None:
+    sizes = {"steps": 100, "targets": 9, "queries": 5000, "draws": 1}
+    assert whole_ensemble(
+        config(tmp_path, attack="standard", suite=SuiteConfig(**{**sizes, **suite}))
+    ) == expected  # fmt: skip
+    assert not whole_ensemble(config(tmp_path, suite=SuiteConfig(**sizes)))
 
 
 class Crowded(nn.Module):
@@ -365,6 +378,7 @@ def test_memory_for_not_even_one_image_is_an_error(tmp_path: Path, monkeypatch) 
     ("changes", "message"),
     [
         ({"images": 0}, "--images 0"),
+        ({"judged": 1}, "--judged 1: at least 2; a single one is the frozen draw"),
         ({"eps": ()}, "--eps"),
         ({"eps": (0.1, 0.1)}, "--eps"),
         ({"eps": (8 / 255, 0.0313725)}, "--eps"),

@@ -1,5 +1,6 @@
 """StAdv: what a flow does to an image, its bound, and what it does to a network."""
 
+import pytest
 import torch
 from oracle import some_images
 
@@ -46,6 +47,23 @@ def test_no_pixel_moves_further_than_the_bound() -> None:
     moved = (ramp - attacked) * 2  # half the side is 1
     assert moved.max() <= 0.1 + 1e-9
     torch.testing.assert_close(moved[..., 1:-1], torch.full((1, 1, 8, 6), 0.1).double())
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e6])
+def test_the_scale_of_the_logits_does_not_matter(scale: float) -> None:
+    data = load("digits", "test").subset(slice(4))
+    model = ImageClassifier.from_pretrained("digits-cnn").double().eval()
+    images = data.images.double()
+    plain, scaled = (
+        stadv(lambda x, s=s: s * model(x), images, data.labels, eps=0.1, steps=5)
+        for s in (1, scale)
+    )
+    torch.testing.assert_close(plain, scaled, rtol=0, atol=1e-6)
+
+
+def test_displacements_have_their_own_bound() -> None:
+    with pytest.raises(ValueError, match="half the image's side"):
+        stadv(lambda x: x, IMAGES, torch.zeros(4).long(), eps=1.5)
 
 
 def test_breaks_a_network_and_smooth_flows_break_less() -> None:

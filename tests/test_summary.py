@@ -176,6 +176,17 @@ def test_unfinished_runs_have_no_scores() -> None:
         scores([*ROWS, record(2, 0.0, "none", 3, 3, 3), record(2, 0.1, "b", 3, 3, 3)])
 
 
+def test_records_without_clean_images_have_no_scores() -> None:
+    for rows in ([], ROWS[2:]):
+        with pytest.raises(ValueError, match="none of images as they are"):
+            scores(rows)
+
+
+def test_comparison_knows_its_reference() -> None:
+    with pytest.raises(ValueError, match=r"reference='b': must be one of \['a'\]"):
+        comparison({"a": results(ROWS, "linf")}, reference="b")
+
+
 def test_scores_are_of_images_in_order() -> None:
     rows = [record(image, 0.0, "none", 1) for image in (2, 0, 1)]
     assert scores(rows)[0.0]["none"]["frozen"].tolist() == [1, 0, 0]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evaluation.attacks.arguments import checked
 from evaluation.attacks.expectation import Expectation, Judgement, Model
-from evaluation.attacks.losses import Loss, cross_entropy
+from evaluation.attacks.losses import TARGETED, UNTARGETED, Loss, cross_entropy
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
 from evaluation.attacks.seeds import generators, spawn
 from evaluation.attacks.selection import Selection, top_classes
@@ -43,6 +43,12 @@ def apgd(
     seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds, steps=steps, restarts=restarts)
     if targets < 0:
         raise ValueError(f"targets={targets} must be 0 (none) or the number of classes to aim at")
+    if (targets and loss in UNTARGETED) or (not targets and loss in TARGETED):
+        kind = "aims at classes" if loss in TARGETED else "aims at none"
+        raise ValueError(
+            f"targets={targets}: {loss.__name__} {kind}; give targeted_dlr or targeted_margin with "
+            "targets, and cross_entropy, margin or dlr without"
+        )
     if eps == 0:
         return images
     victim = Expectation.of(model)
@@ -95,7 +101,7 @@ class Climb:
         self.now, self.gradient = self._gradient(start)
         self.best, self.best_gradient, self.best_loss = start, self.gradient, self.now.loss
         self.worst, self.harm = start, self.now
-        self.step_size = torch.full_like(self.now.loss, 2 * eps)
+        self.step_size = images.new_full((len(images),), 2 * eps)
         self.rises = torch.zeros_like(self.now.loss)
         self.halved = torch.zeros_like(self.now.loss, dtype=torch.bool)
         self.best_loss_before = self.best_loss

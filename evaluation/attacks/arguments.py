@@ -37,6 +37,8 @@ def checked(
             f"labels: shape {tuple(labels.shape)} and {labels.dtype} must be ({len(images)},) and "
             "int64: one class per image"
         )
+    if labels.min() < 0:
+        raise ValueError(f"labels: {labels.min()} is no class; they count from 0")
     if norm not in get_args(Norm):
         raise ValueError(f"norm={norm!r} must be one of {get_args(Norm)}")
     most = 1 if norm == "linf" else images[0].numel() ** 0.5

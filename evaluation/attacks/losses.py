@@ -48,6 +48,9 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return targeted_margin(logits, labels, targets) / _spread(logits, last=4)
 
 
+UNTARGETED, TARGETED = (cross_entropy, margin, dlr), (targeted_margin, targeted_dlr)
+
+
 def _of(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None])[:, 0]
 

@@ -35,12 +35,15 @@ def stadv(
     Returns each image's most harmful flow on the way. With several draws (see `Expectation`), every
     step sees new ones, and the best flow so far is judged by the same.
     """
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps={eps} must be in [0, 1]: displacements, of half the image's side")
     seeds = checked(images, labels, eps=eps, seeds=seeds, steps=steps)
     if eps == 0:
         return images
     victim = Expectation.of(model)
     flow = images.new_zeros(len(images), 2, *images.shape[2:])
     moments = torch.zeros_like(flow), torch.zeros_like(flow)
+    scale = images.new_zeros(len(images), 1, 1, 1)
     worst, draws = images, spawn(seeds, 0)
     harm = victim.judge(images, labels, seeds=draws)
     for step in range(1, steps + 1):
@@ -51,7 +54,10 @@ def stadv(
         worse = judged.worse(harm)
         worst = torch.where(wide(worse), point, worst)
         harm = judged.where(worse, harm)
-        moments, move = _adam(moments, slope, step)
+        # Adam's epsilon means slopes of about 1, and those of a saturated model are smaller.
+        largest = slope.abs().amax((1, 2, 3), keepdim=True)
+        scale = torch.where(scale > 0, scale, largest)
+        moments, move = _adam(moments, slope / torch.where(scale > 0, scale, 1), step)
         flow = (flow + step_size * move).clamp(-eps, eps)
     judged = victim.judge(warp(images, flow), labels, seeds=draws)
     return torch.where(wide(judged.worse(harm)), warp(images, flow), worst)

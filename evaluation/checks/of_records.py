@@ -1,7 +1,7 @@
 """What the finished records of an evaluation say about its attacks."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
 
@@ -17,8 +17,9 @@ MISSED = 0.02
 SPREAD = 3.0
 """Standard deviations between shares of draws that chance may make."""
 
+Score = Callable[[Record], float]
 Scores = Mapping[int, float]
-"""by image: the share of draws that give the label"""
+"""by image, in [0, 1]"""
 
 
 def from_records(
@@ -26,8 +27,8 @@ def from_records(
 ) -> list[Check]:
     """Checks on the records of all budgets; `black_box` names the attacks without gradients.
 
-    Images of a defence whose noise is frozen are right or wrong; where the records have fresh
-    draws, by their share, and two shares differ only where chance could not make them.
+    Under its frozen draw an image is right or wrong. Where the records have unseen draws as well,
+    their share is also looked at, and two shares differ only where chance could not make them.
     """
     return [
         falling(records),
@@ -47,19 +48,20 @@ def falling(records: Sequence[Record]) -> Finding:
     budgets = sorted({record["eps"] for record in records} - {0})
     if len(budgets) < 2:
         return None, f"only one budget, {budgets[0]:g}" if budgets else "no budget"
-    clean = worst(records, eps=0)
-    found = [clean, *(lowest([clean, worst(records, eps=eps)]) for eps in budgets)]
-    passed, again, count = True, 0, len(clean)
-    for smaller, larger in pairwise(found[1:]):
-        rises = [larger[image] - smaller[image] for image in larger]
-        rose, fell = sum(rise > 0 for rise in rises), sum(rise < 0 for rise in rises)
-        missed = sum(rise > slack(records) for rise in rises)
-        fair = bool(binom.sf(rose - 1, rose + fell, 0.5) >= SURE)
-        passed = passed and fair and rare(missed, count)
-        again = max(again, missed)
+    passed, again, curves, count = True, 0, [], number(records)
+    for score, chance in views(records):
+        clean = worst(records, score, eps=0)
+        found = [clean, *(lowest([clean, worst(records, score, eps=eps)]) for eps in budgets)]
+        for smaller, larger in pairwise(found[1:]):
+            rises = [larger[image] - smaller[image] for image in larger]
+            rose, fell = sum(rise > 0 for rise in rises), sum(rise < 0 for rise in rises)
+            missed = sum(rise > chance for rise in rises)
+            fair = bool(binom.sf(rose - 1, rose + fell, 0.5) >= SURE)
+            passed = passed and fair and rare(missed, count)
+            again = max(again, missed)
+        curves.append([fmean(scores.values()) for scores in found])
     steps = ", ".join(
-        f"{fmean(scores.values()):.1%} at {eps:g}"
-        for eps, scores in zip([0, *budgets], found, strict=True)
+        f"{share:.1%} at {eps:g}" for eps, share in zip([0, *budgets], curves[-1], strict=True)
     )
     detail = (
         f"accuracy {steps}; from one budget to the next at most {again} of {count} images are "
@@ -82,17 +84,18 @@ def white_box_wins(records: Sequence[Record], black_box: Collection[str]) -> Fin
     attacks = {record["attack"] for record in records if record["eps"] > 0}
     if not attacks & set(black_box) or not attacks - set(black_box):
         return None, f"needs attacks of both kinds, and has {sorted(attacks)}"
-    budgets = sorted({record["eps"] for record in records} - {0})
-    clean, counts = worst(records, eps=0), {}
-    for eps in budgets:
-        white = lowest([clean, worst(records, eps=eps, attacks=attacks - set(black_box))])
-        black = worst(records, eps=eps, attacks=set(black_box))
-        counts[eps] = sum(white[i] - black[i] > slack(records) for i in black)
-    eps, most = max(counts.items(), key=lambda item: item[1])
-    passed = rare(most, len(clean))
-    detail = (
-        f"at most {most} of {len(clean)} images (eps {eps:g}) fall only to {', '.join(black_box)}"
-    )
+    gradients, counts, count = attacks - set(black_box), {}, number(records)
+    for score, chance in views(records):
+        clean = worst(records, score, eps=0)
+        for eps in {record["eps"] for record in records} - {0}:
+            white = lowest([clean, worst(records, score, eps=eps, attacks=gradients)])
+            black = worst(records, score, eps=eps, attacks=set(black_box))
+            only_black = sum(white[image] - black[image] > chance for image in black)
+            counts[eps] = max(only_black, counts.get(eps, 0))
+    eps, most = max(sorted(counts.items()), key=lambda item: item[1])
+    passed = rare(most, count)
+    names = ", ".join(sorted(black_box))
+    detail = f"at most {most} of {count} images (eps {eps:g}) fall only to {names}"
     if not passed:
         detail += "; gradients are masked: read the checks of gradients, and find a surrogate"
     return passed, detail
@@ -108,14 +111,43 @@ def recorded_inside(records: Sequence[Record], norm: Threat) -> Finding:
     return not outside, detail + ("; those are no attacks of this budget" if outside else "")
 
 
+def number(records: Iterable[Record]) -> int:
+    """How many images the records are of."""
+    return len({record["image"] for record in records})
+
+
+def views(records: Sequence[Record]) -> list[tuple[Score, float]]:
+    """Ways to score a record, and how far apart chance may leave two scores: the answer of the
+    frozen draw, which is certain; the share of unseen draws, by `SPREAD` standard deviations.
+    """
+    found: list[tuple[Score, float]] = [(frozen, 0.0)]
+    if draws := len(records[0]["predictions"]):
+        found.append((share, SPREAD * (0.5 / draws) ** 0.5))
+    return found
+
+
+def frozen(record: Record) -> float:
+    """Whether the frozen draw gives the label."""
+    return float(record["frozen"] == record["label"])
+
+
+def share(record: Record) -> float:
+    """The share of unseen draws that give the label."""
+    return fmean(answer == record["label"] for answer in record["predictions"])
+
+
 def worst(
-    records: Iterable[Record], *, eps: float, attacks: Collection[str] | None = None
+    records: Iterable[Record],
+    score: Score,
+    *,
+    eps: float,
+    attacks: Collection[str] | None = None,
 ) -> dict[int, float]:
-    """Per image the least share of right answers under these attacks, by default all."""
+    """Per image the least score under these attacks, by default all."""
     by_attack: dict[str, dict[int, float]] = defaultdict(dict)
     for record in records:
         if record["eps"] == eps and (attacks is None or record["attack"] in attacks):
-            by_attack[record["attack"]][record["image"]] = share(record)
+            by_attack[record["attack"]][record["image"]] = score(record)
     return lowest(list(by_attack.values()))
 
 
@@ -123,18 +155,6 @@ def lowest(scores: Sequence[Scores]) -> dict[int, float]:
     """Per image the least of several scores; an image that one of them lacks counts by the rest."""
     images = sorted({image for of_images in scores for image in of_images})
     return {i: min(of_images[i] for of_images in scores if i in of_images) for i in images}
-
-
-def share(record: Record) -> float:
-    """Of unseen draws where there are some, else of the frozen one: the share that is right."""
-    answers = record["predictions"] or [record["frozen"]]
-    return fmean(answer == record["label"] for answer in answers)
-
-
-def slack(records: Sequence[Record]) -> float:
-    """How far two shares may be apart by chance: `SPREAD` standard deviations, at most."""
-    draws = len(records[0]["predictions"])
-    return SPREAD * (0.5 / draws) ** 0.5 if draws else 0.0
 
 
 def rare(count: int, total: int) -> bool:

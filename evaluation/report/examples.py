@@ -1,5 +1,6 @@
 """A few images of a run: given, attacked, purified, and what the attack changed."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from evaluation.report.figures import STYLE, WIDTH, png, short
 from evaluation.report.load import UNATTACKED, Run
+from evaluation.summary import CLEAN
 from rdc.journal import Record
 
 EACH = 3
@@ -57,37 +60,41 @@ def saved(run: Run, eps: str) -> Iterator[Example]:
     """All images of a budget that the run kept, in order."""
     files = sorted((run.folder / "images").glob(f"eps{eps}-*.safetensors"), key=first_row)
     for file in files:
-        tensors = load_file(file)
+        tensors, attacks = load_file(file), culprits(file)
         given = load_file(file.with_name(f"eps{UNATTACKED}-{first_row(file):05d}.safetensors"))[
             "images"
         ]
         for i, attacked in enumerate(tensors["images"]):
             image = first_row(file) + i
             purified = tensors["purified"][i] if "purified" in tensors else None
-            record = of(run, eps, image, attacked - given[i], file)
-            before = of(run, UNATTACKED, image, np.zeros(1), file)
+            record = of(run, eps, image, attacks[i], attacked - given[i], file)
+            before = of(run, eps, image, CLEAN, np.zeros(1), file)
             yield Example(given[i], attacked, purified, record, before)
+
+
+def culprits(file: Path) -> list[str]:
+    """The attack behind each image of a file; "none" where none did harm."""
+    with safe_open(file, "np") as opened:
+        return json.loads(opened.metadata()["attacks"])
 
 
 def first_row(file: Path) -> int:
     return int(file.stem.rsplit("-", 1)[1])
 
 
-def of(run: Run, eps: str, image: int, change: np.ndarray, file: Path) -> Record:
-    """The record of a saved image: among its attacks, the one that made a change of that size."""
-    size = np.array([np.abs(change).max(), np.linalg.norm(change)])
-
-    def distance(record: Record) -> float:
-        return float(np.abs(size - (record["linf"], record["l2"])).max())
-
-    rows = [r for r in run.records if r["image"] == image and f"{r['eps']:g}" == eps]
-    nearest = min(rows, key=distance, default=None)
-    if nearest is None or distance(nearest) > TOLERANCE:
-        raise ValueError(
-            f"{file}: image {image} is of no attack in the records; the folder holds images and "
-            "records of different runs; evaluate again into a new one"
-        )
-    return nearest
+def of(run: Run, eps: str, image: int, attack: str, change: np.ndarray, file: Path) -> Record:
+    """The record of an attack on an image, which made this change."""
+    place = image, attack, UNATTACKED if attack == CLEAN else eps
+    size = np.abs(change).max(), np.linalg.norm(change)
+    for record in run.records:
+        here = record["image"], record["attack"], f"{record['eps']:g}"
+        recorded = record["linf"], record["l2"]
+        if here == place and np.allclose(size, recorded, rtol=0, atol=TOLERANCE):
+            return record
+    raise ValueError(
+        f"{file}: image {image} is of no attack in the records; the folder holds images and "
+        "records of different runs; evaluate again into a new one"
+    )
 
 
 def scale(found: list[Example]) -> float:
