@@ -3,8 +3,9 @@
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -26,13 +27,15 @@ from purification.methods import build
 from purification.picture import draw
 from purification.presets import Method
 from purification.purifier import DiffusionPurifier, resized
+from rdc.checkpoint import CONFIG, locate
 from rdc.denoiser import Denoiser
 from rdc.device import default_device
 from rdc.image_classifier import ImageClassifier
 from rdc.noise import NoiseMode, copies
+from rdc.weights import sha256, weights_sha256
 
 SETTINGS = "purification.json"
-"""beside the images of a folder: what they were purified with"""
+"""beside the images of a folder: what they are of, and what they were purified with"""
 SHOWN = 4
 """images in the picture"""
 
@@ -41,7 +44,8 @@ SHOWN = 4
 class Purify:
     """Purify an image file, all images below a folder, or an array of images.
 
-    In a folder, images that are already there are not purified again: a killed run goes on.
+    In a folder, images that are already there are not purified again: a killed run goes on. A
+    folder with images of another folder, of other settings or of other weights is refused.
     """
 
     given: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
@@ -103,26 +107,28 @@ def run_array(command: Purify) -> int:
     purifier = load(command)
     given = read_array(command.given, command.out, purifier.denoiser.image_shape[0])
     images = dict(enumerate(given.split(1)))
+    shares = batches(list(images), purifier, command)
     purified = []
     with tqdm(total=len(images), unit="image") as progress:
-        for rows in batches(list(images), command.batch_size):
+        for rows in shares:
             purified += purify(purifier, {row: images[row] for row in rows}, command)
             progress.update(len(rows))
     write_array(command.out, torch.cat(purified), like=command.given)
-    show(purifier, {row: images[row] for row in first(images, purifier, command)}, command)
+    show(purifier, {row: images[row] for row in first(shares, purifier, command)}, command)
     return 0
 
 
 def run_files(command: Purify) -> int:
     outputs = destinations(command.given, command.out)
     purifier = load(command)
+    shares = batches(list(outputs), purifier, command)
     many = command.given.is_dir()
     if many:
         record_settings(command)
     failed = 0
     with tqdm(total=len(outputs), unit="image") as progress:
         # Batches are the same whatever is there: in some methods an image depends on its batch.
-        for files in batches(list(outputs), command.batch_size):
+        for files in shares:
             if not (many and all(outputs[file].exists() for file in files)):
                 images, errors = read(files, purifier)
                 for error in errors:
@@ -133,7 +139,7 @@ def run_files(command: Purify) -> int:
             progress.update(len(files))
     if failed:
         print(f"{failed} of {len(outputs)} images could not be purified", file=sys.stderr)
-    show(purifier, read(first(outputs, purifier, command), purifier)[0], command)
+    show(purifier, read(first(shares, purifier, command), purifier)[0], command)
     return int(failed > 0)
 
 
@@ -145,21 +151,35 @@ def read(files: list[Path], purifier: DiffusionPurifier) -> tuple[dict[Path, Ten
             images[file] = read_file(file, purifier.denoiser.image_shape[0])
         except (FileNotFoundError, ValueError) as error:
             errors.append(str(error))
+    if purifier.batch_coupled and len(images) == 1:
+        (file,) = images
+        errors.append(f"{file} is alone: no other image of its batch can be read")
+        images = {}
     return images, errors
 
 
 Key = TypeVar("Key", int, Path)
 
 
-def batches(keys: list[Key], size: int) -> list[list[Key]]:
-    return [keys[i : i + size] for i in range(0, len(keys), size)]
+def batches(keys: list[Key], purifier: DiffusionPurifier, command: Purify) -> list[list[Key]]:
+    """Batches of `batch_size`, the last larger by one where it would leave an image alone."""
+    size = command.batch_size
+    shares = [keys[i : i + size] for i in range(0, len(keys), size)]
+    if not purifier.batch_coupled or len(shares[-1]) > 1:
+        return shares
+    if len(shares[0]) == 1:
+        raise ValueError(
+            f"images={len(keys)}: in batches of {size}, one is alone, but without a bank "
+            f"{command.method} compares the images of a batch; give more, and batch_size=2 or more"
+        )
+    return [*shares[:-2], shares[-2] + shares[-1]]
 
 
-def first(keys: Iterable[Key], purifier: DiffusionPurifier, command: Purify) -> list[Key]:
+def first(shares: list[list[Key]], purifier: DiffusionPurifier, command: Purify) -> list[Key]:
     """The images whose states the picture needs: the first, with their batch where it matters."""
     if command.picture is None:
         return []
-    return list(keys)[: command.batch_size if purifier.batch_coupled else SHOWN]
+    return shares[0] if purifier.batch_coupled else list(chain(*shares))[:SHOWN]
 
 
 def purify(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Purify) -> list[Tensor]:
@@ -201,9 +221,22 @@ def show(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Purify
     print(f"wrote {command.picture}")
 
 
+def weights(command: Purify) -> dict[str, str]:
+    """The SHA-256 of all weights and of the bank: names stay when files are overwritten."""
+    models = {"model": command.model, "classifier": command.classifier,
+              "auxiliary": command.auxiliary}  # fmt: skip
+    found = {
+        f"{argument}_sha256": weights_sha256(locate(name, CONFIG).parent)
+        for argument, name in models.items()
+        if name is not None
+    }
+    return found if command.bank is None else found | {"bank_sha256": sha256(command.bank)}
+
+
 def record_settings(command: Purify) -> None:
     """Keep the settings in the folder, or refuse one that holds images of other settings."""
-    chosen = {k: v for k, v in asdict(command).items() if k not in ("given", "out", "picture")}
+    chosen = {k: v for k, v in asdict(command).items() if k not in ("out", "picture")}
+    chosen |= {"given": command.given.resolve()} | weights(command)
     settings = json.loads(json.dumps(chosen, default=str))
     kept = command.out / SETTINGS
     if not kept.exists():

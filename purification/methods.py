@@ -45,9 +45,15 @@ def build(
     if unknown:
         names = [field.name for field in fields(PurifierConfig)]
         raise ValueError(f"overrides={unknown}: not fields of PurifierConfig; give some of {names}")
+    config = replace(found.config, **overrides)
+    if config.times <= (late := found.term.get("drift_min", 0)):
+        raise ValueError(
+            f"t_star={config.t_star}: preset={preset!r} guides after {late} steps of 1/1000, when "
+            "all is over; give a larger t_star, or another preset"
+        )
     return DiffusionPurifier(
         denoiser,
-        replace(found.config, **overrides),
+        config,
         guidance=[
             (chosen if weight is None else weight, term)
             for chosen, term in guidance(

@@ -1,9 +1,8 @@
 """DiffPure and its guided relatives: noise an image, then follow a diffusion model back."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import ceil, inf
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +16,7 @@ from rdc.denoiser import DenoiserLike
 from rdc.gradients import State, chain, straight_through
 from rdc.images import to_pixels, to_x
 from rdc.noise import Noise, NoiseMode
+from rdc.twin import twin_of
 
 GradientMode = Literal["exact", "bpda", "detached_guidance", "surrogate"]
 
@@ -48,7 +48,7 @@ class PurifierConfig:
     surrogate_steps: int = 20
 
     def __post_init__(self) -> None:
-        times = round(1000 * self.t_star) if 0 < self.t_star <= 1 else 0
+        times = self.times if 0 < self.t_star <= 1 else 0
         most = self._most_steps(times)
         require(
             self,
@@ -65,6 +65,11 @@ class PurifierConfig:
             surrogate_steps=(self.surrogate_steps >= 1, "at least 1"),
         )
 
+    @property
+    def times(self) -> int:
+        """DDPM's times up to t_star: DiffPure's steps."""
+        return round(1000 * self.t_star)
+
     def _most_steps(self, times: int) -> float:
         if self.process in ("ddpm", "ddim"):
             return times
@@ -74,7 +79,7 @@ class PurifierConfig:
 
     def build(self) -> Process:
         """The process of one round."""
-        steps = self.steps or round(1000 * self.t_star)
+        steps = self.steps or self.times
         if self.process == "sde":
             return Sde(self.t_star, steps)
         if self.process == "ode":
@@ -129,7 +134,7 @@ class DiffusionPurifier(nn.Module):
 
     def with_gradient(self, gradient: GradientMode) -> "DiffusionPurifier":
         """The same purifier, networks and draws included, with another derivative."""
-        twin = copy.copy(self)
+        twin = twin_of(self)
         twin.gradient = checked(gradient)
         return twin
 
@@ -241,7 +246,8 @@ class _Walk:
         x, contexts = state[0], split(context, self.sizes[0])
         memories = split(state[1:], self.sizes[1])
         point = self.process.points[k]
-        moments = [Moment(k, point, self._own(i, number, k)) for i in range(len(self.terms))]
+        position = self._position(k)
+        moments = [Moment(position, point, self._own(i, number, k)) for i in range(len(self.terms))]
         known = list(zip(self.terms, moments, contexts, memories, strict=True))
 
         def denoised(y: Tensor, at: Point) -> Tensor:
@@ -255,6 +261,10 @@ class _Walk:
         after = self.process.step(k, x, noise, denoised)
         memories = [term.advance(x, moment, c, m) for term, moment, c, m in known]
         return (after, *flat(memories))
+
+    def _position(self, k: int) -> int:
+        """The last of DiffPure's steps that step k takes, or takes a part of."""
+        return ceil((k + 1) * self.purifier.config.times / len(self.process)) - 1
 
     def _noise(self, number: int, x: Tensor) -> State:
         start = self.process.points[0]

@@ -87,9 +87,10 @@ def classify_folder(
 
 
 def list_files(folder: Path, out: Path) -> None:
-    """Write the names of the images below `folder` into `out`, or check those that are there.
+    """List the images below `folder` in `out`, or check the list that is there.
 
-    What is written is what counts: processes that each looked for themselves might differ.
+    What is written is what counts: processes that each looked for themselves might differ. A line
+    has a name and, to notice another image of that name, the file's size and time.
     """
     if not folder.exists():
         raise FileNotFoundError(f"path={folder} does not exist; give an image or a folder")
@@ -104,15 +105,22 @@ def list_files(folder: Path, out: Path) -> None:
     root = root_of(folder)
     with part.open("w", encoding="utf-8") as file:
         for path in iterate_images(folder):
-            file.write(json.dumps(path.relative_to(root).as_posix()) + "\n")
+            file.write(json.dumps(listing(path, root)) + "\n")
     if listed.exists() and count_and_hash(listed) != count_and_hash(part):
         before, now = count_and_hash(listed)[0], count_and_hash(part)[0]
         part.unlink()
         raise ValueError(
-            f"path={folder}: its images are not those that the run in {out} began with ({before} "
-            f"then, {now} now); give another --out"
+            f"path={folder}: its images, by name, size and time, are not those that the run in "
+            f"{out} began with ({before} then, {now} now); give another --out"
         )
     part.replace(listed)
+
+
+def listing(path: Path, root: Path) -> Row:
+    """The line of an image file in the list."""
+    found = path.stat()
+    name = path.relative_to(root).as_posix()
+    return {"image": name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
 def root_of(folder: Path) -> Path:
@@ -149,13 +157,13 @@ class FolderRun:
         self.settings = {
             "weights": weights_sha256(saved), "config": read_json(saved / CONFIG),
             "rdc": asdict(self.model.config), "seed": seed, "batch_size": batch_size,
-            "images": self.count, "files": files,
+            "path": str(self.root.resolve()), "images": self.count, "files": files,
         }  # fmt: skip
 
     def batches(self) -> Iterator[list[str]]:
         """The names of the images, batch by batch."""
         with (self.out / FILES).open(encoding="utf-8") as lines:
-            while batch := [json.loads(line) for line in islice(lines, self.batch_size)]:
+            while batch := [json.loads(line)["image"] for line in islice(lines, self.batch_size)]:
                 yield batch
 
     def share(self, journal: Journal, process: int, processes: int, bar: tqdm) -> None:

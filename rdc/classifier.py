@@ -1,5 +1,6 @@
 """The diffusion classifier, RDC, and `classify`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,7 @@ from rdc.config import from_json, require, to_json
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserLike
 from rdc.gradients import SecondOrder
-from rdc.images import to_images, to_x
+from rdc.images import check_form, to_images, to_x
 from rdc.likelihood import class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
 from rdc.noise import Levels, Noise, NoiseMode, Spacing, Weighting
@@ -73,6 +74,7 @@ class DiffusionClassifier(nn.Module):
 
     [0, 1] images (B, C, H, W) to logits (B, K). Classes are equally likely a priori. Weights are
     constants: gradients flow to the images, exactly, with the draws of the forward pass.
+    Raises ValueError for images of another shape than the denoiser's, or that are not floats.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class DiffusionClassifier(nn.Module):
         self.noise = Noise(noise, seed=seed, stream=0)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = to_x(images)
+        x = to_x(check_form(images, self.denoiser.image_shape))
         noise = self.noise.normal(x, len(self.levels))
         return -class_losses(self.denoiser, x, self.levels, noise) / self.config.temperature
 
@@ -211,7 +213,7 @@ def classify(
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     batch = to_images(images, model.denoiser.image_shape)
     model = model.to(device) if device is not None else model
-    weights = next(model.parameters(), batch)  # a denoiser without weights takes images as given
+    weights = next(_floats(model), batch)  # a denoiser without any takes images as given
     with torch.no_grad():
         parts = [_classify(model, part.to(weights)) for part in batch.split(batch_size)]
     log_posterior, maximized = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -222,6 +224,12 @@ def classify(
         maximized=maximized,
         class_names=model.denoiser.class_names,
     )
+
+
+def _floats(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors whose precision and device are the model's: weights, or else data in buffers."""
+    yield from model.parameters()
+    yield from (buffer for buffer in model.buffers() if buffer.is_floating_point())
 
 
 def _classify(model: RobustDiffusionClassifier, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -23,19 +23,29 @@ def to_pixels(x: Tensor) -> Tensor:
     return (x + 1) / 2
 
 
-def check_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """The same tensor, or an error that says why it is not (B, C, H, W) float in [0, 1]."""
+def check_form(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The same tensor, or an error that says why it is not (B, C, H, W) float.
+
+    Values are not looked at, which would make the host wait for a GPU.
+    """
     if images.ndim != 4 or tuple(images.shape[1:]) != shape:
         raise ValueError(
             f"images: shape {tuple(images.shape)}, but this model takes (B, {shape[0]}, "
             f"{shape[1]}, {shape[2]}): B images, channels first"
         )
-    if len(images) == 0:
-        raise ValueError("images: empty batch; give at least one image")
     if not images.is_floating_point():
         raise ValueError(
-            f"images: dtype {images.dtype}; give floats in [0, 1] (for uint8: images.float() / 255)"
+            f"images: dtype {images.dtype}; give float images in [0, 1] (for uint8: images.float() "
+            "/ 255)"
         )
+    return images
+
+
+def check_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The same tensor, or an error that says why it is not (B, C, H, W) float in [0, 1]."""
+    check_form(images, shape)
+    if len(images) == 0:
+        raise ValueError("images: empty batch; give at least one image")
     low, high = images.min().item(), images.max().item()
     if not torch.isfinite(images).all():
         raise ValueError("images: NaN or infinity in the pixels; give numbers in [0, 1]")
@@ -51,15 +61,16 @@ def to_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     """(B, C, H, W) in [0, 1] of `shape` (C, H, W) from anything that a user calls an image.
 
     A float tensor NCHW (or CHW) in [0, 1]; a uint8 array HW, NHW, HWC or NHWC; a PIL image; the
-    path of an image file; or a list of these. Files and PIL images are converted to the model's
-    channels and size; tensors and arrays must have them.
+    path of an image file; or a list of these. Files and PIL images become what training makes of
+    them: turned as the camera was held (EXIF), converted to the model's channels, resized until
+    they cover its size and cropped at their centre. Tensors and arrays must have its shape.
     """
     if isinstance(images, Tensor):
         return check_images(images[None] if images.ndim == 3 else images, shape)
     if isinstance(images, np.ndarray):
         return check_images(_from_array(images, shape), shape)
     if isinstance(images, Image.Image):
-        return _from_pil(images, shape)
+        return _from_pil(_turned(images), shape)
     if isinstance(images, str | Path):
         return _from_pil(read_image(Path(images)), shape)
     if isinstance(images, Sequence):
@@ -73,13 +84,11 @@ def to_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file, read completely."""
+    """An image file, read completely and turned as its camera was held."""
     if path.is_dir():
         raise ValueError(f"images: {path} is a folder; give its files: rdc.images.image_files")
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        return load(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"images: {path} does not exist; give the path of an image file"
@@ -89,6 +98,14 @@ def read_image(path: Path) -> Image.Image:
         raise ValueError(
             f"images: {path} is not a readable image: {error}; give an image file"
         ) from error
+
+
+def load(file: Path | IO[bytes]) -> Image.Image:
+    """The same with Pillow's errors."""
+    with Image.open(file) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
 
 
 def image_files(path: Path) -> list[Path]:
@@ -145,13 +162,32 @@ def _from_array(array: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _from_pil(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    channels, height, width = shape
     if 0 in image.size:
         raise ValueError(f"images: PIL image of size {image.size}; give one that has pixels")
+    return _from_array(fitted(image, shape), shape)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """A PIL image as its camera was held; the user's own stays as it is."""
+    try:
+        return ImageOps.exif_transpose(image)
+    # Pillow reads what it opened only now.
+    except Exception as error:
+        raise ValueError(
+            f"images: PIL image of mode {image.mode!r}: {error}; give one that can be read"
+        ) from error
+
+
+def fitted(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """(H, W, C) uint8 of `shape` (C, H, W): resized until it covers H x W, cropped at its centre.
+
+    Training, evaluation and the door share this, so that a model sees one picture alike in all.
+    """
+    channels, height, width = shape
     image = convert(image, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return _from_array(np.asarray(image)[None] if channels > 1 else np.asarray(image), shape)
+        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(height, width, channels)
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:

@@ -1,6 +1,5 @@
 """Likelihood maximization: move an image to where the unconditional diffusion model likes it."""
 
-import copy
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 from rdc.config import require
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import SecondOrder, by_row, gradient, straight_through
-from rdc.images import to_pixels, to_x
+from rdc.images import check_form, to_pixels, to_x
 from rdc.likelihood import chunk_rows
 from rdc.noise import Noise, NoiseMode
+from rdc.twin import twin_of
 
 GradientMode = Literal["exact", "bpda"]
 Rule = Literal["momentum", "adam"]
@@ -70,6 +70,7 @@ class LikelihoodMaximizer(nn.Module):
     `gradient`: "exact" differentiates through every step, second order, and keeps one image per
     step; "bpda" uses the identity. `second_order` says how "exact" multiplies with the Hessian; see
     `rdc.gradients.gradient`. Weights are constants: gradients flow to the image.
+    Raises ValueError for images of another shape than the denoiser's, or that are not floats.
     """
 
     def __init__(
@@ -95,14 +96,14 @@ class LikelihoodMaximizer(nn.Module):
 
     def with_gradient(self, gradient: GradientMode) -> "LikelihoodMaximizer":
         """The same maximizer, denoiser and draws included, with another derivative."""
-        twin = copy.copy(self)
+        twin = twin_of(self)
         twin.gradient = checked(gradient)
         return twin
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to the same."""
         config = self.config
-        x = to_x(images)
+        x = to_x(check_form(images, self.denoiser.image_shape))
         normal, sigmas = self._draws(x)
         steps = list(zip(normal.split(config.draws, 1), sigmas.split(config.draws, 1), strict=True))
 
@@ -119,7 +120,7 @@ class LikelihoodMaximizer(nn.Module):
             raise ValueError(
                 "steps=0: without a step of maximization there is nothing that it lowers"
             )
-        x = to_x(images)
+        x = to_x(check_form(images, self.denoiser.image_shape))
         noise, sigmas = self._draws(x)
         count = noise.shape[1]
 

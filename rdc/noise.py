@@ -177,9 +177,10 @@ class Noise:
         if self.mode == "fresh":
             return _draws(seeds, count, like)
         key = (*seeds, count, like.shape[1:], like.dtype, like.device)
-        if self._frozen is None or self._frozen[0] != key:
-            self._frozen = key, _draws(seeds, count, like)
-        normal, uniform = self._frozen[1]
+        frozen = self._frozen  # a thread with another key may replace it at any moment
+        if frozen is None or frozen[0] != key:
+            frozen = self._frozen = key, _draws(seeds, count, like)
+        normal, uniform = frozen[1]
         if len(seeds) in (1, len(like)):
             return normal, uniform
         images = len(like) // len(seeds)

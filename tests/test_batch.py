@@ -272,6 +272,27 @@ def test_other_images_are_refused(begun: Path, change: str) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("change", ["content", "time"])
+def test_changed_images_are_refused(begun: Path, change: str) -> None:
+    """The names are the same, and for each change one of the size and the time."""
+    file = begun / "in" / "a" / "000.png"
+    before = file.stat()
+    if change == "content":
+        file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + (change == "time")))
+    with pytest.raises(ValueError, match=rf"began with \({COUNT} then, {COUNT} now\); give"):
+        go_on(begun)
+
+
+def test_another_folder_is_refused(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even with equal names, sizes and times; the same folder may be called otherwise."""
+    shutil.copytree(begun / "in", begun / "copy")
+    with pytest.raises(ValueError, match=r"other settings: path: '.*in' -> '.*copy'; give"):
+        classify_folder(begun / "copy", begun / "out", begun / "model", batch_size=4)
+    monkeypatch.chdir(begun)
+    assert classify_folder(Path("in"), begun / "out", begun / "model", batch_size=4) == 2
+
+
 def test_folders_with_other_files_are_refused(model, images, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ValueError, match=r"holds files but no settings.json"):

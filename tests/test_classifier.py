@@ -11,7 +11,7 @@ from test_likelihood import random_denoiser
 
 import rdc
 from rdc import ClassifierConfig, DiffusionClassifier, MaximizationConfig, RDCConfig
-from rdc.images import to_x
+from rdc.images import check_form, to_x
 from rdc.noise import Noise
 
 SMALL = RDCConfig(
@@ -177,6 +177,17 @@ def test_classify_works_with_denoisers_that_are_no_modules() -> None:
         model.save_pretrained("nowhere")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_classify_takes_every_float_without_parameters(dtype) -> None:
+    """What a denoiser of buffers alone computes in is the type of its buffers."""
+    points = 2 * some_images(4, dtype=torch.float32) - 1
+    denoiser = rdc.OptimalDenoiser(points, torch.tensor([0, 1, 0, 1]))
+    model = rdc.RobustDiffusionClassifier(denoiser, SMALL)
+    images = torch.full((1, 1, 2, 2), 0.5)
+    prediction = rdc.classify(images.to(dtype), model)
+    assert torch.equal(prediction.log_posterior, rdc.classify(images, model).log_posterior)
+
+
 def test_classify_leaves_no_graph_and_no_global_randomness() -> None:
     model, images = small_rdc(torch.float32), some_images(1, (1, 8, 8), dtype=torch.float32)
     before = torch.get_rng_state()
@@ -201,6 +212,30 @@ def test_bad_input_is_named(arguments: dict, error, message: str) -> None:
     defaults = {"images": torch.zeros(1, 1, 8, 8), "model": small_rdc(torch.float32)}
     with pytest.raises(error, match=message):
         rdc.classify(**{**defaults, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), r"dtype torch\.uint8; .* \[0, 1\]"),
+        (torch.zeros(1, 1, 16, 16), r"shape \(1, 1, 16, 16\), .* \(B, 1, 8, 8\)"),
+        (torch.zeros(1, 3, 8, 8), r"shape \(1, 3, 8, 8\), .* \(B, 1, 8, 8\)"),
+        (torch.zeros(1, 8, 8), r"shape \(1, 8, 8\), .* \(B, 1, 8, 8\)"),
+    ],
+)
+def test_modules_have_a_door(images: torch.Tensor, message: str) -> None:
+    """RDC refuses in its maximizer, and the diffusion classifier alone by itself."""
+    model = small_rdc(torch.float32)
+    for module in (model, model.classifier, model.purifier, model.purifier.loss):
+        with pytest.raises(ValueError, match=f"^images: {message}"):
+            module(images)
+
+
+def test_modules_never_wait_for_values() -> None:
+    """On a GPU a look at values would stop every step of an attack; "meta" tensors have none."""
+    for shape in ((2, 1, 8, 8), (0, 1, 8, 8)):
+        images = torch.zeros(shape, device="meta")
+        assert check_form(images, (1, 8, 8)) is images
 
 
 @pytest.mark.parametrize("bad", [{"temperature": 0}, {"levels": 0}, {"sigma_min": 5}, {"draws": 0}])

@@ -1,6 +1,7 @@
 """Contrastive guidance against its formulas, written out as loops over pairs of features."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,7 +183,7 @@ def test_one_image_has_no_others() -> None:
 @pytest.mark.parametrize("pairs", ["diagonal", "all"])
 def test_purification_is_that_of_a_plain_loop_with_torchs_adam(pairs) -> None:
     """Euler-Maruyama, the guidance of the loops and a head of modules, trained as released."""
-    term = batch_term(pairs=pairs, drift_min=1, drift_max=3, seed=4)
+    term = batch_term(pairs=pairs, drift_min=25, drift_max=75, seed=4)
     guided = purifier((30.0, term))
     x_in = to_x(given())
     draws = guided.noise.normal(x_in, 5)[0]
@@ -234,9 +235,40 @@ def test_steps_outside_the_window_are_left_alone() -> None:
 
 def test_a_window_that_never_opens_is_no_guidance() -> None:
     unguided = purifier()(given())
-    for drift_min, opens in ((4, False), (3, True)):
+    for drift_min, opens in ((100, False), (99, True)):
         term = ContrastiveGuidance(Smooth(), bank=bank(), drift_min=drift_min)
         assert torch.equal(purifier((3.0, term))(given()), unguided) != opens
+
+
+@pytest.mark.parametrize(
+    ("steps", "late"),
+    [(1, [0]), (2, [0, 1]), (3, [1, 2]), (10, range(4, 10)), (20, range(8, 20)),
+     (100, range(40, 100)), (200, range(80, 200))],
+)  # fmt: skip
+def test_the_window_is_the_same_share_of_any_number_of_steps(steps: int, late) -> None:
+    """From step 40 of 100; of fewer, from the one that takes it."""
+    seen = []
+
+    class Spy(ContrastiveGuidance):
+        def log_h(self, x, moment, context, memory):
+            seen.append(moment.point)
+            return super().log_h(x, moment, context, memory)
+
+    term = Spy(Smooth(), bank=bank(), drift_min=40)
+    guided = purifier((3.0, term), config=replace(CONFIG, steps=steps))
+    guided(given())
+    assert seen == [guided.process.points[k] for k in late]
+
+
+def test_surrogate_gradient_is_guided_too() -> None:
+    def gradient(weight: float) -> Tensor:
+        term = ContrastiveGuidance(Smooth(), bank=bank(), drift_min=39)
+        config = replace(CONFIG, steps=100, surrogate_steps=5)
+        x = given().requires_grad_()
+        value = purifier((weight, term), config=config, gradient="surrogate")(x)
+        return torch.autograd.grad((value * direction()).sum(), x)[0]
+
+    assert (gradient(3.0) - gradient(0.0)).abs().max() > 1e-6
 
 
 def test_gradient_flows_through_the_state_before() -> None:
@@ -281,7 +313,7 @@ def test_batch_gradient_is_that_with_the_heads_of_the_forward_pass() -> None:
             return (x,)
 
         def increment(self, x, moment, context, memory):
-            return super().increment(x, moment, context, (*memory, *heads[moment.k]))
+            return super().increment(x, moment, context, (*memory, *heads[moment.k // 25]))
 
         def advance(self, x, moment, context, memory):
             return (x,)

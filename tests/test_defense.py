@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracle import central_difference, some_images, two_classes
+from test_likelihood import random_denoiser
 from torch import Tensor, nn
 
 from evaluation.robustness import attack
@@ -11,6 +12,7 @@ from purification.guidance import ClassifierGuidance, Guidance, Moment
 from rdc import (
     ClassifierConfig,
     Defense,
+    Denoiser,
     DiffusionClassifier,
     LikelihoodMaximizer,
     MaximizationConfig,
@@ -131,6 +133,25 @@ def test_guidance_by_a_classifier_that_draws_is_differentiated_with_its_own_draw
     (got,) = torch.autograd.grad(value(x), x)
     expected = central_difference(value, IMAGES, v, 1e-6)
     torch.testing.assert_close((got * v).sum(), expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [LikelihoodMaximizer, DiffusionPurifier])
+def test_a_twin_keeps_its_changes_to_itself(kind) -> None:
+    """What one of the two gets later, be it a hook or a part, is not the other's."""
+    original, calls = kind(random_denoiser()), []
+    twin = original.with_gradient("bpda")
+    assert twin.denoiser is original.denoiser and twin.noise is original.noise
+    assert (twin.gradient, original.gradient) == ("bpda", "exact")
+    twin.register_forward_hook(lambda *_: calls.append("twin"))
+    original.register_forward_pre_hook(lambda *_: calls.append("original"))
+    images = some_images(1, (1, 8, 8))
+    assert torch.equal(twin(images), original(images))
+    assert calls == ["twin", "original"]
+    twin.denoiser = nn.Identity()
+    twin.register_buffer("own", torch.zeros(1), persistent=False)
+    twin.register_parameter("weight", None)
+    assert isinstance(original.denoiser, Denoiser) and not hasattr(original, "own")
+    assert not original._non_persistent_buffers_set and not hasattr(original, "weight")
 
 
 def vote(*ballots: list[float]) -> int:

@@ -305,7 +305,7 @@ def test_ensembles_leave_a_record_per_stage(tmp_path: Path, attack) -> None:
     [({}, True), ({"steps": 200}, True), ({"queries": 4999}, False), ({"only": ("*",)}, False)],
 )
 def test_only_the_whole_ensemble_is_called_autoattack(tmp_path: Path, suite, expected) -> None:
-    sizes = {"steps": 100, "targets": 9, "queries": 5000, "draws": 1}
+    sizes: dict[str, Any] = {"steps": 100, "targets": 9, "queries": 5000, "draws": 1}
     assert whole_ensemble(
         config(tmp_path, attack="standard", suite=SuiteConfig(**{**sizes, **suite}))
     ) == expected  # fmt: skip

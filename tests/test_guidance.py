@@ -13,6 +13,7 @@ from guides import (
     COUPLED,
     TERMS,
     Flat,
+    Smooth,
     direction,
     given,
     moment,
@@ -33,9 +34,9 @@ from purification.guidance import (
     Potential,
 )
 from purification.processes import Point
-from rdc import vp
+from rdc import Defense, vp
 from rdc.gradients import State
-from rdc.images import to_x
+from rdc.images import to_pixels, to_x
 
 every_term = pytest.mark.parametrize("name", TERMS)
 
@@ -130,6 +131,38 @@ def test_gradient_of_the_whole_purifier_is_exact(name: str, rounds: int) -> None
     with torch.no_grad():
         expected = central_difference(value, given(), v, 1e-5)
     torch.testing.assert_close((got * v).sum(), expected, rtol=1e-6, atol=1e-8)
+
+
+def unnoised(name: str, **options) -> DiffusionPurifier:
+    """Where the first state is the very tensor that terms take for the given image."""
+    return purifier(TERMS[name](), config=replace(CONFIG, forward_noise=False), **options)
+
+
+@every_term
+def test_value_does_not_depend_on_who_wants_gradients(name: str) -> None:
+    guided = unnoised(name)
+    expected = guided(given())
+    for gradient in ("exact", "bpda", "detached_guidance", "surrogate"):
+        got = unnoised(name, gradient=gradient)(given().requires_grad_())
+        torch.testing.assert_close(got.detach(), expected, rtol=0, atol=1e-12)
+    for noising in (guided, purifier(TERMS[name]())):
+        states = noising.trajectory(given().requires_grad_())
+        for state, plain in zip(states, noising.trajectory(given()), strict=True):
+            torch.testing.assert_close(state.detach(), plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*ALONE, "gdmp-actual"])
+def test_gradient_is_exact_where_the_state_is_the_given_image(name: str) -> None:
+    guided, v = unnoised(name), direction()
+
+    def value(images: Tensor) -> Tensor:
+        return (guided(images) * v.flip(0)).sum()
+
+    x = given().requires_grad_()
+    expected = central_difference(value, given(), v, 1e-5)
+    for walked in (value, lambda y: (to_pixels(guided.trajectory(y)[-1]) * v.flip(0)).sum()):
+        (got,) = torch.autograd.grad(walked(x), x)
+        torch.testing.assert_close((got * v).sum(), expected, rtol=1e-6, atol=1e-8)
 
 
 @every_term
@@ -286,6 +319,24 @@ def test_networks_are_frozen_and_stay_in_evaluation_mode(name: str) -> None:
     guided.train()
     assert not any(parameter.requires_grad for parameter in guided.parameters())
     assert torch.equal(guided(given()), guided(given()))
+
+
+@pytest.mark.parametrize("name", [n for n in TERMS if not n.startswith("gdmp")])
+def test_a_guide_that_is_also_the_classifier_may_be_in_training_mode(name: str) -> None:
+    """It guides as ever, and classifies with its dropout."""
+    guided = purifier(TERMS[name]())
+    (network,) = guided.terms[0].children()
+    assert isinstance(network, Smooth)
+
+    def both() -> tuple[Tensor, Tensor]:
+        x = given().requires_grad_()
+        value = guided(x)
+        return value, torch.autograd.grad((value * direction()).sum(), x)[0]
+
+    expected = both()
+    Defense(guided, network).train()
+    assert all(map(torch.equal, both(), expected))
+    assert network.training and network.drop.training
 
 
 def test_flat_network_guides_nowhere() -> None:

@@ -14,6 +14,7 @@ from oracle import some_images
 from PIL import Image
 from torch import Tensor
 
+from rdc.data.decode import Target, decode
 from rdc.images import check_images, image_files, read_image, to_images, to_pixels, to_x
 
 GRAY, COLOR = (1, 4, 6), (3, 4, 6)
@@ -103,7 +104,36 @@ def test_pil_images_are_resized() -> None:
     array[:, 6:] = 255
     images = to_images(Image.fromarray(array), GRAY)
     assert images.shape == (1, 1, 4, 6)
-    assert images[0, 0, :, [0, 1, 4, 5]].tolist() == [[0, 0, 1, 1]] * 4
+    expected = torch.tensor([0.0, 0, 1, 1]).expand(4, 4)
+    torch.testing.assert_close(images[0, 0, :, [0, 1, 4, 5]], expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("size", [(12, 8), (20, 8), (9, 30), (3, 2)])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("shape", [GRAY, COLOR])
+def test_pictures_are_seen_as_in_training(shape, orientation: int, size, tmp_path: Path) -> None:
+    """Turned as the camera was held, and cropped at their centre instead of squeezed."""
+    image, exif = Image.fromarray(pixels(*size[::-1], 3)), Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "camera.png", exif=exif)
+    content = (tmp_path / "camera.png").read_bytes()
+    expected = unit(decode("camera.png", content, Target(shape)))[None]
+    assert torch.equal(to_images(tmp_path / "camera.png", shape), expected)
+    with Image.open(BytesIO(content)) as opened:
+        assert torch.equal(to_images(opened, shape), expected)
+        assert opened.size == size
+
+
+def test_files_stand_as_the_camera_stood(tmp_path: Path) -> None:
+    """Orientation 6: the stored image is to be turned by 90 degrees, clockwise."""
+    array, exif = pixels(6, 4), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(array).save(tmp_path / "camera.png", exif=exif)
+    turned = unit(np.rot90(array, -1).copy())[None, None]
+    assert torch.equal(to_images(tmp_path / "camera.png", GRAY), turned)
+    image = read_image(tmp_path / "camera.png")
+    assert image.size == (6, 4)
+    assert torch.equal(to_images(image, GRAY), turned)
 
 
 def test_pil_images_are_filtered_when_they_shrink() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,18 @@ def test_frozen_noise_depends_on_the_seed_alone() -> None:
     assert not torch.equal(frozen.normal(images, 4), Noise("frozen", seed=6).normal(images, 4))
     other_stream = Noise("frozen", seed=5, stream=1).normal(images, 4)
     assert not torch.equal(frozen.normal(images, 4), other_stream)
+
+
+def test_frozen_noise_is_its_own_beside_another_thread() -> None:
+    """Whatever a call stores, another thread has stored its draws over it a moment later."""
+
+    class Contested(Noise):
+        theirs: Any = None
+        _frozen: Any = property(lambda self: self.theirs, lambda self, entry: None)
+
+    images, noise = some_images(3), Contested("frozen")
+    noise.theirs = (("other",), Noise("frozen", seed=9).normal_and_uniform(images, 2))
+    assert torch.equal(noise.normal(images, 4), Noise("frozen").normal(images, 4))
 
 
 def test_precisions_see_the_same_draws() -> None:

@@ -118,6 +118,20 @@ def test_terms_and_weights() -> None:
     assert list(make("diffpure", "cifar10-linf").terms) == []
 
 
+@pytest.mark.parametrize("name", PRESETS["contrastive"])
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_contrastive_guides_however_few_the_steps(name: str, steps: int) -> None:
+    images = some_images(1, (3, 8, 8), dtype=torch.float32)
+    plain = make("contrastive", name, 8, steps=steps, weight=0.0)(images)
+    assert not torch.equal(make("contrastive", name, 8, steps=steps)(images), plain)
+
+
+def test_a_process_that_ends_before_its_guidance_is_refused() -> None:
+    make("contrastive", "cifar100-linf", t_star=0.04)
+    with pytest.raises(ValueError, match=r"t_star=0.039: preset='cifar100-linf' guides after 39"):
+        make("contrastive", "cifar100-linf", t_star=0.039)
+
+
 def test_without_a_bank_contrastive_is_coupled_as_published() -> None:
     with_bank = make("contrastive", "cifar10-linf")
     published = make("contrastive", "cifar10-linf", bank=None, steps=2)

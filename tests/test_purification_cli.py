@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ import purification.__main__ as program
 import rdc.checkpoint
 from purification import DiffusionPurifier, build
 from purification.__main__ import Purify, main
-from rdc import ImageClassifier, ImageClassifierConfig
+from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
 
 NAMES = ("a.png", "b.jpg", "deep/c.png", "deep/er/d.bmp")
 
@@ -145,6 +146,47 @@ def test_images_of_other_settings_are_not_mixed(models, folder, tmp_path, capsys
     )
 
 
+def test_images_of_another_folder_are_not_passed_off(models, folder, tmp_path, capsys) -> None:
+    other = save(tmp_path / "other", {name: noise(9 + i, 8, 8) for i, name in enumerate(NAMES)})
+    run(models, folder, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    assert run(models, other, tmp_path / "out") == 1
+    assert f"(given: '{folder}', now '{other}'); give another" in capsys.readouterr().err
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_folder_is_the_same_by_any_path(models, folder, tmp_path, monkeypatch) -> None:
+    run(models, folder, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "purify", None)
+    assert run(models, "in/deep/..", "out") == 0
+
+
+@pytest.mark.parametrize("changed", ["model", "classifier", "auxiliary", "bank"])
+def test_images_of_other_weights_are_not_passed_off(
+    models, folder, tmp_path, capsys, changed: str
+) -> None:
+    """Under the same names."""
+    copies = shutil.copytree(models, tmp_path / "models")
+    shutil.copytree(copies / "classifier", copies / "auxiliary")
+    np.save(tmp_path / "bank.npy", np.random.default_rng(0).normal(size=(6, 3)))
+    options = ["--model", copies / "denoiser", "--method", "contrastive"]
+    options += ["--classifier", copies / "classifier", "--auxiliary", copies / "auxiliary"]
+    options += ["--bank", tmp_path / "bank.npy"]
+    assert run(models, folder, tmp_path / "out", *options) == 0
+    assert run(models, folder, tmp_path / "out", *options) == 0
+    if changed == "bank":
+        np.save(tmp_path / "bank.npy", np.random.default_rng(1).normal(size=(6, 3)))
+    else:
+        model = Denoiser if changed == "model" else ImageClassifier
+        directory = copies / ("denoiser" if changed == "model" else changed)
+        network = model.from_pretrained(directory)
+        next(network.parameters()).data.mul_(2)
+        network.save_pretrained(directory)
+    assert run(models, folder, tmp_path / "out", *options) == 1
+    assert f"images of other settings ({changed}_sha256: '" in capsys.readouterr().err
+
+
 def test_a_broken_image_costs_only_itself(models, folder, tmp_path, capsys) -> None:
     (folder / "b.jpg").write_bytes(b"not an image")
     assert run(models, folder, tmp_path / "out") == 1
@@ -229,9 +271,54 @@ def test_contrastive_takes_a_bank(models: Path, folder: Path, tmp_path: Path, ca
     given = [folder / "a.png", tmp_path / "out.png", "--method", "contrastive"]
     given += ["--classifier", models / "classifier"]
     assert run(models, *given) == 1
-    assert "a batch of 1 image has no others" in capsys.readouterr().err
+    assert "images=1: " in capsys.readouterr().err
     np.save(tmp_path / "bank.npy", np.random.default_rng(0).normal(size=(6, 3)))
     assert run(models, *given, "--bank", tmp_path / "bank.npy") == 0
+
+
+def without_a_bank(models: Path) -> list[object]:
+    return ["--method", "contrastive", "--classifier", models / "classifier"]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(4, [2, 2]), (5, [2, 3]), (3, [3])])
+def test_no_image_is_left_alone_where_they_see_each_other(
+    models, tmp_path, monkeypatch, count: int, sizes: list[int]
+) -> None:
+    """The picture's batch is the first."""
+    np.save(tmp_path / "in.npy", noise(4, count, 8, 8))
+    save(tmp_path / "in", {f"{i}.png": noise(i, 8, 8) for i in range(count)})
+    seen, original = [], program.batch
+
+    def spied(purifier: Any, images: dict) -> Tensor:
+        seen.append(len(images))
+        return original(purifier, images)
+
+    monkeypatch.setattr(program, "batch", spied)
+    options = [*without_a_bank(models), "--batch-size", 2, "--picture", tmp_path / "p.png"]
+    for given, out in (("in.npy", "out.npy"), ("in", "out")):
+        seen.clear()
+        assert run(models, tmp_path / given, tmp_path / out, *options) == 0
+        assert seen == [*sizes, sizes[0]]
+    assert len(np.load(tmp_path / "out.npy")) == count
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 64), (3, 1)])
+def test_an_image_alone_is_refused_before_any_work(models, tmp_path, capsys, count, size) -> None:
+    save(tmp_path / "in", {f"{i}.png": noise(i, 8, 8) for i in range(count)})
+    np.save(tmp_path / "in.npy", noise(4, count, 8, 8))
+    options = [*without_a_bank(models), "--batch-size", size]
+    for given, out in (("in.npy", "out.npy"), ("in", "out")):
+        assert run(models, tmp_path / given, tmp_path / out, *options) == 1
+        assert f"images={count}: in batches of {size}, one is alone" in capsys.readouterr().err
+        assert not (tmp_path / out).exists()
+
+
+def test_an_image_whose_others_are_broken_costs_only_itself(models, folder, tmp_path, capsys):
+    (folder / "b.jpg").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    assert run(models, folder, out, *without_a_bank(models), "--batch-size", 2) == 1
+    assert sorted(tree(out)) == ["deep/c.png", "deep/er/d.png", "purification.json"]
+    assert "a.png is alone: no other image of its batch can be read" in capsys.readouterr().err
 
 
 def place(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from purification.guidance.base import Moment, Potential, frozen
+from purification.guidance.base import Moment, Potential, evaluating, frozen
 from rdc.config import require
 from rdc.gradients import State
 from rdc.images import to_pixels
@@ -71,8 +71,10 @@ class AGDM(Potential):
         """What is compared, (B, F) or (B, K), and the logits (B, K)."""
         network: Any = self.network
         images = to_pixels(x)
-        logits = network(images)
-        return (network.features(images) if self.representation == "features" else logits), logits
+        with evaluating(network):
+            logits = network(images)
+            seen = network.features(images) if self.representation == "features" else logits
+        return seen, logits
 
     def _distance(self, given: Tensor, seen: Tensor) -> Tensor:
         if self.distance == "l2":

@@ -1,6 +1,8 @@
 """One small protocol for everything that steers a purifier."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,6 +18,8 @@ from rdc.gradients import State
 class Moment:
     """Where a purification stands: step `k` of its round, counted from the noisiest, at `point`.
 
+    Whatever the number of steps is, `k` counts 1000 t_star of them, as DiffPure takes: of those
+    that a longer step covers, it is the last.
     `noise` (B or 1, C, H, W) is the term's own unit draw for this step; None for a term that asks
     for none.
     """
@@ -57,7 +61,7 @@ class Guidance(nn.Module, ABC):
         return memory
 
     def train(self, mode: bool = True) -> Self:
-        """Terms do not learn: in training mode too, their networks stay in evaluation mode."""
+        """Terms do not learn, and guide alike in training mode."""
         return super().train(False)
 
 
@@ -75,7 +79,8 @@ class Potential(Guidance):
         )
         # Fused attention kernels have no second derivative; the plain one does.
         with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            leaf = x if x.requires_grad else x.detach().clone().requires_grad_()
+            # Context and memory may hold x itself, through which G does not go: a new tensor.
+            leaf = x.view_as(x) if x.requires_grad else x.detach().clone().requires_grad_()
             context, memory = usable(context), usable(memory)
             total = self.log_h(leaf, moment, context, memory).sum()
             return torch.autograd.grad(total, leaf, create_graph=differentiable)[0]
@@ -86,8 +91,27 @@ def usable(tensors: State) -> State:
     return tuple(tensor.clone() if tensor.is_inference() else tensor for tensor in tensors)
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """`network` in evaluation mode, and then in the modes that its parts were in before.
+
+    The protected classifier may be the guide: who trains the defence has it in training mode.
+    """
+    training = [part for part in network.modules() if part.training]
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 def frozen(network: nn.Module, argument: str) -> nn.Module:
-    """`network` itself, in evaluation mode and with constant weights; `argument` is its name."""
+    """`network` itself, with constant weights and in evaluation mode; `argument` is its name.
+
+    Where others have it too, they may change its mode: it guides within `evaluating`.
+    """
     if not isinstance(network, nn.Module):
         raise ValueError(
             f"{argument}={network!r}: guidance given without its network; give a module that maps "

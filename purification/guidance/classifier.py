@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from purification.guidance.base import Moment, Potential, frozen
+from purification.guidance.base import Moment, Potential, evaluating, frozen
 from rdc.config import require
 from rdc.gradients import State
 from rdc.images import to_pixels
@@ -29,11 +29,15 @@ class ClassifierGuidance(Potential):
         require(self, label=(label in get_args(Label), f"one of {get_args(Label)}"))
 
     def start(self, x_in: Tensor) -> State:
-        return (self.classifier(to_pixels(x_in)).argmax(1),) if self.label == "input" else ()
+        return (self._logits(x_in).argmax(1),) if self.label == "input" else ()
 
     def log_h(self, x: Tensor, moment: Moment, context: State, memory: State) -> Tensor:
-        log_p = self.classifier(to_pixels(x)).log_softmax(1)
+        log_p = self._logits(x).log_softmax(1)
         if self.label == "max":
             return log_p.amax(1)
         (y,) = context
         return log_p.gather(1, y[:, None])[:, 0]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        with evaluating(self.classifier):
+            return self.classifier(to_pixels(x))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purification.guidance.base import Moment, Potential, frozen
+from purification.guidance.base import Moment, Potential, evaluating, frozen
 from rdc.config import require
 from rdc.gradients import State, gradient
 from rdc.images import to_pixels
@@ -39,8 +39,9 @@ class ContrastiveGuidance(Potential):
         a constant, so that this mode's gradient leaves out how images change h.
     `pairs`: "diagonal" takes the positive pair, the published loss; "all" is the released code,
         which takes each v of the batch as a positive of each image ("batch" only).
-    `drift_min`, `drift_max`: guides the steps drift_min <= k < drift_max of a round. The released
-        code counts one network call before the first step: its 40 is 39 here.
+    `drift_min`, `drift_max`: guides the steps drift_min <= k < drift_max of a round, k counted in
+        DiffPure's steps of 1/1000, so that fewer steps guide the same share (see `Moment`). The
+        released code counts one network call before the first step: its 40 is 39 here.
     """
 
     bank: Tensor | None
@@ -125,7 +126,8 @@ class ContrastiveGuidance(Potential):
         return self.drift_min <= moment.k < self.drift_max
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self.classifier(x if self.inputs == "state" else to_pixels(x))
+        with evaluating(self.classifier):
+            return self.classifier(x if self.inputs == "state" else to_pixels(x))
 
     def _bank_losses(self, u: Tensor, v: Tensor) -> Tensor:
         """(B,) for logits (B, K): each image against the bank."""

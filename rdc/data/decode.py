@@ -10,11 +10,11 @@ from io import BytesIO
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from rdc.data.dataset import Shape
-from rdc.images import convert
+from rdc.images import fitted, load
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -67,12 +67,9 @@ def decode(name: str, content: bytes, target: Target) -> np.ndarray:
                 f"is {own}; give the one that all shall have: shape=(C, H, W)"
             )
     try:
-        image = convert(image, "L" if channels == 1 else "RGB")
+        return fitted(image, target.shape).transpose(2, 0, 1)
     except ValueError as error:
         raise ValueError(f"source: {name}: {error}") from error
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def in_threads(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
@@ -95,10 +92,7 @@ def _decode_batch(batch: Batch, target: Target) -> np.ndarray:
 def _open(name: str, content: bytes) -> Image.Image:
     """The image, read completely and turned as its camera was held."""
     try:
-        with Image.open(BytesIO(content)) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
+        return load(BytesIO(content))
     # Pillow's decoders raise whatever a broken file makes them trip over, down to IndexError.
     except Exception as error:
         raise ValueError(
