@@ -71,7 +71,7 @@ ALONE: dict[str, Maker] = {
     "agdm-features": lambda: (3.0, AGDM(Smooth(), representation="features", class_weight=0.0)),
     "contrastive": lambda: (3.0, ContrastiveGuidance(Smooth(), bank=bank())),
     "contrastive-pixels": lambda: (
-        3.0, ContrastiveGuidance(Smooth(), bank=bank(), inputs="pixels", tau=0.5, drift_min=25)
+        3.0, ContrastiveGuidance(Smooth(), bank=bank(), inputs="pixels", tau=0.5, drift_min=1)
     ),
 }  # fmt: skip
 """weight and term by name, those whose images do not see each other"""
