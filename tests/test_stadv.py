@@ -61,6 +61,19 @@ def test_the_scale_of_the_logits_does_not_matter(scale: float) -> None:
     torch.testing.assert_close(plain, scaled, rtol=0, atol=1e-6)
 
 
+def test_a_slope_that_wakes_up_is_followed() -> None:
+    """As a saturated model's does: 25 orders of magnitude, whose squares float32 does not hold."""
+    data = load("digits", "test").subset(slice(8))
+    model, calls = ImageClassifier.from_pretrained("digits-cnn").eval(), []
+
+    def waking(images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        return model(images) * (1e-25 if len(calls) < 4 else 1)
+
+    attacked = stadv(waking, data.images, data.labels, eps=0.3, steps=30)
+    assert correct(model, attacked, data.labels).sum() <= 2
+
+
 def test_displacements_have_their_own_bound() -> None:
     with pytest.raises(ValueError, match="half the image's side"):
         stadv(lambda x: x, IMAGES, torch.zeros(4).long(), eps=1.5)

@@ -42,8 +42,9 @@ def stadv(
         return images
     victim = Expectation.of(model)
     flow = images.new_zeros(len(images), 2, *images.shape[2:])
-    moments = torch.zeros_like(flow), torch.zeros_like(flow)
-    scale = images.new_zeros(len(images), 1, 1, 1)
+    still = torch.zeros_like(flow, dtype=torch.float64)
+    moments = still, still
+    largest = still.new_zeros(len(images), 1, 1, 1)
     worst, draws = images, spawn(seeds, 0)
     harm = victim.judge(images, labels, seeds=draws)
     for step in range(1, steps + 1):
@@ -54,11 +55,10 @@ def stadv(
         worse = judged.worse(harm)
         worst = torch.where(wide(worse), point, worst)
         harm = judged.where(worse, harm)
-        # Adam's epsilon means slopes of about 1, and those of a saturated model are smaller.
-        largest = slope.abs().amax((1, 2, 3), keepdim=True)
-        scale = torch.where(scale > 0, scale, largest)
-        moments, move = _adam(moments, slope / torch.where(scale > 0, scale, 1), step)
-        flow = (flow + step_size * move).clamp(-eps, eps)
+        # A saturated model's slopes are minute: in float64, and epsilon in their unit.
+        largest = largest.maximum(slope.double().abs().amax((1, 2, 3), keepdim=True))
+        moments, move = _adam(moments, slope.double(), step, 1e-8 * largest)
+        flow = (flow + step_size * move.to(flow)).clamp(-eps, eps)
     judged = victim.judge(warp(images, flow), labels, seeds=draws)
     return torch.where(wide(judged.worse(harm)), warp(images, flow), worst)
 
@@ -108,10 +108,11 @@ def _look(
 
 
 def _adam(
-    moments: tuple[Tensor, Tensor], slope: Tensor, step: int
+    moments: tuple[Tensor, Tensor], slope: Tensor, step: int, epsilon: Tensor
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Adam's moments and its move at step size 1 (Kingma & Ba 2015, algorithm 1)."""
     first = 0.9 * moments[0] + 0.1 * slope
     second = 0.999 * moments[1] + 0.001 * slope.square()
-    move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+    size = (second / (1 - 0.999**step)).sqrt() + epsilon
+    move = first / (1 - 0.9**step) / size.clamp_min(torch.finfo(size.dtype).tiny)
     return (first, second), move
