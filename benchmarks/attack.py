@@ -1,4 +1,4 @@
-"""How fast an attack on a random defence averages over its draws: `python -m benchmarks.attack`.
+"""How fast an attack on a random defense averages over its draws: `python -m benchmarks.attack`.
 
 A step of PGD on the mean of the margin over several draws, two ways in turns and on the same draws:
 images and draws folded into one batch (`evaluation.attacks.expectation`), and a loop with a forward

@@ -4,11 +4,11 @@ The published one is written from its formulas: Python loops over images and cla
 levels per call (32 with gradients) of the grid linspace(1e-4, 3, 126), Adam for the maximization,
 and the identity for its derivative. What is gained falls into three parts that are kept apart:
 
-    kernel      the same maths on the same network; both must give the same logits and gradients
+    kernel      the same math on the same network; both must give the same logits and gradients
     estimator   fewer noise levels; how many decisions stay the same is printed beside it
     model       a multi-head network on the same trunk, for the same levels
 
-Utilisation is the operations of a call, by PyTorch's own count, per second, relative to a large
+Utilization is the operations of a call, by PyTorch's own count, per second, relative to a large
 matrix product in the same run. On a CPU times are CPU times of one thread.
 """
 
@@ -89,7 +89,7 @@ class Row:
     name: str
     speed: dict[str, float]
     operations: dict[str, int]
-    utilisation: dict[str, float]
+    utilization: dict[str, float]
     gains: dict[str, float] | None = None
     """over the contestant before it"""
     agreement: float | None = None
@@ -250,7 +250,7 @@ class Benchmark:
         """What is timed, by name; what each gains over the one before it is one kind of gain."""
         few = self.settings(self.config.few)
         models = {
-            "same maths": self.ours(self.conditional, self.settings()),
+            "same math": self.ours(self.conditional, self.settings()),
             "fewer levels": self.ours(self.conditional, few),
             "multi-head": self.ours(self.multihead, few),
             "multi-head, exact gradient": self.ours(
@@ -318,15 +318,15 @@ class Benchmark:
     def _row(self, name: str, calls: Calls, operations: dict[str, int], peak: float) -> Row:
         size = 1 if name == PUBLISHED else self.config.images
         speed = {what: size / self.seconds(call) for what, call in self._calls(calls, size).items()}
-        utilisation = {what: speed[what] * operations[what] / peak for what in CALLS}
-        return Row(name, speed, operations, utilisation)
+        utilization = {what: speed[what] * operations[what] / peak for what in CALLS}
+        return Row(name, speed, operations, utilization)
 
     def _agreement(self, contestants: dict[str, Calls]) -> float:
         """Share of the images on which fewer levels decide as the published grid does."""
         images = self.images[: self.config.decisions].split(self.config.images)
         grid, few = (
             torch.cat([contestants[name][0](part).argmax(1) for part in images])
-            for name in ("same maths", "fewer levels")
+            for name in ("same math", "fewer levels")
         )
         return (grid == few).double().mean().item()
 
@@ -349,7 +349,7 @@ def count(function: Callable[[], object]) -> int:
 
 
 def table(rows: list[Row]) -> str:
-    """Images per second, the gain over the row above, and utilisation, for both calls."""
+    """Images per second, the gain over the row above, and utilization, for both calls."""
     lines = [
         f"{'':<28}" + "".join(f"{call + ', images/s':>20}{'gain':>8}{'util.':>8}" for call in CALLS)
     ]
@@ -357,7 +357,7 @@ def table(rows: list[Row]) -> str:
         cells = ""
         for call in CALLS:
             gain = f"{row.gains[call]:.2f}x" if row.gains else ""
-            cells += f"{row.speed[call]:>20.3g}{gain:>8}{100 * row.utilisation[call]:>7.1f}%"
+            cells += f"{row.speed[call]:>20.3g}{gain:>8}{100 * row.utilization[call]:>7.1f}%"
         lines.append(f"{row.name:<28}{cells}")
     return "\n".join(lines)
 

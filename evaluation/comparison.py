@@ -1,4 +1,4 @@
-"""Defences beside each other, on the same images, as Markdown."""
+"""Defenses beside each other, on the same images, as Markdown."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,7 @@ from evaluation.summary import CLEAN, FROZEN, PROTOCOLS, WORST, cell, scores, sh
 from rdc.journal import Record
 
 Results = dict[str, dict[str, dict[str, Tensor]]]
-"""What each image scores (N,), by defence, threat and protocol."""
+"""What each image scores (N,), by defense, threat and protocol."""
 
 
 def results(records: Iterable[Record], norm: str) -> dict[str, dict[str, Tensor]]:
@@ -29,7 +29,7 @@ def comparison(found: Results, *, reference: str | None = None) -> str:
     if reference is not None and reference not in found:
         raise ValueError(f"reference={reference!r}: must be one of {list(found)}")
     threats = list(next(iter(found.values())))
-    against = reference or "the best other defence"
+    against = reference or "the best other defense"
     return "\n\n".join(
         [
             f"Accuracy in % [95 % interval] on {counts.pop()} images: clean, and per image the "
@@ -37,7 +37,7 @@ def comparison(found: Results, *, reference: str | None = None) -> str:
             "answer; the mean over fresh draws, the majority of their votes, the worst of them. "
             "The worst attack is chosen on the draws that judge it: fresh figures are a bit low.",
             accuracies(found, threats),
-            f"P-values (McNemar, exact, frozen) that a defence is as accurate as {against}; not "
+            f"P-values (McNemar, exact, frozen) that a defense is as accurate as {against}; not "
             "corrected for their number.",
             p_values(found, threats, reference),
         ]
@@ -45,18 +45,18 @@ def comparison(found: Results, *, reference: str | None = None) -> str:
 
 
 def accuracies(found: Results, threats: list[str]) -> str:
-    """A row per defence and protocol, a column per threat."""
+    """A row per defense and protocol, a column per threat."""
     rows = [
         [name, protocol, *(cell(share(by[threat][protocol])) for threat in threats)]
         for name, by in found.items()
         for protocol in PROTOCOLS
         if protocol in by["clean"]
     ]
-    return markdown(["defence", "protocol", *threats], rows)
+    return markdown(["defense", "protocol", *threats], rows)
 
 
 def p_values(found: Results, threats: list[str], reference: str | None) -> str:
-    """A row per defence, a column per threat; beside each value whom it compares with."""
+    """A row per defense, a column per threat; beside each value whom it compares with."""
     rows = []
     for name, by in found.items():
         row = [name]
@@ -68,11 +68,11 @@ def p_values(found: Results, threats: list[str], reference: str | None) -> str:
             right = [b[threat][FROZEN].bool().tolist() for b in (by, found[other])]
             row.append(f"{mcnemar(*right):.2g} ({other})")
         rows.append(row)
-    return markdown(["defence", *threats], rows)
+    return markdown(["defense", *threats], rows)
 
 
 def best(found: Mapping[str, dict[str, Tensor]]) -> str | None:
-    """The most accurate defence on the frozen draw; the first of equals."""
+    """The most accurate defense on the frozen draw; the first of equals."""
     return max(found, key=lambda name: found[name][FROZEN].sum().item(), default=None)
 
 

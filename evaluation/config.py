@@ -11,7 +11,7 @@ from rdc.data import Split
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """One defence, one norm, some budgets."""
+    """One defense, one norm, some budgets."""
 
     out: Path
     """folder for the records, the attacked images and `summary.json`"""
@@ -22,7 +22,7 @@ class EvaluateConfig:
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     transfer: str | None = None
     """image classifier on which "adaptive" makes images for a transfer attack: packaged name,
-    directory or hub id; by default a packaged one of the data that is not the defence's own"""
+    directory or hub id; by default a packaged one of the data that is not the defense's own"""
     data: str = "digits"
     split: Split = "test"
     images: int = 100

@@ -1,4 +1,4 @@
-"""Defences by name, for the programs that attack them."""
+"""Defenses by name, for the programs that attack them."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -64,7 +64,7 @@ class DefenseConfig:
 
 
 def build(config: DefenseConfig, *, data: str) -> nn.Module:
-    """The defence with frozen noise: [0, 1] images to logits. `data` is what it was trained on."""
+    """The defense with frozen noise: [0, 1] images to logits. `data` is what it was trained on."""
     if config.kind == "classifier":
         return ImageClassifier.from_pretrained(config.classifier)
     if config.kind in ("diffusion", "rdc", "maximization"):
@@ -114,7 +114,7 @@ def bank(network: ImageClassifier, data: str, *, count: int = 500) -> Tensor:
 
 
 def networks(config: DefenseConfig) -> list[str]:
-    """Names of the models whose weights a defence has."""
+    """Names of the models whose weights a defense has."""
     found = [] if config.kind == "classifier" else [config.model]
     found += [] if config.kind in GENERATIVE else [config.classifier]
     return found + ([config.auxiliary] if config.kind == "agdm" else [])
@@ -128,7 +128,7 @@ def weights(names: list[str]) -> dict[str, str]:
 def stranger(config: DefenseConfig, data: str) -> str | None:
     """A packaged image classifier of the data on which to make images for a transfer attack.
 
-    Not the one that the defence has itself: attacks through that are no transfer. None where
+    Not the one that the defense has itself: attacks through that are no transfer. None where
     nothing is packaged.
     """
     own = () if config.kind in GENERATIVE else (config.classifier,)

@@ -1,4 +1,4 @@
-"""Attack a defence and keep what happened to every image:
+"""Attack a defense and keep what happened to every image:
 `accelerate launch -m evaluation.evaluate --out results/rdc --defense.kind rdc --eps 0.1 0.2`.
 """
 

@@ -1,7 +1,7 @@
-"""How a random defence is judged: on the frozen draw that its attacker knows, or on draws that no
+"""How a random defense is judged: on the frozen draw that its attacker knows, or on draws that no
 attack has seen, by their mean, by the majority of their votes, or by the worst of them.
 
-The same defence is right on 95 % of clean images under a fresh draw and on 36 % when any of 20
+The same defense is right on 95 % of clean images under a fresh draw and on 36 % when any of 20
 answers may be the wrong one. A number without its protocol, and without the clean accuracy under
 the same protocol, says nothing.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluation.attacks.expectation import Expectation, Model
 from evaluation.attacks.seeds import spawn
 
-JUDGEMENT = 2**31 + 1
+JUDGMENT = 2**31 + 1
 """The path of `spawn` that judges take: no attack and no selection has seen these draws."""
 
 
@@ -34,7 +34,7 @@ def answers(
     With `draws` = 1 the frozen draw, which an attacker may know; `seeds` (B) then do nothing.
     """
     victim = Expectation(model, draws=draws, chunk=chunk)
-    logits = victim.logits(images, seeds=spawn(seeds, JUDGEMENT))
+    logits = victim.logits(images, seeds=spawn(seeds, JUDGMENT))
     confidences, classes = logits.softmax(2).max(2)
     return Answers(classes, confidences)
 

@@ -1,6 +1,6 @@
 """Results in the words of RobustBench (Croce et al., NeurIPS 2021), to lay beside its files.
 
-Its leaderboards are for deterministic defences without optimisation at inference, on fixed images
+Its leaderboards are for deterministic defenses without optimization at inference, on fixed images
 and budgets. Nothing here is a rank.
 """
 
@@ -64,10 +64,10 @@ def percent(share: dict[str, float]) -> str:
 
 
 def reasons(model: nn.Module) -> list[str]:
-    """Why RobustBench would not list a defence."""
+    """Why RobustBench would not list a defense."""
     found = ["draws noise (frozen here, and known to the attacker)"] if noises(model) else []
     if any(isinstance(part, LikelihoodMaximizer) for part in model.modules()):
-        found.append("optimises its input at inference")
+        found.append("optimizes its input at inference")
     return found
 
 
@@ -76,11 +76,11 @@ def footnote(excluded: list[str], images: int, standard: bool) -> str:
     base = f"Measured on {images} images under {attacks}; no entry of a leaderboard."
     if not excluded:
         return base
-    return f"{base} RobustBench excludes such defences: this one {' and '.join(excluded)}."
+    return f"{base} RobustBench excludes such defenses: this one {' and '.join(excluded)}."
 
 
 def architectures(model: nn.Module) -> list[str]:
-    """The networks of a defence, each once."""
+    """The networks of a defense, each once."""
     found = []
     for part in model.modules():
         if isinstance(part, ImageClassifier):
@@ -92,7 +92,7 @@ def architectures(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def forward_passes(model: nn.Module, images: Tensor) -> int:
-    """Passes of networks that an answer takes, all networks of the defence together."""
+    """Passes of networks that an answer takes, all networks of the defense together."""
     rows = 0
 
     def count(module: nn.Module, arguments: tuple) -> None:

@@ -29,7 +29,7 @@ def attack(
         if batch_coupled(module):
             raise ValueError(
                 f"{name}: its answer for an image depends on the batch, but here images are "
-                "attacked and judged one by one; use a defence without batch_coupled guidance"
+                "attacked and judged one by one; use a defense without batch_coupled guidance"
             )
     worst, right = images, {"none": correct(model, images, labels)}
     broken = ~right["none"]

@@ -57,7 +57,7 @@ class Unit:
 
 
 class Runner:
-    """A defence, its attacks, the data, and the records so far."""
+    """A defense, its attacks, the data, and the records so far."""
 
     def __init__(self, config: EvaluateConfig, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -88,7 +88,7 @@ class Runner:
         return Journal(self.config.out, settings, process=self.accelerator.process_index)
 
     def untouched(self) -> nn.Module:
-        """The defence as new: one that has been attacked might remember it."""
+        """The defense as new: one that has been attacked might remember it."""
         return self._placed(build(self.config.defense, data=self.config.data))
 
     def _placed(self, model: nn.Module) -> nn.Module:

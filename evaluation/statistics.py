@@ -16,7 +16,7 @@ def clopper_pearson(correct: int, count: int, *, confidence: float = 0.95) -> tu
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """P-value that two defences are equally accurate, from the same images (McNemar 1947, exact).
+    """P-value that two defenses are equally accurate, from the same images (McNemar 1947, exact).
 
     Only images on which they differ count: under the hypothesis each of them is a fair coin.
     """

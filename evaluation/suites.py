@@ -1,4 +1,4 @@
-"""Which attacks a defence has to survive: every gradient worth trying, and attacks without one."""
+"""Which attacks a defense has to survive: every gradient worth trying, and attacks without one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -59,7 +59,7 @@ class SuiteConfig:
     them for random search.
 
     `draws`: with 1, attacks know the frozen draw and are judged on it. With more they also attack
-        means over so many draws, and are judged on draws that no attack has seen as well. A defence
+        means over so many draws, and are judged on draws that no attack has seen as well. A defense
         that draws nothing has one.
     Without a number: 40, 3, 500 and 1 for "adaptive", AutoAttack's 100, 9, 5000 and 1 for
         "standard", the same with 20 draws for "stochastic".
@@ -111,7 +111,7 @@ def suite(
     transfer: nn.Module | None = None,
     only: tuple[str, ...] = (),
 ) -> dict[str, Entry]:
-    """The attacks on a defence by name; those whose names fit a pattern of `only`, if it has some.
+    """The attacks on a defense by name; those whose names fit a pattern of `only`, if it has some.
 
     "adaptive": "gradient/attack" for APGD on the cross-entropy and on the margin through every
     surrogate, for APGD aimed at classes and steps of low frequency through the first, and for the
@@ -120,7 +120,7 @@ def suite(
     place. With several draws, the ones called "mean/..." attack means over draws, wherever
     something draws.
     "standard": AutoAttack's ensemble on the frozen draw, by its stages; a "+" says that what came
-    before counts. "stochastic": the same, and the ensemble for random defences.
+    before counts. "stochastic": the same, and the ensemble for random defenses.
     """
     found = every(model, norm, sizes, attack, transfer)
     kept = {
@@ -150,12 +150,12 @@ def every(
         raise ValueError(f"--attack {attack}: made for linf and l2; stadv has --attack adaptive")
     if attack == "standard" and sizes.draws > 1:
         raise ValueError(
-            f"--suite.draws {sizes.draws}: AutoAttack would judge a random defence by single "
+            f"--suite.draws {sizes.draws}: AutoAttack would judge a random defense by single "
             "draws; use --attack stochastic, or 1, the frozen draw"
         )
     if attack == "stochastic" and sizes.draws == 1:
         raise ValueError(
-            "--attack stochastic: needs a defence that draws, and --suite.draws of at least 2; for "
+            "--attack stochastic: needs a defense that draws, and --suite.draws of at least 2; for "
             "others use --attack standard"
         )
     return ensembles(model, sizes, attack)
@@ -187,7 +187,7 @@ def adaptive(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
 
 
 def content(model: nn.Module, steps: int) -> dict[str, Entry]:
-    """Images with which likelihood maximization is content; nothing for other defences."""
+    """Images with which likelihood maximization is content; nothing for other defenses."""
     if not isinstance(model, Defense) or not isinstance(model.purifier, LikelihoodMaximizer):
         return {}
     if not model.purifier.config.steps:
@@ -213,7 +213,7 @@ def displaced(
 
 
 def transferred(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
-    """Made on another model, whose passes are not the defence's."""
+    """Made on another model, whose passes are not the defense's."""
     steps = sizes.steps
     if norm == "stadv":
         return {TRANSFER + "stadv": Entry(model, partial(displaced, steps=steps), steps, 2)}
@@ -246,7 +246,7 @@ def ensembles(model: nn.Module, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
 
 
 def black_box(attack: str) -> bool:
-    """Whether an attack, by its name in the records, asks the defence for no gradient."""
+    """Whether an attack, by its name in the records, asks the defense for no gradient."""
     path = attack.removeprefix(MEAN)
     return path.startswith(TRANSFER) or path.removeprefix("+") in ("square", "random")
 

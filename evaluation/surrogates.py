@@ -1,4 +1,4 @@
-"""What an attacker who knows a defence differentiates in its place."""
+"""What an attacker who knows a defense differentiates in its place."""
 
 from torch import nn
 
@@ -12,7 +12,7 @@ def surrogates(model: nn.Module) -> dict[str, nn.Module]:
     "exact": the true gradient through every step. "bpda": the identity for the purifier, the
     attack that papers have used. "detached_guidance": for guided purifiers, the exact gradient
     without that of the guidance. "classifier": the classifier alone, whose attacked images are then
-    shown to the defence. A purifier makes the loss rugged, so that the true gradient is not always
+    shown to the defense. A purifier makes the loss rugged, so that the true gradient is not always
     the most harmful one. All share the model's own frozen noise.
     """
     if not isinstance(model, Defense):
@@ -30,7 +30,7 @@ def surrogates(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def under(model: Defense, gradient: str) -> Defense:
-    """The same defence under another gradient mode of its purifier."""
+    """The same defense under another gradient mode of its purifier."""
     purifier = model.purifier.with_gradient(gradient)  # type: ignore[operator]
     return Defense(purifier, model.classifier, copies=model.copies)
 

@@ -1,7 +1,7 @@
-"""Every defence under every threat, on digits: `torchrun --nproc_per_node 2 -m evaluation.sweep`.
+"""Every defense under every threat, on digits: `torchrun --nproc_per_node 2 -m evaluation.sweep`.
 
 Each pair is an evaluation in a folder of its own, so that a killed sweep continues. Whichever
-process is free takes the next batch, the slowest defences first.
+process is free takes the next batch, the slowest defenses first.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,10 +58,10 @@ SUITE = SuiteConfig(
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Defences times threats; the defaults take about a quarter of an hour on 2 CPU cores."""
+    """Defenses times threats; the defaults take about a quarter of an hour on 2 CPU cores."""
 
     out: Path = Path("results/digits")
-    """each evaluation goes to `<out>/<defence>-<norm>`, the table to `table.md`"""
+    """each evaluation goes to `<out>/<defense>-<norm>`, the table to `table.md`"""
     defenses: tuple[Name, ...] = get_args(Name)
     """"trades" is the adversarially trained CNN, "maximization" likelihood maximization in front of
     the CNN, "diffusion" the diffusion classifier"""
@@ -85,15 +85,15 @@ class SweepConfig:
     """steps of each round, in place of the purifiers' own"""
     suite: SuiteConfig = field(default_factory=lambda: SUITE)
     judged: int = 5
-    """draws that judge an image where the defence draws"""
+    """draws that judge an image where the defense draws"""
     checked: int = 4
-    """how many images the automatic checks ask, for each defence under the first of the norms; the
+    """how many images the automatic checks ask, for each defense under the first of the norms; the
     checks on records are made for all"""
     batch_size: int = 24
     chunk: int = 128
     """rows in the networks at once"""
     reference: Name | None = None
-    """the defence that p-values compare with; by default the best other one under each threat"""
+    """the defense that p-values compare with; by default the best other one under each threat"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class SweepConfig:
                 )  # fmt: skip
 
     def defense(self, name: Name) -> DefenseConfig:
-        """A defence on the models of this sweep."""
+        """A defense on the models of this sweep."""
         chosen = DEFENSES[name]
         if self.data != "digits":
             chosen = DefenseConfig(chosen.kind)
@@ -128,7 +128,7 @@ class SweepConfig:
         return replace(chosen, model=self.model, classifier=ordinary, auxiliary=self.trades)
 
     def transfer(self, name: Name) -> str | None:
-        """The classifier of a transfer attack, not the defence's own; of digits a packaged one."""
+        """The classifier of a transfer attack, not the defense's own; of digits a packaged one."""
         if self.data == "digits":
             return None
         without = DEFENSES[name].kind in GENERATIVE or name == "trades"
@@ -170,7 +170,7 @@ def attack(todo: Sequence[tuple[Runner, Unit]], claims: Claims) -> None:
 
 
 def table(runs: Sequence[tuple[str, Runner]]) -> Results:
-    """The scores of every defence under every threat."""
+    """The scores of every defense under every threat."""
     found: Results = {}
     for name, runner in runs:
         found.setdefault(name, {}).update(results(runner.records.read(), runner.config.norm))

@@ -1,4 +1,4 @@
-"""Which defences RobustBench would take: `python examples/robustbench_model.py`."""
+"""Which defenses RobustBench would take: `python examples/robustbench_model.py`."""
 
 import warnings
 
@@ -14,7 +14,7 @@ SETTINGS = PurifierConfig("sde", t_star=0.1, steps=10)
 
 
 def main(images: int = 16) -> None:
-    """What the checks of AutoAttack, its judge, say about defences on some test digits."""
+    """What the checks of AutoAttack, its judge, say about defenses on some test digits."""
     data = load("digits", "test").subset(slice(images))
     models: dict = {"CNN": rdc.ImageClassifier.from_pretrained("digits-cnn")}
     for noise in ("frozen", "fresh"):
@@ -31,7 +31,7 @@ def main(images: int = 16) -> None:
         said = [str(warning.message).split("!")[0] for warning in found]
         print(f"{name:<17}{'; '.join(said) or 'nothing to object'}")
     print(
-        "RobustBench lists no defence that draws noise or optimises to answer. Frozen noise passes "
+        "RobustBench lists no defense that draws noise or optimizes to answer. Frozen noise passes "
         "the check and is noise all the same: report what evaluation.evaluate measures, not a rank."
     )
 

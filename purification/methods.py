@@ -1,4 +1,4 @@
-"""Published defences by name: `build("diffpure", denoiser, preset="cifar10-linf")`."""
+"""Published defenses by name: `build("diffpure", denoiser, preset="cifar10-linf")`."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace

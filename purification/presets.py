@@ -33,7 +33,7 @@ DIFFPURE = {
     "cifar10-linf": Preset(sde(0.1)),
     "cifar10-l2": Preset(sde(0.075)),
     "cifar10-stadv": Preset(sde(0.125)),
-    "cifar10-resnet50": Preset(sde(0.125)),  # Linf and L2 of 1.0, the tables of other defences
+    "cifar10-resnet50": Preset(sde(0.125)),  # Linf and L2 of 1.0, the tables of other defenses
     "imagenet-linf": Preset(sde(0.15)),
     "celebahq-linf": Preset(PurifierConfig("ddpm", t_star=0.5)),
 }

@@ -66,7 +66,7 @@ class Convert:
     architecture: str | None = None
     """of a classifier: wrn-28-10, wrn-70-16, or a name of timm's"""
     mean: tuple[float, ...] = ()
-    """what a classifier's images in [0, 1] are normalised with, for example 0.49 0.48 0.45; 0 where
+    """what a classifier's images in [0, 1] are normalized with, for example 0.49 0.48 0.45; 0 where
     they are not"""
     std: tuple[float, ...] = ()
     """by what they are divided; 1 where they are not"""

@@ -18,7 +18,7 @@ from rdc.weights import weight_files, weights_sha256
 
 CARD = "README.md"
 SIGNATURE = re.compile(r"\n<!-- written by rdc, not edited: ([0-9a-f]{16}) -->\n\Z")
-UNKNOWN = "unknown"  # the hub's identifier for a licence that nobody has named
+UNKNOWN = "unknown"  # the hub's identifier for a license that nobody has named
 NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "displacements of pixels"}
 PROTOCOLS = {
     "frozen": "the noise is known to the attacker",
@@ -97,7 +97,7 @@ def model_card(model: Described, facts: Facts, *, saved: Path) -> str:
     parts.append(f'```python\nimport rdc\n\nmodel = rdc.{loader}.from_pretrained("...")\n```')
     sections = {
         "Data": _data(facts.training),
-        "Licence": _license(facts.license),
+        "License": _license(facts.license),
         "Architecture": _table({**describe(model), **_rdc_settings(facts.rdc)}),
         "Weights": weights(saved, facts.sources),
         "Training": _training(facts.training),
@@ -240,7 +240,7 @@ def accuracy(summary: Mapping[str, Any] | None, weights: Collection[str]) -> str
         f"`{Path(config['data']).name}`, attacked within {NORMS[summary['norm']]} budgets on "
         f"images in [0, 1], seed {config['seed']}.",
         _listed({
-            "defence": _words(config["defense"]),
+            "defense": _words(config["defense"]),
             "attacks": _words({"kind": config.get("attack"), **config["suite"]}),
             "model calls per image": _words(summary["calls_per_image"]),
         }),

@@ -1,4 +1,4 @@
-"""A defence: a purifier in front of a classifier."""
+"""A defense: a purifier in front of a classifier."""
 
 from math import log
 
@@ -12,7 +12,7 @@ class Defense(nn.Module):
     """`classifier(purifier(images))`: [0, 1] images (B, C, H, W) to logits (B, K).
 
     `purifier` maps [0, 1] images to [0, 1] images, `classifier` maps them to logits. Because a
-    defence is an ordinary module, attack libraries take it as it is.
+    defense is an ordinary module, attack libraries take it as it is.
 
     With `copies` > 1 every image is purified and classified that often, each time with draws of its
     own (see `rdc.noise.copies`), and the logits are the log of the mean probability. All copies of

@@ -20,7 +20,7 @@ class ImageClassifierConfig:
 
     `architecture`: "cnn-<width>" (`rdc.cnn`), "wrn-<depth>-<widen>" (`rdc.wide_resnet`), or a name
         of timm's.
-    `mean`, `std`: what images in [0, 1] are normalised with, one value per channel or one for all.
+    `mean`, `std`: what images in [0, 1] are normalized with, one value per channel or one for all.
     `stem`: "original" is timm's network as it is, made for images of 224 pixels. "small" is for
         images far smaller: the first convolution keeps the resolution, max-pooling after it is left
         out, and patches have a quarter of their side. Our own networks are small in either case.
@@ -109,7 +109,7 @@ class ImageClassifier(
 
 
 def build_network(config: ImageClassifierConfig) -> nn.Module:
-    """The network of `config.architecture` with random weights: normalised images to logits.
+    """The network of `config.architecture` with random weights: normalized images to logits.
 
     It has timm's two halves, `forward_features` and `forward_head`.
     """

@@ -63,7 +63,7 @@ def to_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     A float tensor NCHW (or CHW) in [0, 1]; a uint8 array HW, NHW, HWC or NHWC; a PIL image; the
     path of an image file; or a list of these. Files and PIL images become what training makes of
     them: turned as the camera was held (EXIF), converted to the model's channels, resized until
-    they cover its size and cropped at their centre. Tensors and arrays must have its shape.
+    they cover its size and cropped at their center. Tensors and arrays must have its shape.
     """
     if isinstance(images, Tensor):
         return check_images(images[None] if images.ndim == 3 else images, shape)
@@ -179,7 +179,7 @@ def _turned(image: Image.Image) -> Image.Image:
 
 
 def fitted(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """(H, W, C) uint8 of `shape` (C, H, W): resized until it covers H x W, cropped at its centre.
+    """(H, W, C) uint8 of `shape` (C, H, W): resized until it covers H x W, cropped at its center.
 
     Training, evaluation and the door share this, so that a model sees one picture alike in all.
     """

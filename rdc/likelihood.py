@@ -82,7 +82,7 @@ def log_likelihood(
 ) -> Tensor:
     """Lower bound on E_n log p_s(x + s n | y) in nats, s the lowest noise level: (B, K).
 
-    `levels` must be weighted by "elbo" and cover [s, S] densely. With p_S modelled as
+    `levels` must be weighted by "elbo" and cover [s, S] densely. With p_S modeled as
     N(0, S^2 + prior_std^2),
 
         - integral_s^S sigma^-3 E ||x - D||^2 dsigma - KL(N(x, S^2) || p_S) - d/2 ln(2 pi e s^2),

@@ -64,7 +64,7 @@ class LikelihoodMaximizer(nn.Module):
         min_x' E ||x' - D(x' + sigma n, sigma)||^2 / sigma^2,   ||x' - x||_inf <= budget,
 
     by m <- momentum m - g / mean|g|, x' <- clip(x' + step_size m) (algorithm 1, whose ||g||_1 is
-    our mean|g| times the number of pixels). The released code's Adam minimises the error in x'
+    our mean|g| times the number of pixels). The released code's Adam minimizes the error in x'
     instead, without 1 / sigma^2.
 
     `gradient`: "exact" differentiates through every step, second order, and keeps one image per

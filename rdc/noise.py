@@ -134,7 +134,7 @@ def copies(numbers: Sequence[int]) -> Iterator[None]:
 
     Frozen noise is a function of the seed and the copy; outside, everything is copy 0. Fresh noise
     differs from row to row anyway. The batch must hold all copies of each image, side by side.
-    Within another `copies` these are copies of its copies: an average over draws of a defence that
+    Within another `copies` these are copies of its copies: an average over draws of a defense that
     itself votes over copies has different voters in each draw.
     """
     # The seed is made of words of 32 bits: a copy of copy 0 is that copy itself.
@@ -155,7 +155,7 @@ class Noise:
         object's generator and draws from it alone, so that a batch or its parts in the same order
         give the same result.
 
-    `stream` separates the modules of one defence that share a seed.
+    `stream` separates the modules of one defense that share a seed.
     """
 
     def __init__(self, mode: NoiseMode, *, seed: int = 0, stream: int = 0) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Nine defences under three threats, on the first test images: $RUNS/$TABLE. It continues when it is
+# Nine defenses under three threats, on the first test images: $RUNS/$TABLE. It continues when it is
 # run again. DEFENSES and NORMS choose some, IMAGES how many images (each choice of images under a
 # TABLE of its own); how many network evaluations that takes is in docs/cifar10.md. What EXPORT gets
 # when LIMIT is over can be unpacked into RUNS and continued.

@@ -36,7 +36,7 @@ class Noisy(nn.Module):
 
 
 def evaluate_noisy(config: EvaluateConfig) -> None:
-    """Evaluate a CNN behind `Noisy`, whatever defence the settings name."""
+    """Evaluate a CNN behind `Noisy`, whatever defense the settings name."""
     build = runner.build
     runner.build = lambda *_, **__: Defense(Noisy(), ImageClassifier.from_pretrained("digits-cnn"))
     try:

@@ -1,4 +1,4 @@
-"""Folders as finished evaluations leave them, of defences whose robustness is made up."""
+"""Folders as finished evaluations leave them, of defenses whose robustness is made up."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ BROKEN = {"name": "finite differences", "passed": False, "detail": "an error of 
 @dataclass(frozen=True)
 class Fake:
     """`halved` is the budget at which half of the images fall; `draws` above 1 makes a random
-    defence, which has all protocols.
+    defense, which has all protocols.
     """
 
     defense: str = "classifier"
@@ -46,7 +46,7 @@ def make(folder: Path, fake: Fake) -> Path:
     data = load("digits", "test").subset(slice(fake.images))
     given, labels = data.images.numpy(), data.labels.tolist()
     rng = np.random.default_rng(sum(map(ord, fake.defense + fake.norm)))
-    # How much an image withstands; the same images are hard for every defence.
+    # How much an image withstands; the same images are hard for every defense.
     hardness = np.random.default_rng(5).normal(0, 0.5, fake.images)
     withstood = fake.halved * np.exp(hardness + rng.normal(0, 0.3, fake.images))
     withstood[rng.random(fake.images) < 0.03] = 0

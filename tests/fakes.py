@@ -1,4 +1,4 @@
-"""Defences that only look robust, around a real classifier: what the checks must not let pass.
+"""Defenses that only look robust, around a real classifier: what the checks must not let pass.
 
 Each says how it pretends. All take [0, 1] images of digits, and answer with logits of about the
 right class.

@@ -286,8 +286,8 @@ class DhariwalUNet(Module):
         self.map_noise = PositionalEmbedding(width, endpoint=False)
         self.map_augment = Linear(a["augment_dim"], width, bias=False) if a["augment_dim"] else None
         self.map_layer0, self.map_layer1 = Linear(width, embedding), Linear(embedding, embedding)
-        labelled = a["label_dim"] > 0
-        self.map_label = Linear(a["label_dim"], embedding, bias=False) if labelled else None
+        labeled = a["label_dim"] > 0
+        self.map_label = Linear(a["label_dim"], embedding, bias=False) if labeled else None
 
         def block(inputs: int, outputs: int, **how: Any) -> UNetBlock:
             return UNetBlock(inputs, outputs, embedding, song=False, **how)

@@ -6,7 +6,7 @@ from torch import Tensor
 from victims import IMAGES, LABELS, Linear, NoisyLogits
 
 from evaluation.attacks.apgd import Climb, apgd, checkpoints
-from evaluation.attacks.expectation import Expectation, Judgement
+from evaluation.attacks.expectation import Expectation, Judgment
 from evaluation.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 
 
@@ -24,9 +24,9 @@ class Scripted(Expectation):
         super().__init__(Linear())
         self.losses = iter(losses)
 
-    def gradient(self, images: Tensor, labels: Tensor, **_) -> tuple[Judgement, Tensor]:
+    def gradient(self, images: Tensor, labels: Tensor, **_) -> tuple[Judgment, Tensor]:
         value = torch.tensor([next(self.losses)])
-        return Judgement(value, torch.zeros(1), value), torch.ones_like(images)
+        return Judgment(value, torch.zeros(1), value), torch.ones_like(images)
 
 
 def step_sizes(losses: list[float]) -> list[float]:
@@ -125,7 +125,7 @@ def test_visits_the_points_of_algorithm_one() -> None:
 class Recorded(Expectation):
     """Remembers where its gradient was taken."""
 
-    def gradient(self, images: Tensor, labels: Tensor, **options) -> tuple[Judgement, Tensor]:
+    def gradient(self, images: Tensor, labels: Tensor, **options) -> tuple[Judgment, Tensor]:
         self.points = [*getattr(self, "points", []), images]
         return super().gradient(images, labels, **options)
 
@@ -153,13 +153,13 @@ class Lucky(Expectation):
         super().__init__(Linear(), draws=2)
         self.points: list[Tensor] = []
 
-    def gradient(self, images: Tensor, labels: Tensor, **_) -> tuple[Judgement, Tensor]:
+    def gradient(self, images: Tensor, labels: Tensor, **_) -> tuple[Judgment, Tensor]:
         self.points.append(images)
         value = torch.tensor([100.0 if len(self.points) == 3 else float(len(self.points))])
-        return Judgement(value, torch.zeros(1), value), torch.randn_like(images)
+        return Judgment(value, torch.zeros(1), value), torch.randn_like(images)
 
-    def judge(self, images: Tensor, labels: Tensor, **_) -> Judgement:
-        return Judgement(torch.zeros(1), torch.zeros(1), torch.zeros(1))
+    def judge(self, images: Tensor, labels: Tensor, **_) -> Judgment:
+        return Judgment(torch.zeros(1), torch.zeros(1), torch.zeros(1))
 
 
 def test_nobody_stays_the_best_by_luck() -> None:

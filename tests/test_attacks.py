@@ -112,7 +112,7 @@ def test_bad_settings_are_refused(bad: dict) -> None:
     [(name, 2) for name in {**UNTARGETED, **TARGETED}] + [(name, 5) for name in TARGETED],
 )
 def test_linear_classifiers_break_at_their_optimum(name: str, classes: int, norm) -> None:
-    """Just above the smallest budget everything breaks; towards the nearest class of several, for
+    """Just above the smallest budget everything breaks; toward the nearest class of several, for
     which an attack must have tried them all."""
     model = Linear(classes)
     labels = labels_of(model)
@@ -204,7 +204,7 @@ def test_no_attack_does_less_harm_than_nothing(name: str) -> None:
 
 
 REFUSED = {
-    "images": ({"images": IMAGES * 255}, "normalise inside the model"),
+    "images": ({"images": IMAGES * 255}, "normalize inside the model"),
     "shape": ({"images": IMAGES[0]}, r"must be \(B, C, H, W\)"),
     "labels": ({"labels": LABELS[:3]}, r"must be \(20,\)"),
     "kind": ({"labels": LABELS.float()}, "int64"),

@@ -88,7 +88,7 @@ def only(monkeypatch, *, mirror=False, zoom=0.0, angle=0.0, stretch=0.0, move=(0
     ("draw", "across", "down"),
     [({"zoom": 5.0}, 0.5, 0.5), ({"stretch": 5.0}, 0.5, 2.0)],
 )
-def test_zoom_and_stretch_are_about_the_centre(draw, across, down, monkeypatch) -> None:
+def test_zoom_and_stretch_are_about_the_center(draw, across, down, monkeypatch) -> None:
     """5 is a factor 2^(0.2 * 5) = 2: pixels are looked up at half the distance, or twice."""
     place = (torch.arange(32) - 15.5) / 64
     ramps = torch.stack([place.expand(32, 32), place[:, None].expand(32, 32)])[None]

@@ -14,7 +14,7 @@ def config(**changes) -> UNetConfig:
 
 
 def network(**changes) -> UNet:
-    """A tiny float64 network whose zero-started layers are randomised too."""
+    """A tiny float64 network whose zero-started layers are randomized too."""
     torch.manual_seed(0)
     net = UNet(config(**changes)).double()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_heads_are_independent(head_blocks: int) -> None:
     with torch.no_grad():
         for name, parameter in net.class_heads.named_parameters():
             if head_blocks == 0 and name.startswith("norm"):
-                continue  # without depth the normalisation is the trunk's last, shared one
+                continue  # without depth the normalization is the trunk's last, shared one
             if name.startswith("stem") or "affine" in name or len(parameter) % 3:
                 continue
             parameter[: len(parameter) // 3] += 0.5

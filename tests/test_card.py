@@ -101,7 +101,7 @@ def test_nothing_known_is_said_plainly(tmp_path: Path) -> None:
     assert "diffusion" in data.tags and data.get("datasets") is None
     assert "\n# mine\n" in text and "rdc.Denoiser.from_pretrained" in text
     assert section(text, "Data") == section(text, "Training") == "Not recorded."
-    assert section(text, "Licence").startswith("Not stated.")
+    assert section(text, "License").startswith("Not stated.")
     measured = section(text, "Accuracy")
     assert measured.startswith("Clean accuracy: not measured. Robust accuracy: not measured.")
     parameters = sum(weights.numel() for weights in tiny_denoiser().parameters())
@@ -131,7 +131,7 @@ def test_facts_are_told(tmp_path: Path) -> None:
     text = card(tmp_path)
     data = front(text)
     assert (data.license, data.datasets) == ("cc-by-4.0", ["cifar10"])
-    assert section(text, "Licence") == "`cc-by-4.0`"
+    assert section(text, "License") == "`cc-by-4.0`"
     assert "- by: me\n\nMind the eyes.\n" in text
     assert "training split of `cifar10`" in section(text, "Data")
     assert TRAINING["data_fingerprint"] in section(text, "Data")
@@ -161,7 +161,7 @@ def test_accuracy_names_attack_settings_and_weights() -> None:
     assert f"Measured on the weights with SHA-256 `{SHA}`, by `{SUMMARY['command']}`" in text
     assert "at commit abc123: 40 images of the test split of `digits`" in text
     assert "within L-infinity budgets on images in [0, 1], seed 7." in text
-    assert "- defence: kind rdc, model runs/mine\n" in text
+    assert "- defense: kind rdc, model runs/mine\n" in text
     assert "- attacks: kind adaptive, steps 40, draws 2\n" in text
     assert "| accuracy in % [95 % interval] | frozen | fresh |\n" in text
     assert "\n| clean | 95.0 [89, 99] | 90.0 [84, 94] |\n" in text
@@ -318,7 +318,7 @@ def test_export_keeps_a_card_that_somebody_wrote(trained: Path, tmp_path: Path) 
     assert card(trained) == "# Mine\n\n## Training\n\nIt took long.\n"
 
 
-def test_export_of_a_licence_keeps_it(tmp_path: Path) -> None:
+def test_export_of_a_license_keeps_it(tmp_path: Path) -> None:
     ImageClassifier(ImageClassifierConfig("cnn-4", 8, 1, 3)).save_pretrained(
         tmp_path / "cnn", facts=Facts("cc-by-nc-sa-4.0", notes=("no commercial use",))
     )

@@ -1,4 +1,4 @@
-"""All checks together: every fake defence is flagged for what it does, and no honest one is."""
+"""All checks together: every fake defense is flagged for what it does, and no honest one is."""
 
 import json
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def failed(model: nn.Module, count: int = 8, **settings) -> set[str]:
 
 @pytest.mark.parametrize("name", list(FAKES))
 def test_fakes_are_flagged(name: str) -> None:
-    """And would pass for a defence: they are about as accurate as the classifier."""
+    """And would pass for a defense: they are about as accurate as the classifier."""
     make, expected = FAKES[name]
     with torch.no_grad():
         assert (make()(DIGITS.images).argmax(1) == DIGITS.labels).sum() >= 14
@@ -115,7 +115,7 @@ def test_honest_models_pass_in_every_norm(norm, eps: float, applied: int) -> Non
     assert headline(found).startswith(f"all {applied} checks passed"), found
 
 
-def test_random_defence_passes_on_its_draws() -> None:
+def test_random_defense_passes_on_its_draws() -> None:
     found = run(
         purified(2), DIGITS.images[:4], DIGITS.labels[:4], norm="linf", eps=0.2, steps=2, draws=2
     )  # fmt: skip

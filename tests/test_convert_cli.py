@@ -70,7 +70,7 @@ def test_it_says_what_it_found(edm_file: Path, tmp_path: Path, capsys) -> None:
         "network": "denoiser, ddpmpp, edm",
         "images": "3x8x8, 2 classes",
         "parameters": f"{sum(weights.numel() for weights in denoiser.parameters()):,}",
-        "licence": "cc-by-nc-sa-4.0",
+        "license": "cc-by-nc-sa-4.0",
         "written to": str(tmp_path / "out"),
     }
     assert lines[8].startswith("NVIDIA's EDM weights are CC BY-NC-SA 4.0: no commercial use")
@@ -281,7 +281,7 @@ CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {
 
 
 def shaken(network: nn.Module) -> nn.Module:
-    """With running statistics and normalisations away from their start."""
+    """With running statistics and normalizations away from their start."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for values in (module.weight.data, module.running_var):
@@ -366,7 +366,7 @@ def test_checkpoints_without_one_classifier_are_refused(document: Any, message: 
         convert_classifier(document, ClassifierFacts("wrn-10-1", (0,), (1,)))
 
 
-def test_normalisations_that_do_not_fit_are_refused() -> None:
+def test_normalizations_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mean=\(0, 0\) must be in \[0, 1\]: one for all chann"):
         convert_classifier(
             WideResNet(10, 1, 3).state_dict(), ClassifierFacts("wrn-10-1", (0, 0), (1,))

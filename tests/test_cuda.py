@@ -88,7 +88,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
 
 
-# Defences
+# Defenses
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def defense(kind: str, dtype: torch.dtype) -> nn.Module:
 
 @pytest.fixture(scope="module", params=KINDS)
 def exact(request, digits: Dataset) -> tuple[str, dict[str, tuple[Tensor, Tensor]]]:
-    """A defence by name, and its logits and gradients in every mode: the CPU's, in float64."""
+    """A defense by name, and its logits and gradients in every mode: the CPU's, in float64."""
     model = defense(request.param, torch.float64)
     modes = {"exact": model} | surrogates(model)
     return request.param, {
@@ -115,7 +115,7 @@ def exact(request, digits: Dataset) -> tuple[str, dict[str, tuple[Tensor, Tensor
 
 
 @on_both
-def test_every_defence_has_its_gradient_in_float64(exact, digits: Dataset, device: str) -> None:
+def test_every_defense_has_its_gradient_in_float64(exact, digits: Dataset, device: str) -> None:
     """Relative to the largest entry: cuDNN sums in another order."""
     kind, expected = exact
     model = defense(kind, torch.float64).to(device)
@@ -128,7 +128,7 @@ def test_every_defence_has_its_gradient_in_float64(exact, digits: Dataset, devic
 
 
 @on_both
-def test_every_defence_has_nearly_its_gradient_in_float32(exact, digits: Dataset, device) -> None:
+def test_every_defense_has_nearly_its_gradient_in_float32(exact, digits: Dataset, device) -> None:
     """What attacks run in; on a GPU convolutions then have TF32's ten bits."""
     kind, expected = exact
     model = defense(kind, torch.float32).to(device)
@@ -139,7 +139,7 @@ def test_every_defence_has_nearly_its_gradient_in_float32(exact, digits: Dataset
 
 
 @on_both
-def test_every_defence_treats_images_alone_as_in_a_batch(exact, digits: Dataset, device) -> None:
+def test_every_defense_treats_images_alone_as_in_a_batch(exact, digits: Dataset, device) -> None:
     model = defense(exact[0], torch.float64).to(device)
     images = digits.images.double().to(device)
     together = logits_and_gradient(model, images, digits.labels)

@@ -144,7 +144,7 @@ def test_images_of_the_size_are_not_touched(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "across"), [((40, 20), True), ((20, 60), False)])
-def test_images_are_resized_to_cover_and_cropped_at_their_centre(
+def test_images_are_resized_to_cover_and_cropped_at_their_center(
     size: tuple[int, int], across: bool, root: Path
 ) -> None:
     """A long image is black, but for the middle half: of it, a square has the middle only."""

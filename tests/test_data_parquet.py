@@ -99,8 +99,8 @@ def test_images_are_fitted_to_the_shape(tmp_path: Path) -> None:
 IMAGE = {"bytes": png(0), "path": None}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"image": [IMAGE] * 2, "label": [0, -1]}, r"the label -1, .* none of its 2 cl"),
-    "high": ({"image": [IMAGE] * 2, "label": [2, 0]}, r"the label 2, .* are all labelled"),
-    "missing": ({"image": [IMAGE] * 2, "label": [1, None]}, r"the label nan, .* all labelled"),
+    "high": ({"image": [IMAGE] * 2, "label": [2, 0]}, r"the label 2, .* are all labeled"),
+    "missing": ({"image": [IMAGE] * 2, "label": [1, None]}, r"the label nan, .* all labeled"),
     "columns": (
         {"image": [IMAGE], "y": [0]},
         r"columns \['image', 'y'\]; one must be called \('la",

@@ -1,4 +1,4 @@
-"""A defence over copies: draws of their own, mean probability, votes, and batches that couple."""
+"""A defense over copies: draws of their own, mean probability, votes, and batches that couple."""
 
 import pytest
 import torch
@@ -60,13 +60,13 @@ kinds = pytest.mark.parametrize("name", ["diffusion", "maximizer", "rdc"])
 
 
 @kinds
-def test_one_copy_is_the_plain_defence(name: str) -> None:
+def test_one_copy_is_the_plain_defense(name: str) -> None:
     module, classifier = parts(name)
-    defence = Defense(module, classifier)
+    defense = Defense(module, classifier)
     plain = classifier(module(IMAGES))
-    assert torch.equal(defence(IMAGES), plain)
-    assert torch.equal(defence.votes(IMAGES)[:, 0], plain)
-    assert torch.equal(defence.predict(IMAGES), plain.argmax(1))
+    assert torch.equal(defense(IMAGES), plain)
+    assert torch.equal(defense.votes(IMAGES)[:, 0], plain)
+    assert torch.equal(defense.predict(IMAGES), plain.argmax(1))
 
 
 @kinds
@@ -101,18 +101,18 @@ def test_fresh_copies_in_one_call_are_as_many_calls(name: str) -> None:
 
 @kinds
 def test_logits_are_the_log_of_the_mean_probability(name: str) -> None:
-    defence = Defense(*parts(name), copies=4)
-    p = defence.votes(IMAGES).softmax(2).mean(1)
-    torch.testing.assert_close(defence(IMAGES), p.log())
-    torch.testing.assert_close(defence(IMAGES).exp().sum(1), torch.ones(3).double())
+    defense = Defense(*parts(name), copies=4)
+    p = defense.votes(IMAGES).softmax(2).mean(1)
+    torch.testing.assert_close(defense(IMAGES), p.log())
+    torch.testing.assert_close(defense(IMAGES).exp().sum(1), torch.ones(3).double())
 
 
 @kinds
 def test_gradient_over_copies_is_exact(name: str) -> None:
-    defence, v = Defense(*parts(name), copies=3), some_images(3, seed=11) - 0.5
+    defense, v = Defense(*parts(name), copies=3), some_images(3, seed=11) - 0.5
 
     def value(x: Tensor) -> Tensor:
-        return defence(x)[:, 0].sum()
+        return defense(x)[:, 0].sum()
 
     x = IMAGES.clone().requires_grad_()
     (got,) = torch.autograd.grad(value(x), x)
@@ -123,11 +123,11 @@ def test_gradient_over_copies_is_exact(name: str) -> None:
 def test_guidance_by_a_classifier_that_draws_is_differentiated_with_its_own_draws() -> None:
     """The backward pass repeats steps outside the call, and must know the copies of its rows."""
     guide = DiffusionClassifier(two_classes(), ClassifierConfig(levels=2))
-    defence = Defense(purifier(guidance=[(1.0, ClassifierGuidance(guide))]), Linear(), copies=2)
+    defense = Defense(purifier(guidance=[(1.0, ClassifierGuidance(guide))]), Linear(), copies=2)
     v = some_images(3, seed=11) - 0.5
 
     def value(x: Tensor) -> Tensor:
-        return defence(x)[:, 0].sum()
+        return defense(x)[:, 0].sum()
 
     x = IMAGES.clone().requires_grad_()
     (got,) = torch.autograd.grad(value(x), x)
@@ -176,9 +176,9 @@ def test_ties_go_to_the_mean_probability_of_the_tied() -> None:
 
 
 def test_each_image_has_its_own_majority() -> None:
-    defence = Defense(*parts("diffusion"), copies=5)
+    defense = Defense(*parts("diffusion"), copies=5)
     images = some_images(40, seed=3)
-    votes, predicted = defence.votes(images), defence.predict(images)
+    votes, predicted = defense.votes(images), defense.predict(images)
     for b in range(40):
         counts = votes[b].argmax(1).bincount(minlength=3)
         assert counts[predicted[b]] == counts.max()
@@ -186,8 +186,8 @@ def test_each_image_has_its_own_majority() -> None:
     assert (predicted != Defense(*parts("diffusion"))(images).argmax(1)).any()
 
 
-class Centred(Guidance):
-    """Pulls towards the mean of the batch."""
+class Centered(Guidance):
+    """Pulls toward the mean of the batch."""
 
     batch_coupled = True
 
@@ -196,16 +196,16 @@ class Centred(Guidance):
 
 
 def test_coupled_modules_are_found() -> None:
-    coupled = purifier(guidance=[(3.0, Centred())])
+    coupled = purifier(guidance=[(3.0, Centered())])
     assert batch_coupled(coupled)
     assert batch_coupled(Defense(nn.Sequential(coupled), Linear()))
     assert not batch_coupled(Defense(purifier(), Linear()))
-    assert not batch_coupled(Defense(purifier(guidance=[(0.0, Centred())]), Linear()))
+    assert not batch_coupled(Defense(purifier(guidance=[(0.0, Centered())]), Linear()))
 
 
 def test_copies_of_a_coupled_purifier_keep_to_their_own_batch() -> None:
     """Copy j of the batch is the batch purified with the draws of copy j."""
-    module, classifier = purifier(guidance=[(3.0, Centred())]), Linear()
+    module, classifier = purifier(guidance=[(3.0, Centered())]), Linear()
     votes = Defense(module, classifier, copies=3).votes(IMAGES)
     for j in range(3):
         with copies([j]):
@@ -214,7 +214,7 @@ def test_copies_of_a_coupled_purifier_keep_to_their_own_batch() -> None:
 
 def test_attack_refuses_a_coupled_model() -> None:
     labels = torch.zeros(3, dtype=torch.int64)
-    coupled = Defense(purifier(guidance=[(3.0, Centred())]), Linear())
+    coupled = Defense(purifier(guidance=[(3.0, Centered())]), Linear())
     with pytest.raises(ValueError, match="model: its answer for an image depends on the batch"):
         attack(coupled, IMAGES, labels, eps=0.1, steps=1)
     with pytest.raises(ValueError, match="guess: its answer"):

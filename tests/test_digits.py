@@ -70,7 +70,7 @@ def test_rdc_survives_attacks_that_break_the_cnn(model) -> None:
     assert survived > of_cnn["exact"].sum() + 2
 
 
-def test_surrogates_have_the_defences_own_draws(model) -> None:
+def test_surrogates_have_the_defenses_own_draws(model) -> None:
     """Otherwise the attacker would work on another function than the one that is scored."""
     images = load("digits", "test").images[:3]
     known = surrogates(model)

@@ -261,7 +261,7 @@ def test_every_unit_belongs_to_one_process(tmp_path: Path, count: int) -> None:
     assert sorted(unit.name for unit in units) == sorted(unit.name for unit in everything)
 
 
-def test_random_defence_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path: Path) -> None:
+def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path: Path) -> None:
     """Clean and attacked figures stand under the same protocols."""
     out = tmp_path / "run"
     suite = replace(SUITE, draws=2, only=("*apgd-margin", "square"))

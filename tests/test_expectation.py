@@ -1,4 +1,4 @@
-"""What attackers of random defences see: means over draws that have names."""
+"""What attackers of random defenses see: means over draws that have names."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from tiny import tiny_denoiser, tiny_rdc
 from torch import Tensor, nn
 from victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 
-from evaluation.attacks.expectation import Expectation, Judgement
+from evaluation.attacks.expectation import Expectation, Judgment
 from evaluation.attacks.losses import cross_entropy, margin, targeted_margin
 from purification import DiffusionPurifier, PurifierConfig
 from rdc import Defense
@@ -67,19 +67,19 @@ def test_chunks_change_nothing(chunk: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["rdc", "purifier"])
-def test_our_defences_have_the_draws_of_their_numbers(name: str) -> None:
+def test_our_defenses_have_the_draws_of_their_numbers(name: str) -> None:
     """Maximization, diffusion classifier and purifier, forward and backward, in any chunks."""
     if name == "rdc":
-        defence = tiny_rdc()
+        defense = tiny_rdc()
     else:
         purifier = DiffusionPurifier(tiny_denoiser(), PurifierConfig(steps=2))
         classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 3, bias=False))
         classifier[1].weight.data = torch.arange(192.0).sin().view(3, 64)
-        defence = Defense(purifier, classifier)
+        defense = Defense(purifier, classifier)
     images = some_images(3, (1, 8, 8), dtype=torch.float32)
     labels = torch.tensor([0, 1, 2])
     found = [
-        Expectation(defence, draws=4, chunk=chunk).gradient(images, labels, seeds=[3, 4, 5])
+        Expectation(defense, draws=4, chunk=chunk).gradient(images, labels, seeds=[3, 4, 5])
         for chunk in (12, 5)
     ]
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
@@ -88,7 +88,7 @@ def test_our_defences_have_the_draws_of_their_numbers(name: str) -> None:
         for draw in range(4):
             image = images[i : i + 1].clone().requires_grad_()
             with copies([(seed << 32) + draw + 1]):
-                value = margin(defence(image), labels[i : i + 1])
+                value = margin(defense(image), labels[i : i + 1])
                 total[i] += torch.autograd.grad(value.sum(), image)[0][0] / 4
     torch.testing.assert_close(found[0][1], total, rtol=1e-4, atol=1e-4)
 
@@ -148,21 +148,21 @@ def test_a_model_with_a_generator_of_its_own_is_called_as_it_is() -> None:
     ).all()
 
 
-def test_a_defence_that_votes_has_other_voters_in_every_draw() -> None:
-    """Draws of a defence over copies are copies of copies; the plain call is the draw without."""
-    defence = Defense(nn.Identity(), NoisyImages(), copies=3)
-    victim = Expectation(defence, draws=4)
+def test_a_defense_that_votes_has_other_voters_in_every_draw() -> None:
+    """Draws of a defense over copies are copies of copies; the plain call is the draw without."""
+    defense = Defense(nn.Identity(), NoisyImages(), copies=3)
+    victim = Expectation(defense, draws=4)
     logits = victim.logits(IMAGES, seeds=SEEDS)
     assert len({tuple(row.tolist()) for row in logits.flatten(0, 1)}) == 80
-    assert torch.equal(Expectation(defence).logits(IMAGES, seeds=SEEDS)[:, 0], defence(IMAGES))
+    assert torch.equal(Expectation(defense).logits(IMAGES, seeds=SEEDS)[:, 0], defense(IMAGES))
     with copies([0]):
-        assert torch.equal(defence(IMAGES), Expectation(defence).logits(IMAGES, seeds=SEEDS)[:, 0])
+        assert torch.equal(defense(IMAGES), Expectation(defense).logits(IMAGES, seeds=SEEDS)[:, 0])
 
 
 def test_worse_is_more_wrong_draws_then_the_larger_margin() -> None:
     loss = torch.zeros(4)
-    a = Judgement(loss, torch.tensor([0.5, 0.5, 0.5, 1.0]), torch.tensor([1.0, 2.0, 2.0, -5.0]))
-    b = Judgement(loss, torch.tensor([0.5, 0.5, 0.4, 0.9]), torch.tensor([2.0, 1.0, 9.0, 9.0]))
+    a = Judgment(loss, torch.tensor([0.5, 0.5, 0.5, 1.0]), torch.tensor([1.0, 2.0, 2.0, -5.0]))
+    b = Judgment(loss, torch.tensor([0.5, 0.5, 0.4, 0.9]), torch.tensor([2.0, 1.0, 9.0, 9.0]))
     assert a.worse(b).tolist() == [False, True, True, True]
     assert b.worse(a).tolist() == [True, False, False, False]
     assert a.where(a.worse(b), b).wrong.tolist() == [0.5, 0.5, 0.5, 1.0]

@@ -45,7 +45,7 @@ def test_distance_where_the_box_binds() -> None:
 
 
 def test_distance_to_a_sphere() -> None:
-    """A boundary that is curved: the radius minus the distance from the centre, in L2."""
+    """A boundary that is curved: the radius minus the distance from the center, in L2."""
 
     def model(images: Tensor) -> Tensor:
         radius = (images - 0.5).flatten(1).norm(dim=1)

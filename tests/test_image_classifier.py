@@ -84,7 +84,7 @@ def test_logits_are_a_linear_layer_of_the_features(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", EVERY)
-def test_normalisation_is_inside_and_images_have_gradients(architecture: str) -> None:
+def test_normalization_is_inside_and_images_have_gradients(architecture: str) -> None:
     model, x = build(architecture), images().requires_grad_()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CONFIG.mean, CONFIG.std))
     assert torch.equal(model(x), model.network((x - mean) / std))

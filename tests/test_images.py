@@ -112,7 +112,7 @@ def test_pil_images_are_resized() -> None:
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("shape", [GRAY, COLOR])
 def test_pictures_are_seen_as_in_training(shape, orientation: int, size, tmp_path: Path) -> None:
-    """Turned as the camera was held, and cropped at their centre instead of squeezed."""
+    """Turned as the camera was held, and cropped at their center instead of squeezed."""
     image, exif = Image.fromarray(pixels(*size[::-1], 3)), Image.Exif()
     exif[0x0112] = orientation
     image.save(tmp_path / "camera.png", exif=exif)

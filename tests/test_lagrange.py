@@ -24,16 +24,16 @@ from rdc.images import to_x
 from rdc.noise import copies
 
 both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])
-CENTRE = 0.35
+CENTER = 0.35
 
 
 def distance(images: Tensor) -> Tensor:
-    """A penalty whose minimum is the grey image: (B,)."""
-    return (images - CENTRE).square().sum((1, 2, 3))
+    """A penalty whose minimum is the gray image: (B,)."""
+    return (images - CENTER).square().sum((1, 2, 3))
 
 
 class Undone(Linear):
-    """A defence that puts half of the pixels back to `CENTRE`, in front of a classifier that looks
+    """A defense that puts half of the pixels back to `CENTER`, in front of a classifier that looks
     at them three times as hard as at the others."""
 
     def __init__(self, *, maximized: bool = True) -> None:
@@ -43,7 +43,7 @@ class Undone(Linear):
 
     def forward(self, images: Tensor) -> Tensor:
         top = images[:, :, :2]
-        top = torch.full_like(top, CENTRE) if self.maximized else top
+        top = torch.full_like(top, CENTER) if self.maximized else top
         return super().forward(torch.cat([top, images[:, :, 2:]], 2)) - torch.tensor([0.0, 12.0])
 
 
@@ -52,20 +52,20 @@ def undone(images: Tensor) -> Tensor:
     return distance(images[:, :, :2])
 
 
-def test_finds_what_the_defence_leaves_in_place() -> None:
-    """The defence breaks at the L2 budget 0.8 / sqrt(8) = 0.28 along the pixels that it leaves. The
+def test_finds_what_the_defense_leaves_in_place() -> None:
+    """The defense breaks at the L2 budget 0.8 / sqrt(8) = 0.28 along the pixels that it leaves. The
     classifier's own direction spends one part in sqrt(10) there: 0.89 would be needed."""
-    defence, alone = Undone(), Undone(maximized=False)
-    images = torch.full((5, 1, 4, 4), CENTRE, dtype=torch.float64)
+    defense, alone = Undone(), Undone(maximized=False)
+    images = torch.full((5, 1, 4, 4), CENTER, dtype=torch.float64)
     labels = torch.zeros(5, dtype=torch.int64)
-    torch.testing.assert_close(margin(defence(images), labels), torch.full((5,), -0.8).double())
+    torch.testing.assert_close(margin(defense(images), labels), torch.full((5,), -0.8).double())
 
     def broken(eps: float, *multipliers: float) -> int:
         attacked = lagrange(
-            defence, images, labels, eps=eps, norm="l2", surrogate=alone, penalty=undone,
+            defense, images, labels, eps=eps, norm="l2", surrogate=alone, penalty=undone,
             multipliers=multipliers,
         )  # fmt: skip
-        return int((defence(attacked).argmax(1) != labels).sum())
+        return int((defense(attacked).argmax(1) != labels).sum())
 
     assert [broken(0.27, 3.0), broken(0.3, 3.0), broken(0.3, 0.0, 3.0)] == [0, 5, 5]
     assert broken(0.6, 0.0) == 0
@@ -105,9 +105,9 @@ def test_large_multiplier_goes_where_the_penalty_is_least(norm: Norm) -> None:
         multipliers=[1e6], steps=200,
     )  # fmt: skip
     if norm == "linf":
-        best = IMAGES + (CENTRE - IMAGES).clamp(-0.05, 0.05)
+        best = IMAGES + (CENTER - IMAGES).clamp(-0.05, 0.05)
     else:
-        way = CENTRE - IMAGES
+        way = CENTER - IMAGES
         best = IMAGES + 0.05 * way / way.flatten(1).norm(dim=1)[:, None, None, None]
     torch.testing.assert_close(distance(found), distance(best), rtol=0.01, atol=0)
 
@@ -125,7 +125,7 @@ def test_scale_of_loss_and_penalty_do_not_matter() -> None:
     torch.testing.assert_close(found(1.0, 1.0), found(2.0**20, 2.0**-20))
 
 
-def test_points_are_judged_by_the_defence_alone() -> None:
+def test_points_are_judged_by_the_defense_alone() -> None:
     """Behind a surrogate that leads away from every mistake, nothing better than the start."""
     model = Linear()
 
@@ -143,7 +143,7 @@ def test_points_are_judged_by_the_defence_alone() -> None:
 
 
 def test_a_longer_walk_keeps_the_best_point_of_a_shorter_one() -> None:
-    """On a bumpy defence it passes by."""
+    """On a bumpy defense it passes by."""
 
     def bumpy(images: Tensor) -> Tensor:
         value = (40 * images.flatten(1)).sin().sum(1)
@@ -190,14 +190,14 @@ class Recording(NoisyImages):
 
 
 def test_every_step_has_new_draws_which_loss_and_penalty_share() -> None:
-    defence, surrogate, penalty = Recording(), Recording(), Recording()
+    defense, surrogate, penalty = Recording(), Recording(), Recording()
     lagrange(
-        Expectation(defence, draws=2), IMAGES[:1], LABELS[:1], eps=0.1, surrogate=surrogate,
+        Expectation(defense, draws=2), IMAGES[:1], LABELS[:1], eps=0.1, surrogate=surrogate,
         penalty=lambda images: penalty(images)[:, 0], multipliers=[0.3], steps=5,
     )  # fmt: skip
     assert surrogate.seen == penalty.seen and len(surrogate.seen) == 2 * 5
     # The start and every step, and those on which the result is compared with the image.
-    assert len(defence.seen) == 2 * (1 + 5 + 1) and surrogate.seen < defence.seen
+    assert len(defense.seen) == 2 * (1 + 5 + 1) and surrogate.seen < defense.seen
 
 
 @both_norms

@@ -33,7 +33,7 @@ TINY = UNetConfig(
 
 
 def random_denoiser(dtype=torch.float64, conditioning="multihead") -> Denoiser:
-    """A tiny network whose zero-started layers are randomised too."""
+    """A tiny network whose zero-started layers are randomized too."""
     torch.manual_seed(0)
     config = UNetConfig(**{**TINY.__dict__, "conditioning": conditioning})
     denoiser = Denoiser(DenoiserConfig(config)).to(dtype).requires_grad_(False)

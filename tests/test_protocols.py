@@ -1,4 +1,4 @@
-"""Protocols on defences whose randomness is known."""
+"""Protocols on defenses whose randomness is known."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from evaluation.attacks.expectation import Expectation
 from evaluation.attacks.seeds import spawn
 from evaluation.attacks.selection import SELECTION
-from evaluation.protocols import JUDGEMENT, answers, majority, one_shot, worst
+from evaluation.protocols import JUDGMENT, answers, majority, one_shot, worst
 from rdc.noise import Noise
 
 LABELS = torch.tensor([0, 1, 2])
@@ -60,7 +60,7 @@ def test_confidence_is_the_probability_of_the_class_that_was_said() -> None:
 
 def test_judges_see_draws_that_no_attack_has_seen() -> None:
     coin, images, seeds = Coin(), torch.zeros(9, 1, 2, 2), list(range(9))
-    judged = Expectation(coin, draws=30).logits(images, seeds=spawn(seeds, JUDGEMENT))
+    judged = Expectation(coin, draws=30).logits(images, seeds=spawn(seeds, JUDGMENT))
     assert torch.equal(predictions(coin, images, seeds, draws=30), judged.argmax(2))
     for path in (0, 1, SELECTION):
         seen = Expectation(coin, draws=30).logits(images, seeds=spawn(seeds, path))

@@ -57,7 +57,7 @@ def test_its_gradient_is_that_of_the_margin() -> None:
 
 
 def test_its_maximization_steps_by_the_learning_rate() -> None:
-    """Adam's first step is the sign of the gradient; here x goes towards sigma n."""
+    """Adam's first step is the sign of the gradient; here x goes toward sigma n."""
     found = published()
     found.draws, found.draw_sigmas = found.draws[:1], found.draw_sigmas[:1]
     image = torch.full((1, 1, 2, 2), 0.5).double()
@@ -84,7 +84,7 @@ def test_it_prints_gains_beside_agreement(tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     names = [row["name"] for row in rows]
-    assert names[:3] == ["published", "same maths", "fewer levels"]
+    assert names[:3] == ["published", "same math", "fewer levels"]
     assert all(name in printed for name in names)
     assert rows[0]["gains"] is None and 0 <= rows[2]["agreement"] <= 1
     assert "4 in place of 8, the same decision on" in printed

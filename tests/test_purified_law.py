@@ -228,7 +228,7 @@ def test_approximate_jacobians_are_approximate() -> None:
             assert (found[one] - found[other]).norm() > 0.03 * found["exact"].norm()
 
 
-def test_attack_gradient_of_a_linear_defence_in_closed_form() -> None:
+def test_attack_gradient_of_a_linear_defense_in_closed_form() -> None:
     """Of w . purified: J^T w exactly; straight-through has w, off by what the purifier shrinks."""
     variance = 0.1
     denoiser = GaussianDenoiser(covariance=variance * EYE)

@@ -146,7 +146,7 @@ def test_the_number_of_steps_is_what_fits(tmp_path: Path, data: Path) -> None:
 
 
 def test_the_table_is_about_the_trained_models(tmp_path: Path, data: Path) -> None:
-    """Nine defences under three threats; transfer attacks come from the other classifier."""
+    """Nine defenses under three threats; transfer attacks come from the other classifier."""
     ((module, arguments),) = asked("cifar10-table.sh", tmp_path, DATA=str(data), RUNS="r")
     found = list(read(module, arguments).evaluations())
     assert len(found) == 27

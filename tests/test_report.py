@@ -38,7 +38,7 @@ HOSTILE = '$x_{$ <img src="https://evil.example/x" onerror="a()">&amp;'
 
 @dataclass
 class Report:
-    """Three defences in a folder, one of whose checks failed."""
+    """Three defenses in a folder, one of whose checks failed."""
 
     folder: Path
     out: Path

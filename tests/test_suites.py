@@ -67,7 +67,7 @@ def test_diffusion_classifier_draws_by_itself() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "stadv"])
-def test_black_box_is_what_asks_the_defence_for_no_gradient(norm) -> None:
+def test_black_box_is_what_asks_the_defense_for_no_gradient(norm) -> None:
     model = NoisyImages(4)
     entries = suite(model, norm, RANDOM, transfer=cnn())
     for name, entry in entries.items():
@@ -184,7 +184,7 @@ def test_budgets_as_people_write_them() -> None:
             budget(text)
 
 
-def test_transfer_comes_from_a_network_that_the_defence_does_not_have() -> None:
+def test_transfer_comes_from_a_network_that_the_defense_does_not_have() -> None:
     for kind in KINDS:
         config = DefenseConfig(kind=kind, classifier="digits-cnn")
         name = stranger(config, "digits")
@@ -195,7 +195,7 @@ def test_transfer_comes_from_a_network_that_the_defence_does_not_have() -> None:
     assert stranger(DefenseConfig(), "somewhere/else") is None
 
 
-def test_weights_of_every_network_of_a_defence() -> None:
+def test_weights_of_every_network_of_a_defense() -> None:
     assert networks(DefenseConfig("classifier")) == ["digits-cnn"]
     assert networks(DefenseConfig("rdc")) == ["digits"]
     assert networks(DefenseConfig("maximization")) == ["digits", "digits-cnn"]
@@ -206,7 +206,7 @@ def test_weights_of_every_network_of_a_defence() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_defence_can_be_built_by_name(kind) -> None:
+def test_every_defense_can_be_built_by_name(kind) -> None:
     settings = DefenseConfig(kind=kind, t_star=0.1, steps=2, weight=1.0)
     if kind == "coup":
         settings = replace(settings, classifier="digits-trades")

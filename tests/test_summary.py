@@ -127,11 +127,11 @@ def test_autoattack_is_not_claimed_for_other_attacks() -> None:
     assert of_cnn(norm="stadv") == []
 
 
-def test_robustbench_excludes_noise_and_optimisation() -> None:
+def test_robustbench_excludes_noise_and_optimization() -> None:
     model = tiny_rdc()
     (found,) = of_cnn(model=model)
     assert found["unreliable"]
-    for reason in ("RobustBench excludes", "draws noise", "optimises its input"):
+    for reason in ("RobustBench excludes", "draws noise", "optimizes its input"):
         assert reason in found["footnote"]
     # Draws in each step of maximization, and levels of the diffusion classifier.
     config = model.config

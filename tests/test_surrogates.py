@@ -1,4 +1,4 @@
-"""What an attacker may differentiate in a defence's place."""
+"""What an attacker may differentiate in a defense's place."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def defenses() -> dict[str, Defense]:
 
 
 @pytest.mark.parametrize("name", list(defenses()))
-def test_surrogates_say_what_the_defence_says_and_differ_in_their_gradients(name: str) -> None:
+def test_surrogates_say_what_the_defense_says_and_differ_in_their_gradients(name: str) -> None:
     model = defenses()[name]
     found = surrogates(model)
     guided = {"detached_guidance"} if name == "guided" else set()

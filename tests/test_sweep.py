@@ -1,4 +1,4 @@
-"""The sweep: every defence in a folder of its own, one table of all, and no work done twice."""
+"""The sweep: every defense in a folder of its own, one table of all, and no work done twice."""
 
 import json
 import shutil
@@ -85,14 +85,14 @@ def test_one_report_of_all(whole: Path) -> None:
     assert all(name in page for name in ("cnn-linf", "cnn-stadv", "diffpure-linf"))
 
 
-def test_checks_are_asked_once_for_each_defence(whole: Path) -> None:
+def test_checks_are_asked_once_for_each_defense(whole: Path) -> None:
     found = {path.parent.name for path in whole.glob("*/checks.json")}
     assert found == {"cnn-linf", "diffpure-linf"}
 
 
 def test_one_table_of_all(whole: Path) -> None:
     head, _, *rows = cells(whole)
-    assert head == ["defence", "protocol", "clean", "linf 0.1", "linf 0.2", "stadv 0.15"]
+    assert head == ["defense", "protocol", "clean", "linf 0.1", "linf 0.2", "stadv 0.15"]
     names = [row[:2] for row in rows if len(row) == 6]
     protocols = ["frozen", "fresh", "majority", "worst draw"]
     assert names == [["cnn", "frozen"], *(["diffpure", protocol] for protocol in protocols)]
@@ -104,7 +104,7 @@ def test_one_table_of_all(whole: Path) -> None:
     assert all("(diffpure)" in cell for cell in compared[0][1:])
 
 
-def test_continued_with_another_defence_only_that_one_is_attacked(
+def test_continued_with_another_defense_only_that_one_is_attacked(
     whole: Path, tmp_path: Path, monkeypatch
 ) -> None:
     run, seen, out = Runner.run, [], tmp_path / "copy"
@@ -175,7 +175,7 @@ def test_claims_of_a_killed_sweep_are_forgotten(tmp_path: Path) -> None:
     assert not (tmp_path / "claims").exists()
 
 
-def test_all_defences_answer_and_are_right_on_clean_digits() -> None:
+def test_all_defenses_answer_and_are_right_on_clean_digits() -> None:
     data = load("digits", "test").subset(slice(8))
     settings = SweepConfig(images=8, norms=("linf",))
     assert [name for name, _ in settings.evaluations()] == list(DEFENSES)

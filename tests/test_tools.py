@@ -1,4 +1,4 @@
-"""Attack libraries take our defences as they are, each by its own calling convention."""
+"""Attack libraries take our defenses as they are, each by its own calling convention."""
 
 import logging
 import sys
@@ -43,7 +43,7 @@ def _unchanged() -> Iterator[None]:
     sys.settrace(tracer)
 
 
-# --- the defences ---
+# --- the defenses ---
 
 
 def cnn() -> nn.Module:

@@ -105,7 +105,7 @@ def perturb(
 ) -> Tensor:
     """The worst images (B, C, H, W) that the attack of `config` finds: in its ball and in [0, 1].
 
-    Projected gradient ascent from a random start, signed steps for "linf" and normalised ones for
+    Projected gradient ascent from a random start, signed steps for "linf" and normalized ones for
     "l2"; the last point, as in both papers. It climbs the cross-entropy, or for "trades" the
     distance from the outputs for `images`. `noise` is added to what the network sees, the same in
     every step (as Salman et al. 2019 do). The network is in evaluation mode meanwhile, so that its

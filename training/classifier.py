@@ -1,6 +1,6 @@
 """Train an ordinary classifier: `accelerate launch -m training.classifier --out runs/digits-cnn`.
 
-Standard or adversarial (PGD, TRADES), our own networks or timm's. The classifiers that defences are
+Standard or adversarial (PGD, TRADES), our own networks or timm's. The classifiers that defenses are
 compared with come from here, and so do the networks that guide a purifier: AGDM's auxiliary network
 is a TRADES classifier, contrastive guidance's features are those of a standard one.
 """

@@ -35,7 +35,7 @@ class ObjectiveConfig:
     a teacher); the rest learns the teacher's K + 1 estimates.
 
     `off_data`: largest change of a pixel, on [0, 1], by which the teacher's part leaves the data
-    before noise is added: each image moves towards another one or in a random direction. Attacks
+    before noise is added: each image moves toward another one or in a random direction. Attacks
     leave the data too, and a teacher that is defined there can say what is right.
     `teacher_classes`: classes per image that the teacher is asked for, its own among them; 0 asks
     for all. A label-conditional teacher costs one pass per class.
@@ -145,16 +145,16 @@ def lattice_sigmas(count: int, config: NoiseConfig, generator: torch.Generator) 
 def leave_data(x: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     """x (B, C, H, W) in [-1, 1] moved by at most `radius` per pixel, and kept in [-1, 1].
 
-    Half of the images move towards another one of the batch, half by uniform noise; the share of
+    Half of the images move toward another one of the batch, half by uniform noise; the share of
     `radius` used is uniform per image.
     """
     on = {"generator": generator, "device": generator.device}
     reach = radius * torch.rand(len(x), 1, 1, 1, **on)
     other = x[torch.randperm(len(x), **on)]
-    towards = (other - x).clamp(-reach, reach)
+    toward = (other - x).clamp(-reach, reach)
     random = reach * (2 * torch.rand(x.shape, **on) - 1)
     pick = torch.rand(len(x), 1, 1, 1, **on) < 0.5
-    return (x + torch.where(pick, towards, random)).clamp(-1, 1)
+    return (x + torch.where(pick, toward, random)).clamp(-1, 1)
 
 
 def some_classes(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T that minimises the cross-entropy of logits (N, K) / T on held-out labels (N,)."""
+    """The T that minimizes the cross-entropy of logits (N, K) / T on held-out labels (N,)."""
     logits = logits.double()
 
     def loss(log_temperature: float) -> float:

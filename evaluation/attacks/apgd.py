@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Judgement, Model
+from evaluation.attacks.expectation import Expectation, Judgment, Model
 from evaluation.attacks.losses import TARGETED, UNTARGETED, Loss, cross_entropy
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
 from evaluation.attacks.seeds import generators, spawn
@@ -143,7 +143,7 @@ class Climb:
         self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
         self.point = torch.where(wide(self.halved), self.best, self.point)
         self.gradient = torch.where(wide(self.halved), self.best_gradient, self.gradient)
-        self.now = Judgement(
+        self.now = Judgment(
             torch.where(self.halved, self.best_loss, self.now.loss), self.now.wrong, self.now.margin
         )
         self.rises = torch.zeros_like(self.rises)
@@ -162,8 +162,8 @@ class Climb:
     def _inside(self, points: Tensor) -> Tensor:
         return project(points, self.images, self.eps, self.norm)
 
-    def _gradient(self, points: Tensor) -> tuple[Judgement, Tensor]:
+    def _gradient(self, points: Tensor) -> tuple[Judgment, Tensor]:
         return self.victim.gradient(points, self.labels, seeds=self.draws, **self.aims)
 
-    def _judge(self, points: Tensor) -> Judgement:
+    def _judge(self, points: Tensor) -> Judgment:
         return self.victim.judge(points, self.labels, seeds=self.draws, **self.aims)

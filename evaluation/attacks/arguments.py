@@ -30,7 +30,7 @@ def checked(
     if not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(
             f"images: values from {images.min():g} to {images.max():g} must lie in [0, 1]; "
-            "normalise inside the model"
+            "normalize inside the model"
         )
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Ensembles of attacks: AutoAttack's for deterministic models, and one for random defences."""
+"""Ensembles of attacks: AutoAttack's for deterministic models, and one for random defenses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def stochastic(
 ) -> Attacked:
     """APGD on the cross-entropy, on the margin, targeted on the DLR loss, and Square, on means.
 
-    For random defences: `model` is an Expectation over several draws. Every attack works on the
+    For random defenses: `model` is an Expectation over several draws. Every attack works on the
     means of its own draws; all images that come out of them are judged by one set of draws that no
     attack has seen. An attacked image rests only when every one of those is wrong. The reported
     share is that of the most harmful of five candidates: for a number to publish, judge `images` on

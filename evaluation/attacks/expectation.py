@@ -1,4 +1,4 @@
-"""A model as its attacker sees it: means over the draws of a random defence."""
+"""A model as its attacker sees it: means over the draws of a random defense."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +14,7 @@ from rdc.noise import copies
 Model = Callable[[Tensor], Tensor]
 
 
-class Judgement(NamedTuple):
+class Judgment(NamedTuple):
     """What a model makes of B images: means over its draws, each (B,)."""
 
     loss: Tensor
@@ -24,14 +24,14 @@ class Judgement(NamedTuple):
     margin: Tensor
     """best wrong logit minus the right one"""
 
-    def worse(self, other: "Judgement") -> Tensor:
+    def worse(self, other: "Judgment") -> Tensor:
         """Where more draws are wrong than in `other`, or as many by a larger margin: (B,) bool."""
         tie = (self.wrong == other.wrong) & (self.margin > other.margin)
         return (self.wrong > other.wrong) | tie
 
-    def where(self, mask: Tensor, other: "Judgement") -> "Judgement":
+    def where(self, mask: Tensor, other: "Judgment") -> "Judgment":
         """This where `mask` (B,) bool, `other` elsewhere."""
-        return Judgement(*(torch.where(mask, a, b) for a, b in zip(self, other, strict=True)))
+        return Judgment(*(torch.where(mask, a, b) for a, b in zip(self, other, strict=True)))
 
 
 class Expectation:
@@ -44,7 +44,7 @@ class Expectation:
 
     Every call takes `seeds`, one per image, that say which draws are taken: the same seeds give the
     same draws, so that two points are compared on common random numbers, and other seeds give draws
-    that nobody has seen. They reach the frozen noise of our defences through `rdc.noise.copies`,
+    that nobody has seen. They reach the frozen noise of our defenses through `rdc.noise.copies`,
     each image with draws of its own. A model with a generator of its own (fresh noise, dropout) is
     called as it is and draws anew each time.
 
@@ -58,7 +58,7 @@ class Expectation:
         if chunk > 1 and isinstance(model, nn.Module) and batch_coupled(model):
             raise ValueError(
                 f"chunk={chunk}: the model's answer for an image depends on the batch, but images "
-                "are attacked one by one; pass chunk=1, or use a defence without batch_coupled "
+                "are attacked one by one; pass chunk=1, or use a defense without batch_coupled "
                 "guidance"
             )
         self.model = model
@@ -88,7 +88,7 @@ class Expectation:
         seeds: Sequence[int],
         loss: Loss = margin,
         targets: Tensor | None = None,
-    ) -> Judgement:
+    ) -> Judgment:
         """Loss, share of wrong draws and margin of each image, without a gradient."""
         return self._look(images, labels, seeds, loss, targets, None)
 
@@ -100,7 +100,7 @@ class Expectation:
         seeds: Sequence[int],
         loss: Loss = margin,
         targets: Tensor | None = None,
-    ) -> tuple[Judgement, Tensor]:
+    ) -> tuple[Judgment, Tensor]:
         """The same, and the gradient of the mean loss (B, C, H, W)."""
         total = torch.zeros_like(images)
         judged = self._look(images, labels, seeds, loss, targets, total)
@@ -111,7 +111,7 @@ class Expectation:
             )
         return judged, total
 
-    def _look(self, images, labels, seeds, loss, targets, gradient: Tensor | None) -> Judgement:
+    def _look(self, images, labels, seeds, loss, targets, gradient: Tensor | None) -> Judgment:
         """Means over the draws; adds the loss's gradient to `gradient` unless that is None."""
         sums: list[list[Tensor]] = []
         for part, draws in self._blocks(len(images)):
@@ -129,7 +129,7 @@ class Expectation:
                 sums.append(of_images)
             else:
                 sums[-1] = [a + b for a, b in zip(sums[-1], of_images, strict=True)]
-        return Judgement(*(torch.cat(parts) / self.draws for parts in zip(*sums, strict=True)))
+        return Judgment(*(torch.cat(parts) / self.draws for parts in zip(*sums, strict=True)))
 
     def _blocks(self, count: int) -> Iterator[tuple[slice, range]]:
         """Images and draws that go through the model together; for some images, all their draws."""

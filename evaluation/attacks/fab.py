@@ -14,8 +14,8 @@ from evaluation.attacks.norms import Norm, random_start, size, to_hyperplane, wi
 from evaluation.attacks.seeds import generators, pick, spawn
 from evaluation.attacks.selection import top_classes
 
-OVERSHOOT = 1.05  # eta: beyond the boundary of the linearised model
-BACK = 0.9  # beta: from a misclassified point back towards the image
+OVERSHOOT = 1.05  # eta: beyond the boundary of the linearized model
+BACK = 0.9  # beta: from a misclassified point back toward the image
 BIAS = 0.1  # alpha_max: largest share of the step from the image, not from the last point
 HALVINGS = 10  # of the way from a misclassified point to the image, at the end
 
@@ -35,7 +35,7 @@ def fab(
     """Misclassified images within `eps` of `images` (B, C, H, W) in [0, 1], where some were found;
     elsewhere the images. With `eps` None the closest ones, however far.
 
-    Algorithm 1 of the paper in its targeted form: each step goes to where the linearised logits of
+    Algorithm 1 of the paper in its targeted form: each step goes to where the linearized logits of
     the label and of one of the `targets` likeliest wrong classes meet. The first run starts at the
     images, every other at a random point nearby. An image that has fallen within `eps` is done.
 
@@ -69,7 +69,7 @@ def fab(
 
 
 class Walk:
-    """One run towards one wrong class per image."""
+    """One run toward one wrong class per image."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Walk:
         return self.closest, self.distance
 
     def _across(self) -> Tensor:
-        """Just beyond the boundary of the linearised model, drawn towards the images."""
+        """Just beyond the boundary of the linearized model, drawn toward the images."""
         images, point = self.images, self.point
         judged, slope = self.victim.gradient(
             point, self.labels, loss=targeted_margin, targets=self.targets, seeds=self.draws

@@ -32,16 +32,16 @@ def lagrange(
     step_size: float | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
-    """Images within `eps` of `images` (B, C, H, W) in [0, 1] that the defence is content with.
+    """Images within `eps` of `images` (B, C, H, W) in [0, 1] that the defense is content with.
 
-    A defence that first makes its image likelier may undo a perturbation, but hardly one that is
+    A defense that first makes its image likelier may undo a perturbation, but hardly one that is
     likely already. This attack climbs the Lagrangian
 
         loss(surrogate(x), y) - lambda penalty(x)
 
-    by PGD from a random start. `penalty` is what the defence lowers (`LikelihoodMaximizer.loss`),
+    by PGD from a random start. `penalty` is what the defense lowers (`LikelihoodMaximizer.loss`),
     `surrogate` the classifier behind it, or another of `evaluation.surrogates`. `model` is the
-    defence itself, which alone judges: each image's most harmful point on the way comes back.
+    defense itself, which alone judges: each image's most harmful point on the way comes back.
 
     In the paper the penalty is the unconditional diffusion loss, under several weights lambda, and
     nothing is differentiated through the maximization; RDC kept 77.54 %, and 75.67 % under BPDA. So

@@ -40,7 +40,7 @@ def addressable(subject: Subject) -> Finding:
         f"and logits by at most {apart:.2g} of their range ({SAME:g} allowed)"
     )
     if apart > SAME:
-        detail += "; build the defence with noise='frozen', or draw its noise from rdc.noise.Noise"
+        detail += "; build the defense with noise='frozen', or draw its noise from rdc.noise.Noise"
     return apart <= SAME, detail
 
 

@@ -32,10 +32,10 @@ def planted(subject: Subject) -> Finding:
     """The attack finds the other class of a readout that has one on the surface of the ball.
 
     The binarization test of Zimmermann et al. ("Increasing Confidence in Adversarial Robustness
-    Evaluations", NeurIPS 2022): per image, the defence's features go through a linear readout under
+    Evaluations", NeurIPS 2022): per image, the defense's features go through a linear readout under
     which the image and random inner points are class 0, and one planted point on the surface is
     class 1; an attack that misses it would miss others. Here the features are the logits, so that
-    any defence can be tested. They are few: the readout is Fisher's discriminant, and the planted
+    any defense can be tested. They are few: the readout is Fisher's discriminant, and the planted
     point the one of several that it tells apart best. The attack has the evaluation's settings.
 
     Fails where a success rate of `EXPECTED` is ruled out (exact binomial, `SURE`). Reported beside

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.attacks.apgd import apgd
-from evaluation.attacks.expectation import Expectation, Judgement
+from evaluation.attacks.expectation import Expectation, Judgment
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.seeds import pick, spawn
@@ -50,7 +50,7 @@ class Subject:
         return Expectation(self.model, chunk=self.chunk)
 
     @cached_property
-    def slope(self) -> tuple[Judgement, Tensor]:
+    def slope(self) -> tuple[Judgment, Tensor]:
         """What the frozen draw makes of the images, and the gradient of its margin (B, C, H, W)."""
         return self.plain.gradient(self.images, self.labels, seeds=self.seeds)
 

@@ -58,7 +58,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two defences on the same images under one budget: how many images only one gets right."""
+    """Two defenses on the same images under one budget: how many images only one gets right."""
 
     first: Run
     second: Run
@@ -77,7 +77,7 @@ class Pair:
 def pairs(group: Group, norm: str) -> list[Pair]:
     """McNemar's test for every two runs and every budget that both have, clean images included.
 
-    Not for a run whose checks failed: it says nothing about its defence.
+    Not for a run whose checks failed: it says nothing about its defense.
     """
     found = []
     sound = [run for run in group.of(norm) if not run.failed]

@@ -64,7 +64,7 @@ def facts(run: Run) -> Html:
     config = run.summary["config"]
     kind = config.get("defense", {}).get("kind", "?")
     return join(
-        f"Defence {kind}, {NORMS.get(run.norm, run.norm)}, {config['data']}, {config['split']} "
+        f"Defense {kind}, {NORMS.get(run.norm, run.norm)}, {config['data']}, {config['split']} "
         f"split, {run.images} images, {len(run.classes)} classes."
     )
 
@@ -74,7 +74,7 @@ def warning(run: Run) -> Html:
         return Html("")
     names = ", ".join(run.broken)
     return tag("p", f"CHECKS FAILED: {names}. The figures of this run are struck through: they do "
-                    "not show what the defence withstands.", class_="failed")  # fmt: skip
+                    "not show what the defense withstands.", class_="failed")  # fmt: skip
 
 
 def checks(run: Run) -> Html:
@@ -151,7 +151,7 @@ def answered(run: Run, shown: str, pictures: Mapping[str, bytes]) -> Html:
         "right the least confident. Confusions: cells count images, errors are orange. "
         "Reliability: answers of similar confidence, ten bins; a point below the dotted line is "
         "overconfident, and its bar is the 95 % interval. ECE is the mean distance from the line, "
-        "weighted by images; with few images it is never 0, even for a perfect defence."
+        "weighted by images; with few images it is never 0, even for a perfect defense."
     )
     figures = []
     for kind in ("confusion", "reliability"):

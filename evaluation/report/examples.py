@@ -163,7 +163,7 @@ def key(example: Example, largest: float) -> str:
 
 
 def caption(record: Record, classes: list[str]) -> str:
-    """What it is, what the defence answers and how sure it is of that."""
+    """What it is, what the defense answers and how sure it is of that."""
     label, answer = (short(classes[record[key]], 14) for key in ("label", "frozen"))
     wrong = ", wrong" if record["frozen"] != record["label"] else ""
     gap = " " if len(label + answer) <= 13 else "\n"

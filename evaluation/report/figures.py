@@ -27,7 +27,7 @@ STYLE: Any = {
     # Names come from files; a dollar sign in one is not a formula.
     "text.parse_math": False,
 }
-# Okabe and Ito 2008, which colour-blind readers tell apart; without yellow, too pale on white.
+# Okabe and Ito 2008, which color-blind readers tell apart; without yellow, too pale on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX*"
 NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "stAdv"}
@@ -61,7 +61,7 @@ def canvas(height: float, **margins: float) -> Figure:
 
 
 def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
-    """Worst-case accuracy over the budget with 95 % intervals; `order` gives a defence its color
+    """Worst-case accuracy over the budget with 95 % intervals; `order` gives a defense its color
     in every panel.
     """
     with matplotlib.rc_context(STYLE):

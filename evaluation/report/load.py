@@ -31,7 +31,7 @@ def spoken(eps: str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluation: a defence under one norm.
+    """One evaluation: a defense under one norm.
 
     `name` is unique among the runs of a report, `defense` among those under the same norm.
     """
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def draws(self) -> int:
-        """Draws that judge an image and that no attack has seen; 0 for a defence without noise."""
+        """Draws that judge an image and that no attack has seen; 0 for a defense without noise."""
         return len(self.records[0]["predictions"])
 
     @property
@@ -211,7 +211,7 @@ def named(runs: list[Run]) -> list[Run]:
     paths = [run.folder.resolve().parts for run in runs]
     tries = (["/".join(path[-depth:]) for path in paths] for depth in count(1))
     names = next(found for found in tries if len(set(found)) == len(runs))
-    # A sweep calls its folders defence-norm: without the norm, the name of the defence.
+    # A sweep calls its folders defense-norm: without the norm, the name of the defense.
     bare = [name.removesuffix(f"-{run.norm}") for run, name in zip(runs, names, strict=True)]
     clear = len({(name, run.norm) for run, name in zip(runs, bare, strict=True)}) == len(runs)
     defenses = bare if clear else names

@@ -13,7 +13,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Answer:
-    """What the defence says about an image under its frozen draw, and how sure it is of that."""
+    """What the defense says about an image under its frozen draw, and how sure it is of that."""
 
     image: int
     label: int

@@ -110,7 +110,7 @@ def counted(count: int, noun: str) -> str:
 def title(runs: Sequence[Run]) -> str:
     data = ", ".join(dict.fromkeys(str(run.summary["config"]["data"]) for run in runs))
     names = list(dict.fromkeys(run.defense for run in runs))
-    return f"Robustness on {data}: " + (names[0] if len(names) == 1 else f"{len(names)} defences")
+    return f"Robustness on {data}: " + (names[0] if len(names) == 1 else f"{len(names)} defenses")
 
 
 def together(group: Group, number: int, out: Path) -> Html:

@@ -11,8 +11,8 @@ from evaluation.summary import CLEAN, WORST
 PROTOCOLS = {
     "frozen": (
         "Frozen noise",
-        "the noise that the defence draws for an image is fixed and known to the attacker; for a "
-        "defence without noise, its answer",
+        "the noise that the defense draws for an image is fixed and known to the attacker; for a "
+        "defense without noise, its answer",
     ),
     "fresh": ("Fresh noise", "mean over {judged} draws per image that no attack has seen"),
     "majority": ("Majority", "the vote of these {judged} draws"),
@@ -52,7 +52,7 @@ def number(run: Run, eps: str, attack: str, protocol: str, *, class_: str = "num
 
 
 def headline(group: Group) -> Html:
-    """Protocols and, in them, defences down; norms and, in them, budgets across."""
+    """Protocols and, in them, defenses down; norms and, in them, budgets across."""
     columns = [(norm, eps) for norm in group.norms for eps in (UNATTACKED, *group.budgets(norm))]
     norms = [
         tag("th", NORMS.get(norm, norm), colspan=1 + len(group.budgets(norm)), class_="first")
@@ -63,7 +63,7 @@ def headline(group: Group) -> Html:
         for _, eps in columns
     ]
     found = table(
-        head=[tag("tr", tag("th"), *norms), tag("tr", tag("th", "defence"), *budgets)],
+        head=[tag("tr", tag("th"), *norms), tag("tr", tag("th", "defense"), *budgets)],
         bodies=[rows(group, protocol, columns) for protocol in group.protocols],
         caption=f"Accuracy in % [95 % interval], n = {group.runs[0].images} images in every cell; "
                 "clean, and the worst of the attacks for each image within a budget",
@@ -110,7 +110,7 @@ def label(defense: str, runs: dict[str, Run]) -> Html:
 
 
 def paired(group: Group) -> Html:
-    """Paired tests of every two defences; empty where no two sound runs share a norm."""
+    """Paired tests of every two defenses; empty where no two sound runs share a norm."""
     found = {norm: pairs(group, norm) for norm in group.norms}
     every = [pair for part in found.values() for pair in part]
     if not every:
@@ -119,7 +119,7 @@ def paired(group: Group) -> Html:
     apart = [pair for pair in every if pair.p < limit]
     overlap = sum(pair.overlap for pair in every if pair.p >= limit)
     how = (
-        "How many images only the first of two defences gets right, how many only the second, and "
+        "How many images only the first of two defenses gets right, how many only the second, and "
         "the p-value of McNemar's exact test that both are equally accurate: same images, frozen "
         f"noise, worst of the attacks. Bold: p below {SIGNIFICANT:g} / {len(every)} = {limit:.2g}, "
         f"corrected for the number of tests (Bonferroni); {len(apart)} of {len(every)} are. In "
@@ -173,7 +173,7 @@ def unequal(runs: Sequence[Run]) -> Html:
     return join(
         tag("h3", "What else differs"),
         tag("p", "These settings or versions are not the same in all of these runs; a difference "
-                 "in accuracy may be theirs. What only the defence or the machine needs is not "
+                 "in accuracy may be theirs. What only the defense or the machine needs is not "
                  "listed."),
         tag("ul", *items),
     )  # fmt: skip

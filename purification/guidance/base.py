@@ -95,7 +95,7 @@ def usable(tensors: State) -> State:
 def evaluating(network: nn.Module) -> Iterator[None]:
     """`network` in evaluation mode, and then in the modes that its parts were in before.
 
-    The protected classifier may be the guide: who trains the defence has it in training mode.
+    The protected classifier may be the guide: who trains the defense has it in training mode.
     """
     training = [part for part in network.modules() if part.training]
     try:

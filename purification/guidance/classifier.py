@@ -1,4 +1,4 @@
-"""Classifier guidance with a label that the defence finds by itself."""
+"""Classifier guidance with a label that the defense finds by itself."""
 
 from typing import Literal, get_args
 
@@ -19,7 +19,7 @@ class ClassifierGuidance(Potential):
         and is frozen here: evaluation mode, constant weights.
     `label`: "max" takes the most probable class of each step, log max_y p(y | x_t): COUP (arXiv
         2408.05900), with weight 1. "input" takes the one of the given image throughout. The true
-        label is nowhere accepted: a defence does not know it.
+        label is nowhere accepted: a defense does not know it.
     """
 
     def __init__(self, classifier: nn.Module, *, label: Label = "max") -> None:

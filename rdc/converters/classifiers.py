@@ -48,7 +48,7 @@ def convert(document: Any, facts: ClassifierFacts) -> Published:
     tensors = counts | tensors
     rules = [Rule(name, (name,)) for name in network.state_dict()]
     weights = convert_weights(rules, tensors, network, "network.")
-    note = "The file does not name its licence, its data or its normalisation: see its source."
+    note = "The file does not name its license, its data or its normalization: see its source."
     return Published(facts.architecture, config, weights, "other", (note,))
 
 

@@ -48,7 +48,7 @@ class Conversion:
     @property
     def facts(self) -> dict[str, str]:
         """What to tell about it, by name."""
-        return {**self.origin, **describe(self.model), "licence": self.published.license}
+        return {**self.origin, **describe(self.model), "license": self.published.license}
 
     def save(self, out: Path) -> None:
         """Write the network and its card."""

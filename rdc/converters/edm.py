@@ -84,7 +84,7 @@ def convert(document: Any) -> Published:
 
 LICENSE = (
     "NVIDIA's EDM weights are CC BY-NC-SA 4.0: no commercial use, and what is made of them, this "
-    "file among it, stays under the same licence."
+    "file among it, stays under the same license."
 )
 NO_AUGMENTATION = "The weights that tell the network about augmentation were left out."
 NO_NULL_LABEL = (

@@ -53,7 +53,7 @@ def convert(document: Any) -> Published:
     return Published(name, config, weights, "mit", tuple(notes))
 
 
-LICENSE = "Its authors' repository is under the MIT licence."
+LICENSE = "Its authors' repository is under the MIT license."
 
 
 def _rules(net: UNet) -> Iterator[Rule]:

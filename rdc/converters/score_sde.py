@@ -54,7 +54,7 @@ def convert(document: Any) -> Published:
         DenoiserConfig(net.config, preconditioning="vp-continuous"),
         denoiser_weights(rules, model, net),
         "apache-2.0",
-        ("Its authors' repository is under the Apache licence 2.0.", note),
+        ("Its authors' repository is under the Apache license 2.0.", note),
     )
 
 

@@ -28,7 +28,7 @@ class Published:
     """A published network in our terms.
 
     `weights` have our names and the file's precision. `license` is a Hugging Face identifier;
-    `notes` are sentences for the card, the licence first.
+    `notes` are sentences for the card, the license first.
     """
 
     name: str

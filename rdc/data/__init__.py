@@ -31,7 +31,7 @@ def load(
     out: "train" and "validation" are then disjoint, and the same in every run.
 
     `shape` (C, H, W) is for folders: their images are converted to C channels (1 or 3), and those
-    of another size are resized until they cover H x W and cropped at their centre. Without it all
+    of another size are resized until they cover H x W and cropped at their center. Without it all
     images must have one size. What a folder decodes to is kept in the folder `cache`, by default
     ~/.cache/rdc, under a hash of everything in the split, and mapped from there.
     """

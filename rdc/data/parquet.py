@@ -85,7 +85,7 @@ def _labels(file: Path, classes: int) -> np.ndarray:
     if bad:
         raise ValueError(
             f"source: {file} has the label {bad[0]}, which is none of its {classes} classes; give "
-            "files whose images are all labelled"
+            "files whose images are all labeled"
         )
     return labels.astype(np.int64)
 
