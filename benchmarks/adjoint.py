@@ -18,7 +18,7 @@ from purification.sde import TorchsdePurifier
 from rdc import DenoiserLike, OptimalDenoiser
 from rdc.data import load
 from rdc.images import to_x
-from rdc.provenance import provenance
+from rdc.runs.provenance import provenance
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -32,7 +32,7 @@ from rdc import (
 )
 from rdc.data import load
 from rdc.noise import copies
-from rdc.provenance import provenance
+from rdc.runs.provenance import provenance
 
 EPS = 0.1
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from evaluation.attacks.ensembles import standard
 from evaluation.attacks.norms import Norm, size
 from rdc.data import load
-from rdc.image_classifier import ImageClassifier
+from rdc.networks.image_classifier import ImageClassifier
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from evaluation.attacks.losses import margin
 from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, UNetConfig
 from rdc.classifier import ClassifierConfig
 from rdc.data import load
-from rdc.device import default_device
 from rdc.maximization import MaximizationConfig
+from rdc.runs.device import default_device
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -27,7 +27,7 @@ from purification.guidance import AGDM, GDMP, ContrastiveGuidance, Guidance
 from rdc import Defense, Denoiser, ImageClassifier
 from rdc.data import Dataset, load
 from rdc.images import to_x
-from rdc.provenance import provenance
+from rdc.runs.provenance import provenance
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rdc import Denoiser, DenoiserConfig, UNetConfig
 from rdc.data import Dataset
-from rdc.device import default_device
+from rdc.runs.device import default_device
 from training.denoising import DenoiserTask, TrainConfig
 from training.objective import image_losses, weighted
 from training.run import Run, start_accelerator

@@ -7,7 +7,7 @@ from torch import Tensor
 from evaluation.budget import written
 from evaluation.statistics import mcnemar
 from evaluation.summary import CLEAN, FROZEN, PROTOCOLS, WORST, cell, scores, share
-from rdc.journal import Record
+from rdc.runs.run_log import Record
 
 Results = dict[str, dict[str, dict[str, Tensor]]]
 """What each image scores (N,), by defense, threat and protocol."""

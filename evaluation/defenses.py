@@ -15,11 +15,11 @@ from rdc import (
     ImageClassifier,
     RobustDiffusionClassifier,
 )
-from rdc.checkpoint import CONFIG, locate
 from rdc.config import require
 from rdc.data import load
+from rdc.hub.checkpoint import CONFIG, locate
+from rdc.hub.weights import weights_sha256
 from rdc.images import to_x
-from rdc.weights import weights_sha256
 
 Kind = Literal["classifier", "diffusion", "rdc", "maximization", Method]
 METHODS = get_args(Method)
@@ -121,7 +121,7 @@ def networks(config: DefenseConfig) -> list[str]:
 
 
 def weights(names: list[str]) -> dict[str, str]:
-    """What identifies the weights of models, by name: see `rdc.weights.weights_sha256`."""
+    """What identifies the weights of models, by name: see `rdc.hub.weights.weights_sha256`."""
     return {name: weights_sha256(locate(name, CONFIG).parent) for name in names}
 
 

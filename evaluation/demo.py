@@ -19,12 +19,12 @@ from evaluation.robustness import attack, correct
 from evaluation.statistics import clopper_pearson
 from evaluation.surrogates import surrogates
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
-from rdc.checkpoint import CONFIG, packaged_models
 from rdc.data import Dataset, Split, load
-from rdc.device import default_device
-from rdc.image_classifier import ImageClassifier
+from rdc.hub.checkpoint import CONFIG, packaged_models
 from rdc.images import to_x
-from rdc.provenance import provenance
+from rdc.networks.image_classifier import ImageClassifier
+from rdc.runs.device import default_device
+from rdc.runs.provenance import provenance
 
 SHOWN = 4
 """Images in the picture."""

@@ -15,7 +15,7 @@ from evaluation.robustbench import model_infos
 from evaluation.runner import Runner
 from evaluation.suites import SIZES, black_box
 from evaluation.summary import CLEAN, summarize
-from rdc.provenance import provenance
+from rdc.runs.provenance import provenance
 
 CHECKS = "checks.json"
 

@@ -29,8 +29,8 @@ from evaluation.summary import CLEAN
 from evaluation.surrogates import noises
 from rdc import Defense, ImageClassifier
 from rdc.data import load
-from rdc.device import default_device
-from rdc.journal import Journal, Record
+from rdc.runs.device import default_device
+from rdc.runs.run_log import Journal, Record
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evaluation.protocols import majority, one_shot, worst
 from evaluation.statistics import clopper_pearson
-from rdc.journal import Record
+from rdc.runs.run_log import Record
 
 CLEAN, WORST = "none", "worst"
 """Names among those of attacks: the images as they are; the worst of all attacks per image."""

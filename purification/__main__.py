@@ -27,12 +27,12 @@ from purification.methods import build
 from purification.picture import draw
 from purification.presets import Method
 from purification.purifier import DiffusionPurifier, resized
-from rdc.checkpoint import CONFIG, locate
 from rdc.denoiser import Denoiser
-from rdc.device import default_device
-from rdc.image_classifier import ImageClassifier
+from rdc.hub.checkpoint import CONFIG, locate
+from rdc.hub.weights import sha256, weights_sha256
+from rdc.networks.image_classifier import ImageClassifier
 from rdc.noise import NoiseMode, copies
-from rdc.weights import sha256, weights_sha256
+from rdc.runs.device import default_device
 
 SETTINGS = "purification.json"
 """beside the images of a folder: what they are of, and what they were purified with"""

@@ -13,10 +13,9 @@ from purification.guidance.base import Guidance, Moment
 from purification.processes import END, Ddim, Ddpm, Heun, Ode, Point, Process, ProcessName, Sde
 from rdc.config import require
 from rdc.denoiser import DenoiserLike
-from rdc.gradients import State, chain, straight_through
+from rdc.gradients import State, chain, shallow_copy, straight_through
 from rdc.images import to_pixels, to_x
 from rdc.noise import Noise, NoiseMode
-from rdc.twin import twin_of
 
 GradientMode = Literal["exact", "bpda", "detached_guidance", "surrogate"]
 
@@ -134,9 +133,9 @@ class DiffusionPurifier(nn.Module):
 
     def with_gradient(self, gradient: GradientMode) -> "DiffusionPurifier":
         """The same purifier, networks and draws included, with another derivative."""
-        twin = twin_of(self)
-        twin.gradient = checked(gradient)
-        return twin
+        other = shallow_copy(self)
+        other.gradient = checked(gradient)
+        return other
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to the same shape."""

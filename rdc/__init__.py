@@ -1,7 +1,5 @@
 """rdc: robust classification with diffusion models."""
 
-from rdc.backbone import UNet, UNetConfig
-from rdc.checkpoint import packaged_models
 from rdc.classifier import (
     ClassifierConfig,
     DiffusionClassifier,
@@ -12,12 +10,15 @@ from rdc.classifier import (
 )
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserConfig, DenoiserLike
-from rdc.diffusers import DiffusersDenoiser
-from rdc.image_classifier import ImageClassifier, ImageClassifierConfig
+from rdc.hub.checkpoint import packaged_models
+from rdc.levels import Levels
 from rdc.likelihood import class_errors, class_losses, log_likelihood
 from rdc.maximization import LikelihoodMaximizer, MaximizationConfig
-from rdc.noise import Levels, Noise
-from rdc.optimal import OptimalDenoiser
+from rdc.networks.diffusers import DiffusersDenoiser
+from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
+from rdc.networks.optimal import OptimalDenoiser
+from rdc.networks.unet import UNet, UNetConfig
+from rdc.noise import Noise
 
 __all__ = [
     "ClassifierConfig",

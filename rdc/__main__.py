@@ -10,15 +10,15 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from rdc.batch import PREDICTIONS, classify_files, classify_folder
-from rdc.checkpoint import packaged_models
 from rdc.classifier import RobustDiffusionClassifier
+from rdc.commands.classify_folder import PREDICTIONS, classify_files, classify_folder
+from rdc.commands.export import export
+from rdc.commands.info import info
 from rdc.converters import ClassifierFacts, Format, convert
-from rdc.device import default_device
-from rdc.export import export
+from rdc.hub.checkpoint import packaged_models
+from rdc.hub.weights import MAX_SHARD_SIZE
 from rdc.images import image_files
-from rdc.info import info
-from rdc.weights import MAX_SHARD_SIZE
+from rdc.runs.device import default_device
 
 
 @dataclass(frozen=True)

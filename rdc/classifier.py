@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdc.card import Facts
-from rdc.checkpoint import RDC_SETTINGS, OnHub, locate
 from rdc.config import from_json, require, to_json
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserLike
 from rdc.gradients import SecondOrder
+from rdc.hub.checkpoint import RDC_SETTINGS, OnHub, locate
+from rdc.hub.model_card import Facts
 from rdc.images import check_form, to_images, to_x
+from rdc.levels import Levels, Spacing, Weighting
 from rdc.likelihood import class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
-from rdc.noise import Levels, Noise, NoiseMode, Spacing, Weighting
+from rdc.noise import Noise, NoiseMode
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class RobustDiffusionClassifier(Defense, OnHub):
     ) -> Self:
         """A denoiser and its `rdc.json` from a directory, a packaged name or a hub id.
 
-        `revision`, `token` and `local_files_only` are for the hub: see `rdc.checkpoint.locate`.
+        `revision`, `token` and `local_files_only` are for the hub: see `rdc.hub.checkpoint.locate`.
         `options` are those of the class.
         """
         settings = locate(

@@ -8,9 +8,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from rdc import vp
-from rdc.backbone import UNet, UNetConfig
-from rdc.checkpoint import Pretrained
 from rdc.config import ADDED, require
+from rdc.hub.checkpoint import Pretrained
+from rdc.networks.unet import UNet, UNetConfig
 
 
 @runtime_checkable

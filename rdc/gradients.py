@@ -1,21 +1,23 @@
 """Exact gradients in bounded memory, and the approximations that the literature uses by name.
 
-Everything here is a function of its tensor arguments alone: weights captured by a closure are
+Derivatives are those of a function's tensor arguments alone: weights captured by a closure are
 constants. Noise must be drawn before, and captured, so that backward sees exactly the draws of
 forward. What backward runs once more, it runs in forward's precision (`torch.autocast`).
 """
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+Module = TypeVar("Module", bound=nn.Module)
 SecondOrder = Literal["double_backward", "central_difference"]
 
 
@@ -254,3 +256,12 @@ class _StraightThrough(torch.autograd.Function):
 def straight_through(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x) with the identity as its derivative (BPDA, Athalye et al., ICML 2018)."""
     return _StraightThrough.apply(x, function)  # type: ignore[return-value]
+
+
+def shallow_copy(module: Module) -> Module:
+    """Shallow copy that shares submodules and weights; later attribute changes are independent."""
+    copied = copy.copy(module)
+    # `copy` leaves both the dictionaries in which PyTorch keeps a module's parts and hooks.
+    kept = {name: copy.copy(it) for name, it in vars(copied).items() if isinstance(it, dict | set)}
+    vars(copied).update(kept)
+    return copied

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rdc.denoiser import DenoiserLike, OneClassAtATime
 from rdc.gradients import by_row
-from rdc.noise import Levels
+from rdc.levels import Levels
 
 # Pixels per network call. On a CPU a small call stays in the cache; a GPU wants it large, but 512
 # images of 32x32 fill one, and in the largest networks have 60 GB of activations for a gradient.

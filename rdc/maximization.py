@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from rdc.config import require
 from rdc.denoiser import DenoiserLike
-from rdc.gradients import SecondOrder, by_row, gradient, straight_through
+from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
 from rdc.likelihood import chunk_rows
 from rdc.noise import Noise, NoiseMode
-from rdc.twin import twin_of
 
 GradientMode = Literal["exact", "bpda"]
 Rule = Literal["momentum", "adam"]
@@ -96,9 +95,9 @@ class LikelihoodMaximizer(nn.Module):
 
     def with_gradient(self, gradient: GradientMode) -> "LikelihoodMaximizer":
         """The same maximizer, denoiser and draws included, with another derivative."""
-        twin = twin_of(self)
-        twin.gradient = checked(gradient)
-        return twin
+        other = shallow_copy(self)
+        other.gradient = checked(gradient)
+        return other
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to the same."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rdc.data import load
 from rdc.data.folder import read_folder
-from rdc.provenance import fingerprint
+from rdc.runs.provenance import fingerprint
 
 folder, pack = sys.argv[1:]
 splits = ("train", "validation", "test")

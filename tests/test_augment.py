@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdc.backbone import UNet, UNetConfig
+from rdc.networks.unet import UNet, UNetConfig
 from training import augment
 from training.augment import GEOMETRY, diagonal, flip, geometry, rotation, shift
 

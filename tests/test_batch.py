@@ -23,11 +23,11 @@ from PIL import Image
 from tiny import tiny_rdc
 from tqdm import tqdm
 
-import rdc.batch
-from rdc.batch import FolderRun, classify_files, classify_folder, list_files
+import rdc.commands.classify_folder
 from rdc.classifier import classify
+from rdc.commands.classify_folder import FolderRun, classify_files, classify_folder, list_files
 from rdc.images import SUFFIXES, image_files
-from rdc.journal import Journal
+from rdc.runs.run_log import Journal
 
 ROOT = Path(__file__).parents[1]
 PREDICTIONS = "predictions.jsonl"
@@ -129,7 +129,7 @@ def test_a_finished_run_computes_nothing(whole, model, images, tmp_path, monkeyp
     out = tmp_path / "out"
     classify_folder(images, out, model, batch_size=4)
     (out / PREDICTIONS).unlink()
-    monkeypatch.setattr(rdc.batch, "classify_files", None)
+    monkeypatch.setattr(rdc.commands.classify_folder, "classify_files", None)
     assert classify_folder(images, out, model, batch_size=4) == 2
     assert (out / PREDICTIONS).read_bytes() == whole
 
@@ -148,7 +148,7 @@ def processes():
     """A context whose children start with everything imported."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rdc.batch", "accelerate"])
+    context.set_forkserver_preload(["rdc.commands.classify_folder", "accelerate"])
     return context
 
 
@@ -336,7 +336,9 @@ def peak_memory(count: int, folder: Path, model: Path, monkeypatch) -> int:
         file.touch()
     answer = {"class": "zero", "probabilities": {name: 0.333333 for name in ("a", "b", "c")}}
     monkeypatch.setattr(
-        rdc.batch, "classify_files", lambda names, *_: [{"image": name, **answer} for name in names]
+        rdc.commands.classify_folder,
+        "classify_files",
+        lambda names, *_: [{"image": name, **answer} for name in names],
     )
     out = folder.parent / "out"
     list_files(folder, out)

@@ -17,9 +17,9 @@ from tiny import NETWORK, tiny_denoiser, tiny_rdc
 
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig, RobustDiffusionClassifier
 from rdc.__main__ import Command, main
-from rdc.card import Facts, accuracy, add_training, is_generated, with_sections
-from rdc.export import export
-from rdc.weights import weight_files, weights_sha256
+from rdc.commands.export import export
+from rdc.hub.model_card import Facts, accuracy, add_training, is_generated, with_sections
+from rdc.hub.weights import weight_files, weights_sha256
 from training.classifier import ClassifierTrainConfig
 from training.classifier import main as train
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from tiny import NETWORK, tiny_denoiser, tiny_rdc
 from torch import Tensor, nn
 
-import rdc.checkpoint
+import rdc.hub.checkpoint
 from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, packaged_models
-from rdc.checkpoint import locate
 from rdc.config import from_json, to_json
-from rdc.image_classifier import ImageClassifier, ImageClassifierConfig
+from rdc.hub.checkpoint import locate
+from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 
 SHAPE = (1, 8, 8)
 
@@ -41,8 +41,8 @@ def packaged(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     def unreachable(*_: object, **__: object) -> str:
         raise ConnectionError("no route to the hub")
 
-    monkeypatch.setattr(rdc.checkpoint, "PACKAGED", tmp_path / "pretrained")
-    monkeypatch.setattr(rdc.checkpoint, "snapshot_download", unreachable)
+    monkeypatch.setattr(rdc.hub.checkpoint, "PACKAGED", tmp_path / "pretrained")
+    monkeypatch.setattr(rdc.hub.checkpoint, "snapshot_download", unreachable)
     return Path(shutil.copytree(saved, tmp_path / "pretrained" / "tiny"))
 
 

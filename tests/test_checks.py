@@ -25,7 +25,7 @@ from evaluation.checks.gradients import dead_gradients, finite_differences, loss
 from evaluation.checks.planted import Readout, features, planted, surface
 from evaluation.checks.subject import Subject
 from rdc.data import load
-from rdc.image_classifier import ImageClassifier
+from rdc.networks.image_classifier import ImageClassifier
 
 DIGITS = load("digits", "test").subset(slice(16))
 CNN = ImageClassifier.from_pretrained("digits-cnn")

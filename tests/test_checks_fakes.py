@@ -14,7 +14,7 @@ from evaluation.defenses import DefenseConfig, build
 from purification import DiffusionPurifier, PurifierConfig
 from rdc import Defense, Denoiser, LikelihoodMaximizer, MaximizationConfig
 from rdc.data import load
-from rdc.image_classifier import ImageClassifier
+from rdc.networks.image_classifier import ImageClassifier
 
 DIGITS = load("digits", "test").subset(slice(16))
 CNN = ImageClassifier.from_pretrained("digits-cnn").eval()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evaluation.checks import Check, from_records
 from evaluation.checks.subject import Threat
-from rdc.journal import Record
+from rdc.runs.run_log import Record
 
 BLACK = {"square"}
 

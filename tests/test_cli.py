@@ -16,7 +16,7 @@ import tyro
 from PIL import Image
 from tiny import NETWORK, tiny_denoiser, tiny_rdc
 
-import rdc.checkpoint
+import rdc.hub.checkpoint
 from evaluation.config import EvaluateConfig
 from purification.__main__ import Purify
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packaged(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is the only packaged one, "tiny"."""
     shutil.copytree(model, tmp_path / "pretrained" / "tiny")
-    monkeypatch.setattr(rdc.checkpoint, "PACKAGED", tmp_path / "pretrained")
+    monkeypatch.setattr(rdc.hub.checkpoint, "PACKAGED", tmp_path / "pretrained")
 
 
 @pytest.fixture

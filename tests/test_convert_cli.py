@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from rdc import Denoiser, ImageClassifier
 from rdc.__main__ import Command, main
-from rdc.card import is_generated
 from rdc.converters import ClassifierFacts, convert
 from rdc.converters.classifiers import convert as convert_classifier
 from rdc.converters.conversion import build
 from rdc.converters.weights import plain_tensors
+from rdc.hub.model_card import is_generated
 
 SONG = {
     "model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1,

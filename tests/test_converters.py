@@ -13,11 +13,11 @@ from published_vp import DDPMpp, UNetModel, checkpoint
 from torch import Tensor, nn
 
 from rdc import Denoiser, DiffusionClassifier, UNetConfig, vp
-from rdc.blocks import low_pass
 from rdc.converters import convert, edm, guided_diffusion, score_sde
 from rdc.converters.unpickle import Node, read
 from rdc.converters.weights import Published
 from rdc.denoiser import DenoiserConfig
+from rdc.networks.blocks import low_pass
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 SIGMAS = (0.002, 0.1, 0.6, 3.0, 80.0)

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from rdc.data import Dataset, Split, load
 from rdc.data.dataset import hold_out, origin, same_classes
-from rdc.provenance import fingerprint
+from rdc.runs.provenance import fingerprint
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

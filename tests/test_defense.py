@@ -136,20 +136,20 @@ def test_guidance_by_a_classifier_that_draws_is_differentiated_with_its_own_draw
 
 
 @pytest.mark.parametrize("kind", [LikelihoodMaximizer, DiffusionPurifier])
-def test_a_twin_keeps_its_changes_to_itself(kind) -> None:
+def test_a_copy_keeps_its_changes_to_itself(kind) -> None:
     """What one of the two gets later, be it a hook or a part, is not the other's."""
     original, calls = kind(random_denoiser()), []
-    twin = original.with_gradient("bpda")
-    assert twin.denoiser is original.denoiser and twin.noise is original.noise
-    assert (twin.gradient, original.gradient) == ("bpda", "exact")
-    twin.register_forward_hook(lambda *_: calls.append("twin"))
+    other = original.with_gradient("bpda")
+    assert other.denoiser is original.denoiser and other.noise is original.noise
+    assert (other.gradient, original.gradient) == ("bpda", "exact")
+    other.register_forward_hook(lambda *_: calls.append("other"))
     original.register_forward_pre_hook(lambda *_: calls.append("original"))
     images = some_images(1, (1, 8, 8))
-    assert torch.equal(twin(images), original(images))
-    assert calls == ["twin", "original"]
-    twin.denoiser = nn.Identity()
-    twin.register_buffer("own", torch.zeros(1), persistent=False)
-    twin.register_parameter("weight", None)
+    assert torch.equal(other(images), original(images))
+    assert calls == ["other", "original"]
+    other.denoiser = nn.Identity()
+    other.register_buffer("own", torch.zeros(1), persistent=False)
+    other.register_parameter("weight", None)
     assert isinstance(original.denoiser, Denoiser) and not hasattr(original, "own")
     assert not original._non_persistent_buffers_set and not hasattr(original, "weight")
 

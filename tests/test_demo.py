@@ -11,7 +11,7 @@ from tiny import tiny_rdc
 
 from evaluation.demo import DemoConfig, compared_with, main
 from rdc import Denoiser, ImageClassifier
-from rdc.image_classifier import ImageClassifierConfig
+from rdc.networks.image_classifier import ImageClassifierConfig
 
 NAMES = ("one", "two", "zero")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rdc.device import default_device
+from rdc.runs.device import default_device
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from PIL import Image
 import rdc
 from evaluation.robustness import attack, correct
 from evaluation.surrogates import surrogates
-from rdc.checkpoint import PACKAGED
 from rdc.data import load
-from rdc.image_classifier import ImageClassifier
+from rdc.hub.checkpoint import PACKAGED
+from rdc.networks.image_classifier import ImageClassifier
 
 ROOT = Path(__file__).parent.parent
 

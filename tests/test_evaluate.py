@@ -30,7 +30,7 @@ from evaluation.runner import Runner, Unit, rightness, seconds_each
 from evaluation.suites import SuiteConfig
 from rdc import Defense
 from rdc.data import load
-from rdc.journal import Journal
+from rdc.runs.run_log import Journal
 
 ROOT = Path(__file__).parent.parent
 CLASSIFIER = DefenseConfig(kind="classifier")

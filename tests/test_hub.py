@@ -15,9 +15,9 @@ from huggingface_hub import HfApi, PyTorchModelHubMixin
 from oracle import some_images
 from tiny import tiny_denoiser, tiny_rdc
 
-import rdc.checkpoint
+import rdc.hub.checkpoint
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig, RobustDiffusionClassifier
-from rdc.card import is_generated
+from rdc.hub.model_card import is_generated
 
 IMAGES = some_images(2, (1, 8, 8), dtype=torch.float32)
 KINDS = (Denoiser, ImageClassifier, RobustDiffusionClassifier)
@@ -88,8 +88,8 @@ class Hub:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr(rdc.checkpoint, "snapshot_download", hub.snapshot_download)
-    monkeypatch.setattr(rdc.checkpoint, "HfApi", hub.api)
+    monkeypatch.setattr(rdc.hub.checkpoint, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(rdc.hub.checkpoint, "HfApi", hub.api)
     monkeypatch.chdir(tmp_path)
     tiny_rdc().save_pretrained(hub.folder / "main")
     tiny_rdc(seed=1).save_pretrained(hub.folder / "v2", max_shard_size="80KB")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rdc import ImageClassifier, ImageClassifierConfig
 from rdc.images import to_x
-from rdc.wide_resnet import WideResNet
+from rdc.networks.wide_resnet import WideResNet
 
 CONFIG = ImageClassifierConfig(
     "cnn-4", 32, 3, 5, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), class_names=tuple("abcde")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdc.journal import Journal, cut_torn_line, differences, keep_settings
+from rdc.runs.run_log import Journal, cut_torn_line, differences, keep_settings
 
 
 def test_records_are_read_by_everybody(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from oracle import some_images
 
 from rdc import vp
-from rdc.noise import P_MEAN, P_STD, Levels, Noise, lognormal_density, nodes, weight
+from rdc.levels import P_MEAN, P_STD, Levels, lognormal_density, nodes, weight
+from rdc.noise import Noise
 
 
 def integral(function, low: float = 1e-5, high: float = 1e5, count: int = 200_000) -> float:

@@ -18,7 +18,7 @@ from tiny import tiny_denoiser
 from torch import Tensor
 
 import purification.__main__ as program
-import rdc.checkpoint
+import rdc.hub.checkpoint
 from purification import DiffusionPurifier, build
 from purification.__main__ import Purify, main
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
@@ -369,7 +369,7 @@ def test_what_cannot_be_is_said(models, tmp_path, capsys, given, out, message: s
 
 def test_unknown_models_and_presets(models, folder, tmp_path, capsys) -> None:
     assert run(models, folder, tmp_path / "out", "--model", "nowhere") == 1
-    packaged = rdc.checkpoint.packaged_models("config.json")
+    packaged = rdc.hub.checkpoint.packaged_models("config.json")
     assert f"model='nowhere' is not a directory; packaged models: {packaged}" in (
         capsys.readouterr().err
     )

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rdc import Denoiser
-from rdc.backbone import UNetConfig
+from rdc.networks.unet import UNetConfig
 from training.checkpoint import Checkpoints
 from training.denoising import TrainConfig
 from training.objective import ObjectiveConfig

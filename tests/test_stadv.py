@@ -8,7 +8,7 @@ from evaluation.attacks.expectation import Expectation
 from evaluation.attacks.stadv import stadv, variation, warp
 from evaluation.robustness import correct
 from rdc.data import load
-from rdc.image_classifier import ImageClassifier
+from rdc.networks.image_classifier import ImageClassifier
 
 IMAGES = some_images(4, (3, 6, 8))
 

@@ -20,8 +20,8 @@ from evaluation.suites import MEAN, SIZES, Sizes, SuiteConfig, black_box, run, s
 from evaluation.surrogates import noises
 from purification import DiffusionPurifier
 from rdc import Defense, ImageClassifier
-from rdc.checkpoint import PACKAGED
 from rdc.data import load
+from rdc.hub.checkpoint import PACKAGED
 
 SMALL = Sizes(steps=3, targets=2, queries=12, draws=1)
 RANDOM = replace(SMALL, draws=3)

@@ -18,7 +18,7 @@ from tiny import NETWORK, tiny_denoiser
 
 from rdc import Denoiser, UNetConfig
 from rdc.data import load
-from rdc.image_classifier import ImageClassifier
+from rdc.networks.image_classifier import ImageClassifier
 from training import batches
 from training.batches import Batches, batch_rows, step_generator
 from training.denoising import TrainConfig, build_teacher

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_denoiser, tiny_rdc
 from torch import Tensor, nn
 
-import rdc.checkpoint
-import rdc.weights
+import rdc.hub.checkpoint
+import rdc.hub.weights
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig, RobustDiffusionClassifier
 from rdc.data import load
-from rdc.weights import read_weights, weight_files, weights_sha256, write_weights
+from rdc.hub.weights import read_weights, weight_files, weights_sha256, write_weights
 
 INDEX = "model.safetensors.index.json"
 IMAGES = some_images(2, (1, 8, 8), dtype=torch.float32)
@@ -102,14 +102,14 @@ def test_a_full_disk_leaves_the_old_weights(sharded: Path, monkeypatch) -> None:
         (directory / "model.safetensors").write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(rdc.weights, "save_torch_state_dict", full)
+    monkeypatch.setattr(rdc.hub.weights, "save_torch_state_dict", full)
     with pytest.raises(OSError, match="No space left"):
         tiny_rdc(seed=1).save_pretrained(sharded)
     assert {path.name: path.read_bytes() for path in sharded.iterdir()} == before
 
 
 def test_packaged_models_may_be_sharded(sharded: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(rdc.checkpoint, "PACKAGED", tmp_path / "pretrained")
+    monkeypatch.setattr(rdc.hub.checkpoint, "PACKAGED", tmp_path / "pretrained")
     shutil.copytree(sharded, tmp_path / "pretrained" / "tiny")
     assert rdc.packaged_models() == ["tiny"]
     loaded = RobustDiffusionClassifier.from_pretrained("tiny")

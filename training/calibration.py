@@ -18,9 +18,9 @@ from tqdm import tqdm
 from rdc import Denoiser, DiffusionClassifier, RDCConfig, RobustDiffusionClassifier
 from rdc.classifier import ClassifierConfig
 from rdc.data import Dataset, load
-from rdc.device import default_device
 from rdc.maximization import MaximizationConfig
-from rdc.provenance import provenance
+from rdc.runs.device import default_device
+from rdc.runs.provenance import provenance
 from training.adversarial import ClassifierObjectiveConfig, perturb
 from training.temperature import fit_temperature
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rdc.data import Dataset
-from rdc.image_classifier import ImageClassifier, ImageClassifierConfig
+from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from training.adversarial import ClassifierObjectiveConfig, classifier_losses, perturb
 from training.augment import flip, shift
 from training.batches import Batches, part_generator, step_generator

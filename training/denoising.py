@@ -17,10 +17,10 @@ from rdc import (
     RDCConfig,
     RobustDiffusionClassifier,
 )
-from rdc.backbone import UNetConfig
 from rdc.data import Dataset
 from rdc.denoiser import DenoiserLike
 from rdc.images import to_x
+from rdc.networks.unet import UNetConfig
 from training.augment import GEOMETRY, flip, geometry
 from training.batches import Batches, step_generator
 from training.objective import (

@@ -22,10 +22,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import tqdm
 from torch import Tensor, nn
 
-from rdc.card import add_training
 from rdc.data import Dataset, Shape, Split, load
-from rdc.device import default_device
-from rdc.provenance import provenance
+from rdc.hub.model_card import add_training
+from rdc.runs.device import default_device
+from rdc.runs.provenance import provenance
 from training.checkpoint import Checkpoints
 from training.ema import EMA
 from training.interrupt import Interrupt

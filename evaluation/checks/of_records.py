@@ -10,7 +10,7 @@ from scipy.stats import binom
 from evaluation.checks.budgets import SURE, limit
 from evaluation.checks.check import Check, Finding, check
 from evaluation.checks.subject import Threat
-from rdc.journal import Record
+from rdc.runs.run_log import Record
 
 MISSED = 0.02
 """Share of images that attacks by gradient may miss and others find."""

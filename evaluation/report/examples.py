@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from evaluation.report.figures import STYLE, WIDTH, png, short
 from evaluation.report.load import UNATTACKED, Run
 from evaluation.summary import CLEAN
-from rdc.journal import Record
+from rdc.runs.run_log import Record
 
 EACH = 3
 """Images shown with a wrong answer, and with a right one."""

@@ -12,7 +12,7 @@ from typing import Any
 from evaluation.budget import written
 from evaluation.report.outcomes import Answer, answers
 from evaluation.summary import CLEAN, FROZEN, WORST
-from rdc.journal import SETTINGS, Record, entries
+from rdc.runs.run_log import SETTINGS, Record, entries
 
 SUMMARY = "summary.json"
 UNATTACKED = "0"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.statistics import clopper_pearson
-from rdc.journal import Record
+from rdc.runs.run_log import Record
 
 BINS = 10
 

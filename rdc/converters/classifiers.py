@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rdc.converters.weights import Published, Rule, convert_weights, plain_tensors
-from rdc.image_classifier import ImageClassifier, ImageClassifierConfig
+from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 
 # What stands for what in the published names, one after the other.
 WIDE_RESNET = {

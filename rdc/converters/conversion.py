@@ -7,14 +7,14 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from rdc.card import Facts, describe
 from rdc.converters import classifiers, edm, guided_diffusion, score_sde
 from rdc.converters.classifiers import ClassifierFacts
 from rdc.converters.unpickle import read
 from rdc.converters.weights import Published
 from rdc.denoiser import Denoiser, DenoiserConfig
-from rdc.image_classifier import ImageClassifier
-from rdc.weights import sha256
+from rdc.hub.model_card import Facts, describe
+from rdc.hub.weights import sha256
+from rdc.networks.image_classifier import ImageClassifier
 
 Format = Literal["edm", "score-sde", "guided-diffusion", "classifier"]
 

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdc.backbone import UNet, UNetConfig
-from rdc.blocks import STYLES, Architecture, Block, low_pass
 from rdc.converters.unpickle import Node
 from rdc.converters.weights import (
     Published,
@@ -31,6 +29,8 @@ from rdc.converters.weights import (
     swap_halves,
 )
 from rdc.denoiser import DenoiserConfig
+from rdc.networks.blocks import STYLES, Architecture, Block, low_pass
+from rdc.networks.unet import UNet, UNetConfig
 
 REQUIRED = -1
 # What the classes take, and their defaults in EDM's code.

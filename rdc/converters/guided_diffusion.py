@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdc.backbone import UNet, UNetConfig
-from rdc.blocks import Block
 from rdc.converters.weights import (
     Published,
     Rule,
@@ -28,6 +26,8 @@ from rdc.converters.weights import (
     skeleton,
 )
 from rdc.denoiser import DenoiserConfig
+from rdc.networks.blocks import Block
+from rdc.networks.unet import UNet, UNetConfig
 
 NETWORK = UNetConfig(
     image_size=256, channels=3, num_classes=0, conditioning="none", width=256,

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdc.backbone import UNet, UNetConfig
 from rdc.converters.weights import (
     Published,
     Rule,
@@ -28,6 +27,7 @@ from rdc.converters.weights import (
     swap_halves,
 )
 from rdc.denoiser import DenoiserConfig
+from rdc.networks.unet import UNet, UNetConfig
 
 LEVELS = (1, 2, 2, 2)
 BLOCK = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "affine": "Dense_0", "norm2": "GroupNorm_1",

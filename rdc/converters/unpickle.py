@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rdc.pickles import AllowListUnpickler
+from rdc.hub.safe_pickle import AllowListUnpickler
 
 # How files of torch.save start: a zip archive, or the magic number of the format before it.
 TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")

@@ -8,10 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from rdc.backbone import UNet, UNetConfig
-from rdc.blocks import Attention, Block
 from rdc.denoiser import DenoiserConfig
-from rdc.image_classifier import ImageClassifierConfig
+from rdc.networks.blocks import Attention, Block
+from rdc.networks.image_classifier import ImageClassifierConfig
+from rdc.networks.unet import UNet, UNetConfig
 
 
 @dataclass(frozen=True)

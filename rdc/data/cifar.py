@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rdc.data.dataset import Dataset, Split, hold_out
-from rdc.pickles import AllowListUnpickler
+from rdc.hub.safe_pickle import AllowListUnpickler
 
 SHAPE = (3, 32, 32)
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from rdc.blocks import (
+from rdc.config import ADDED, require
+from rdc.networks.blocks import (
     STYLES,
     Architecture,
     Block,
@@ -23,7 +24,6 @@ from rdc.blocks import (
     conv3x3,
     group_norm,
 )
-from rdc.config import ADDED, require
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class UNetConfig:
     network, whose classes differ only in the last 3x3 convolution.
     `augment_features`: numbers that describe how a training image was augmented; 0 without.
     `architecture`: "rdc" is ours; "ddpmpp" and "ncsnpp" are those of Song et al. 2021 as EDM trains
-    them, "adm" is that of Dhariwal & Nichol 2021 (`rdc.blocks.STYLES` has the differences).
+    them, "adm" is that of Dhariwal & Nichol 2021 (`blocks.STYLES` has the differences).
     """
 
     image_size: int = 32

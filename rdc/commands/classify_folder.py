@@ -16,13 +16,13 @@ from typing import Any, cast
 import torch
 from tqdm import tqdm
 
-from rdc.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.classifier import RobustDiffusionClassifier, classify
 from rdc.config import read_json
-from rdc.device import default_device
+from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
+from rdc.hub.weights import sha256, weights_sha256
 from rdc.images import iterate_images, to_images
-from rdc.journal import SETTINGS, Journal
-from rdc.weights import sha256, weights_sha256
+from rdc.runs.device import default_device
+from rdc.runs.run_log import SETTINGS, Journal
 
 PREDICTIONS = "predictions.jsonl"
 FILES = "files.jsonl"

@@ -4,13 +4,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rdc.card import describe
-from rdc.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.classifier import RDCConfig
 from rdc.config import from_json, read_json
 from rdc.denoiser import Denoiser
-from rdc.image_classifier import ImageClassifier
-from rdc.weights import sha256, weight_files
+from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
+from rdc.hub.model_card import describe
+from rdc.hub.weights import sha256, weight_files
+from rdc.networks.image_classifier import ImageClassifier
 
 Kind = type[Denoiser] | type[ImageClassifier]
 

@@ -8,18 +8,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rdc.checkpoint import Pretrained
-from rdc.cnn import CNN
 from rdc.config import require
-from rdc.wide_resnet import WideResNet
+from rdc.hub.checkpoint import Pretrained
+from rdc.networks.cnn import CNN
+from rdc.networks.wide_resnet import WideResNet
 
 
 @dataclass(frozen=True)
 class ImageClassifierConfig:
     """A network and the images that it classifies.
 
-    `architecture`: "cnn-<width>" (`rdc.cnn`), "wrn-<depth>-<widen>" (`rdc.wide_resnet`), or a name
-        of timm's.
+    `architecture`: "cnn-<width>" (`rdc.networks.cnn`), "wrn-<depth>-<widen>"
+        (`rdc.networks.wide_resnet`), or a name of timm's.
     `mean`, `std`: what images in [0, 1] are normalized with, one value per channel or one for all.
     `stem`: "original" is timm's network as it is, made for images of 224 pixels. "small" is for
         images far smaller: the first convolution keeps the resolution, max-pooling after it is left

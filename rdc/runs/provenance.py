@@ -41,7 +41,7 @@ def commit() -> str | None:
     """The checkout's commit, with "+" where tracked files differ from it."""
 
     def git(*arguments: str) -> str:
-        root = Path(__file__).parent.parent
+        root = Path(__file__).parents[2]
         try:
             done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
         except FileNotFoundError:

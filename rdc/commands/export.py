@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from rdc.card import CARD, Facts, accuracy, add_training, weights, with_sections
-from rdc.checkpoint import RDC_SETTINGS, TRAINING
 from rdc.classifier import RDCConfig, RobustDiffusionClassifier
+from rdc.commands.info import open_model
 from rdc.config import from_json, read_json
 from rdc.denoiser import Denoiser
-from rdc.info import open_model
-from rdc.weights import MAX_SHARD_SIZE, weights_sha256
+from rdc.hub.checkpoint import RDC_SETTINGS, TRAINING
+from rdc.hub.model_card import CARD, Facts, accuracy, add_training, weights, with_sections
+from rdc.hub.weights import MAX_SHARD_SIZE, weights_sha256
 
 SUMMARY = "summary.json"
 
@@ -28,7 +28,7 @@ def export(
 
     `model`: a packaged name, a directory (also a training run's) or a hub id. Its settings, its
         training record and its card, whoever wrote it, come along.
-    `dtype`, `max_shard_size`: of the weights, see `rdc.weights.write_weights`.
+    `dtype`, `max_shard_size`: of the weights, see `rdc.hub.weights.write_weights`.
     `evaluation`: the runner's folder or summary.json about `model`; its figures go into the card.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

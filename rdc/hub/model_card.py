@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from huggingface_hub import CardData, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from rdc.weights import weight_files, weights_sha256
+from rdc.hub.weights import weight_files, weights_sha256
 
 CARD = "README.md"
 SIGNATURE = re.compile(r"\n<!-- written by rdc, not edited: ([0-9a-f]{16}) -->\n\Z")
@@ -53,7 +53,7 @@ class Facts:
 
     `license`: a Hugging Face identifier, for example "apache-2.0".
     `training`, `evaluation`: the training.json of a trainer, the summary.json of the runner.
-    `sources`: `rdc.weights.weights_sha256` of the weights that these were made from.
+    `sources`: `rdc.hub.weights.weights_sha256` of the weights that these were made from.
     `rdc`: the settings of RDC that are saved beside them.
     `origin`: more by name, for example the file that was converted; `notes`: sentences about it.
     """

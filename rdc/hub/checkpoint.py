@@ -14,9 +14,9 @@ from typing import Any, Self
 import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin, snapshot_download
 
-from rdc.card import CARD, Facts, is_generated, model_card, write_card
 from rdc.config import from_json, to_json
-from rdc.weights import (
+from rdc.hub.model_card import CARD, Facts, is_generated, model_card, write_card
+from rdc.hub.weights import (
     INDEX,
     MAX_SHARD_SIZE,
     SHARDS,
@@ -25,7 +25,7 @@ from rdc.weights import (
     write_weights,
 )
 
-PACKAGED = Path(__file__).parent / "pretrained"
+PACKAGED = Path(__file__).parents[1] / "pretrained"
 CONFIG = "config.json"
 RDC_SETTINGS = "rdc.json"
 TRAINING = "training.json"
@@ -174,7 +174,7 @@ class Pretrained(OnHub, PyTorchModelHubMixin):
     ) -> None:
         """Write the configuration, the weights and a model card.
 
-        `dtype`, `max_shard_size`: of the weights, see `rdc.weights.write_weights`.
+        `dtype`, `max_shard_size`: of the weights, see `rdc.hub.weights.write_weights`.
         `facts`: what the card can say beside what the model knows. A card that somebody wrote or
             edited is left as it is.
         """

@@ -1,0 +1,1 @@
+"""Networks: the UNet, ordinary classifiers, and others' networks as denoisers."""

@@ -1,0 +1,1 @@
+"""Bookkeeping of long runs: finished work, where results come from, the device."""
