@@ -1,7 +1,7 @@
 """How fast an attack on a random defense averages over its draws: `python -m benchmarks.attack`.
 
 A step of PGD on the mean of the margin over several draws, two ways in turns and on the same draws:
-images and draws folded into one batch (`evaluation.attacks.expectation`), and a loop with a forward
+images and draws folded into one batch (`evaluation.attacks.eot`), and a loop with a forward
 and a backward pass for each draw, as the common attack libraries have it. CPU time; the ratio is of
 medians. Both ways must come to the same gradient.
 """
@@ -17,7 +17,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import project, steepest
 from purification import DiffusionPurifier, PurifierConfig

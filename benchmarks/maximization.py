@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 import tyro
 
+from evaluation.gradient_modes import surrogates
 from evaluation.robustness import attack
-from evaluation.surrogates import surrogates
 from rdc import (
     ClassifierConfig,
     Denoiser,

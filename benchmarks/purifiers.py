@@ -19,9 +19,9 @@ import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from evaluation.gradient_modes import surrogates
+from evaluation.results.statistics import clopper_pearson
 from evaluation.robustness import attack
-from evaluation.statistics import clopper_pearson
-from evaluation.surrogates import surrogates
 from purification import DiffusionPurifier, PurifierConfig
 from purification.guidance import AGDM, GDMP, ContrastiveGuidance, Guidance
 from rdc import Defense, Denoiser, ImageClassifier

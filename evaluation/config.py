@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluation.budget import Budget
 from evaluation.defenses import DefenseConfig
+from evaluation.eps import Budget
 from evaluation.suites import Kind, SuiteConfig, Threat
 from rdc.data import Split
 

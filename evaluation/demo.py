@@ -14,10 +14,10 @@ import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from evaluation.gradient_modes import surrogates
 from evaluation.picture import draw
+from evaluation.results.statistics import clopper_pearson
 from evaluation.robustness import attack, correct
-from evaluation.statistics import clopper_pearson
-from evaluation.surrogates import surrogates
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.data import Dataset, Split, load
 from rdc.hub.checkpoint import CONFIG, packaged_models

@@ -6,8 +6,8 @@ import tyro
 from accelerate.utils import tqdm
 
 from evaluation.config import EvaluateConfig
-from evaluation.finish import finish
 from evaluation.runner import Runner, join
+from evaluation.summarize import finish
 
 
 def main(config: EvaluateConfig) -> None:

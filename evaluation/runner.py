@@ -18,15 +18,15 @@ from accelerate.utils import InitProcessGroupKwargs
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import wide
-from evaluation.attacks.seeds import spawn
+from evaluation.attacks.rng import spawn
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build, stranger
-from evaluation.protocols import Answers, answers
+from evaluation.gradient_modes import noises
+from evaluation.results.metrics import CLEAN
+from evaluation.results.protocols import Answers, answers
 from evaluation.suites import run, suite
-from evaluation.summary import CLEAN
-from evaluation.surrogates import noises
 from rdc import Defense, ImageClassifier
 from rdc.data import load
 from rdc.runs.device import default_device

@@ -17,14 +17,14 @@ from evaluation.attacks.ensembles import (
     stochastic,
     stochastic_attacks,
 )
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.lagrange import MULTIPLIERS, lagrange
 from evaluation.attacks.losses import cross_entropy, margin, targeted_dlr
 from evaluation.attacks.low_frequency import low_frequency
 from evaluation.attacks.random_search import random_search
 from evaluation.attacks.square import square
 from evaluation.attacks.stadv import stadv
-from evaluation.surrogates import noises, surrogates
+from evaluation.gradient_modes import noises, surrogates
 from rdc import Defense, LikelihoodMaximizer
 from rdc.config import require
 

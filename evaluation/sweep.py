@@ -12,15 +12,15 @@ from typing import Literal, get_args
 import tyro
 from accelerate.utils import tqdm
 
-from evaluation.budget import Budget
-from evaluation.claims import Claims
-from evaluation.comparison import Results, comparison, results
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import GENERATIVE, METHODS, DefenseConfig
-from evaluation.finish import finish
+from evaluation.eps import Budget
 from evaluation.report import write
+from evaluation.results.compare import Results, comparison, results
 from evaluation.runner import Runner, Unit, join
 from evaluation.suites import SuiteConfig, Threat
+from evaluation.summarize import finish
+from evaluation.work_queue import Claims
 
 Name = Literal[
     "cnn", "trades", "diffpure", "gdmp", "contrastive", "agdm", "maximization", "diffusion", "rdc"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from evaluation.statistics import clopper_pearson
+from evaluation.results.statistics import clopper_pearson
 from rdc.data import load
 
 ATTACKS = ("exact/apgd-ce", "exact/apgd-margin", "bpda/apgd-ce", "square")
@@ -146,7 +146,7 @@ def summary(settings: dict, fake: Fake, records: list[dict]) -> dict[str, Any]:
         "packages": {"torch": "2.15.0", "numpy": "2.4.6"}, "weights": {"digits": "ab" * 32},
         "calls_per_image": {"gradients": 246, "forwards": 1012}, "seconds_per_image": 1.234,
         "norm": fake.norm, "class_names": list(fake.classes), "accuracy": found,
-        "checks": list(fake.checks), "robustbench": [], "text": "",
+        "checks": list(fake.checks), "text": "",
     }  # fmt: skip
 
 

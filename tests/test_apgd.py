@@ -6,7 +6,7 @@ from torch import Tensor
 from victims import IMAGES, LABELS, Linear, NoisyLogits
 
 from evaluation.attacks.apgd import Climb, apgd, checkpoints
-from evaluation.attacks.expectation import Expectation, Judgment
+from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits, labels_of, smallest_eps
 
 from evaluation.attacks.apgd import apgd
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.fab import fab
 from evaluation.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from evaluation.attacks.low_frequency import low_frequency

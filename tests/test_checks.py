@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from victims import IMAGES, LABELS, Linear, NoisyImages
 
 from evaluation.checks import Check, headline
-from evaluation.checks.answers import (
+from evaluation.checks.budgets import any_budget, inside, no_budget
+from evaluation.checks.check import check
+from evaluation.checks.consistency import (
     Before,
     addressable,
     alone_and_in_a_batch,
     no_memory,
     with_a_gradient,
 )
-from evaluation.checks.budgets import any_budget, inside, no_budget
-from evaluation.checks.check import check
+from evaluation.checks.context import Subject
 from evaluation.checks.doubling import agreement, draws_doubled, settled, steps_doubled
 from evaluation.checks.gradients import dead_gradients, finite_differences, loss_rises
 from evaluation.checks.planted import Readout, features, planted, surface
-from evaluation.checks.subject import Subject
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 

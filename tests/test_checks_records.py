@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.checks import Check, from_records
-from evaluation.checks.subject import Threat
+from evaluation.checks.context import Threat
 from rdc.runs.run_log import Record
 
 BLACK = {"square"}

@@ -29,7 +29,7 @@ from evaluation.attacks.apgd import apgd
 from evaluation.attacks.losses import margin
 from evaluation.attacks.square import square
 from evaluation.defenses import KINDS, DefenseConfig, build
-from evaluation.surrogates import surrogates
+from evaluation.gradient_modes import surrogates
 from purification.__main__ import Purify
 from purification.__main__ import main as purify
 from purification.files import read_file

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import rdc
+from evaluation.gradient_modes import surrogates
 from evaluation.robustness import attack, correct
-from evaluation.surrogates import surrogates
 from rdc.data import load
 from rdc.hub.checkpoint import PACKAGED
 from rdc.networks.image_classifier import ImageClassifier

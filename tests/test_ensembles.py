@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 
 from evaluation.attacks.ensembles import run, standard, stochastic
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import size
 from evaluation.attacks.pgd import pgd
-from evaluation.attacks.selection import Selection
+from evaluation.attacks.worst_case import Selection
 from rdc.data import load
 
 SHORT: dict[str, Any] = {"steps": 10, "targets": 2, "queries": 60}

@@ -24,8 +24,7 @@ from evaluation import runner as runner_module
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import DefenseConfig, build
 from evaluation.evaluate import main
-from evaluation.finish import whole as whole_ensemble
-from evaluation.protocols import Answers
+from evaluation.results.protocols import Answers
 from evaluation.runner import Runner, Unit, rightness, seconds_each
 from evaluation.suites import SuiteConfig
 from rdc import Defense
@@ -160,7 +159,6 @@ def test_what_the_summary_holds(whole: Path) -> None:
     assert {"finite differences", "white box beats black box"} <= names
     assert not [check for check in found["checks"] if check["passed"] is False]
     assert found["text"].startswith("all ")
-    assert [entry["eps"] for entry in found["robustbench"]] == ["0.1", "0.2"]
     assert set(found["accuracy"]["0.1"]) == {*ATTACKS, "worst"}
     assert set(found["accuracy"]["0"]) == {"none"}
     # What was left out is written down with the values that it had.
@@ -297,19 +295,6 @@ def test_ensembles_leave_a_record_per_stage(tmp_path: Path, attack) -> None:
     expected = stages | (means if attack == "stochastic" else set())
     assert set(found["accuracy"]["0.2"]) == expected | {"worst"}
     assert found["config"]["transfer"] is None
-    assert "autoattack_acc" not in found["robustbench"][0]
-
-
-@pytest.mark.parametrize(
-    ("suite", "expected"),
-    [({}, True), ({"steps": 200}, True), ({"queries": 4999}, False), ({"only": ("*",)}, False)],
-)
-def test_only_the_whole_ensemble_is_called_autoattack(tmp_path: Path, suite, expected) -> None:
-    sizes: dict[str, Any] = {"steps": 100, "targets": 9, "queries": 5000, "draws": 1}
-    assert whole_ensemble(
-        config(tmp_path, attack="standard", suite=SuiteConfig(**{**sizes, **suite}))
-    ) == expected  # fmt: skip
-    assert not whole_ensemble(config(tmp_path, suite=SuiteConfig(**sizes)))
 
 
 class Crowded(nn.Module):

@@ -7,7 +7,7 @@ from tiny import tiny_denoiser, tiny_rdc
 from torch import Tensor, nn
 from victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 
-from evaluation.attacks.expectation import Expectation, Judgment
+from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.losses import cross_entropy, margin, targeted_margin
 from purification import DiffusionPurifier, PurifierConfig
 from rdc import Defense

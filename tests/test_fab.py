@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from victims import IMAGES, LABELS, Linear, NoisyLogits, labels_of, smallest_eps
 
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.fab import fab
 from evaluation.attacks.norms import size
 

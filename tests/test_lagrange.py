@@ -6,13 +6,13 @@ from oracle import MixtureDenoiser, some_images
 from torch import Tensor
 from victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.lagrange import lagrange
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import Norm, random_start, size
 from evaluation.attacks.pgd import climb
-from evaluation.attacks.seeds import generators, spawn
-from evaluation.surrogates import surrogates
+from evaluation.attacks.rng import generators, spawn
+from evaluation.gradient_modes import surrogates
 from rdc import (
     ClassifierConfig,
     LikelihoodMaximizer,

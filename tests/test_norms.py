@@ -10,7 +10,7 @@ from oracle import some_images
 from torch import Tensor
 
 from evaluation.attacks.norms import Norm, project, random_start, size, steepest, to_hyperplane
-from evaluation.attacks.seeds import generators, normal, uniform
+from evaluation.attacks.rng import generators, normal, uniform
 
 SHAPE = (2, 3, 2)
 norms = pytest.mark.parametrize("norm", get_args(Norm))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluation.attacks.expectation import Expectation
-from evaluation.attacks.seeds import spawn
-from evaluation.attacks.selection import SELECTION
-from evaluation.protocols import JUDGMENT, answers, majority, one_shot, worst
+from evaluation.attacks.eot import Expectation
+from evaluation.attacks.rng import spawn
+from evaluation.attacks.worst_case import SELECTION
+from evaluation.results.protocols import JUDGMENT, answers, majority, one_shot, worst
 from rdc.noise import Noise
 
 LABELS = torch.tensor([0, 1, 2])

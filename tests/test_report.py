@@ -25,13 +25,13 @@ from PIL import Image
 
 from evaluation.config import EvaluateConfig
 from evaluation.report import write
+from evaluation.report.calibration import Answer, answers, calibration, calibration_error, confusion
 from evaluation.report.compare import groups, pairs
 from evaluation.report.examples import Example, difference, draw, examples, scale
 from evaluation.report.figures import confusions, curve, spread
 from evaluation.report.load import Run, load, spoken
-from evaluation.report.outcomes import Answer, answers, calibration, calibration_error, confusion
 from evaluation.report.page import default_out, state
-from evaluation.statistics import mcnemar
+from evaluation.results.statistics import mcnemar
 
 HOSTILE = '$x_{$ <img src="https://evil.example/x" onerror="a()">&amp;'
 

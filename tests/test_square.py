@@ -6,10 +6,10 @@ from oracle import some_images
 from victims import IMAGES, LABELS, Linear, NoGradient, NoisyLogits, labels_of
 
 from evaluation.attacks import square as module
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import size
-from evaluation.attacks.seeds import generators, uniform
+from evaluation.attacks.rng import generators, uniform
 from evaluation.attacks.square import eta, shrinking, square
 
 

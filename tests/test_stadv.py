@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracle import some_images
 
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.stadv import stadv, variation, warp
 from evaluation.robustness import correct
 from rdc.data import load

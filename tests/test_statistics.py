@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from evaluation.statistics import clopper_pearson, mcnemar
+from evaluation.results.statistics import clopper_pearson, mcnemar
 
 
 def test_known_values() -> None:

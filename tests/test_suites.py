@@ -10,14 +10,14 @@ from torch import Tensor
 from victims import IMAGES, LABELS, Linear, NoisyImages, labels_of
 
 from evaluation.attacks.ensembles import standard, stochastic
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import size
 from evaluation.attacks.stadv import stadv
-from evaluation.budget import budget, written
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import KINDS, DefenseConfig, build, networks, stranger, weights
+from evaluation.eps import budget, written
+from evaluation.gradient_modes import noises
 from evaluation.suites import MEAN, SIZES, Sizes, SuiteConfig, black_box, run, suite
-from evaluation.surrogates import noises
 from purification import DiffusionPurifier
 from rdc import Defense, ImageClassifier
 from rdc.data import load

@@ -1,17 +1,13 @@
-"""Figures from records by hand: protocols, worst cases, comparisons, RobustBench's words."""
+"""Figures from records by hand: protocols, worst cases, comparisons."""
 
 from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_rdc
-from victims import Linear
 
-from evaluation.comparison import best, comparison, results
-from evaluation.robustbench import forward_passes, model_infos
-from evaluation.statistics import clopper_pearson
-from evaluation.summary import PROTOCOLS, scores, share, summarize
-from rdc import Defense, ImageClassifier
+from evaluation.results.compare import best, comparison, results
+from evaluation.results.metrics import PROTOCOLS, scores, share, summarize
+from evaluation.results.statistics import clopper_pearson
 
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -93,57 +89,6 @@ def test_interval_of_images_that_are_right_in_some_draws() -> None:
     figure = share(torch.tensor([1.0, 1.0, 0.5, 0.0]))
     assert figure["accuracy"] == 0.625 and figure["images"] == 4
     assert (figure["low"], figure["high"]) == (clopper_pearson(2, 4)[0], clopper_pearson(3, 4)[1])
-
-
-def of_cnn(**changes) -> list[dict[str, Any]]:
-    settings: dict[str, Any] = {
-        "name": "cnn", "dataset": "digits", "norm": "linf", "eps": (0.1,), "standard": True
-    }  # fmt: skip
-    accuracy = summarize(ROWS, norm="linf")["accuracy"] | {"0.0313725": {"worst": share_of(0)}}
-    model = changes.pop("model", None) or ImageClassifier.from_pretrained("digits-cnn")
-    return model_infos(model, IMAGES, accuracy, **{**settings, **changes})
-
-
-def share_of(right: int) -> dict[str, Any]:
-    return {"frozen": share(torch.tensor([float(right > i) for i in range(2)]))}
-
-
-def test_robustbench_entry_of_a_classifier() -> None:
-    (found,) = of_cnn()
-    assert {k: v for k, v in found.items() if k != "footnote"} == {
-        "name": "cnn", "dataset": "digits", "threat_model": "Linf", "eps": "0.1",
-        "clean_acc": "100.00", "reported": "50.00", "autoattack_acc": "50.00",
-        "architecture": "cnn-32", "number_forward_passes": 1, "unreliable": False,
-    }  # fmt: skip
-    assert "2 images under AutoAttack's" in found["footnote"]
-    assert "excludes" not in found["footnote"]
-
-
-def test_autoattack_is_not_claimed_for_other_attacks() -> None:
-    first, second = of_cnn(standard=False, eps=(8 / 255, 0.1), norm="l2")
-    assert (first["eps"], first["threat_model"], first["external"]) == ("8/255", "L2", "0.00")
-    assert second["external"] == "50.00"
-    assert "autoattack_acc" not in first | second
-    assert of_cnn(norm="stadv") == []
-
-
-def test_robustbench_excludes_noise_and_optimization() -> None:
-    model = tiny_rdc()
-    (found,) = of_cnn(model=model)
-    assert found["unreliable"]
-    for reason in ("RobustBench excludes", "draws noise", "optimizes its input"):
-        assert reason in found["footnote"]
-    # Draws in each step of maximization, and levels of the diffusion classifier.
-    config = model.config
-    passes = config.maximization.steps * config.maximization.draws + config.classifier.levels
-    assert found["number_forward_passes"] == passes * rows_per_level(model)
-    assert (
-        forward_passes(Defense(torch.nn.Identity(), Linear(shape=(1, 8, 8)).float()), IMAGES) == 0
-    )
-
-
-def rows_per_level(model) -> int:
-    return 1 if model.denoiser.multihead else model.denoiser.num_classes
 
 
 def test_comparison_by_hand() -> None:

@@ -6,7 +6,7 @@ from guides import CONFIG, SHAPE, Smooth, mixture, purifier
 from oracle import some_images
 from torch import Tensor, nn
 
-from evaluation.surrogates import noises, surrogates
+from evaluation.gradient_modes import noises, surrogates
 from purification.guidance import AGDM
 from rdc import (
     ClassifierConfig,

@@ -13,13 +13,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from evaluation.claims import Claims
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build
 from evaluation.evaluate import main as evaluate
 from evaluation.runner import Runner
 from evaluation.suites import SuiteConfig
 from evaluation.sweep import DEFENSES, SweepConfig, attack, main
+from evaluation.work_queue import Claims
 from rdc.data import load
 
 PUBLISHED = dict(DEFENSES)

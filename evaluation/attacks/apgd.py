@@ -6,12 +6,12 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Judgment, Model
+from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.losses import TARGETED, UNTARGETED, Loss, cross_entropy
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
-from evaluation.attacks.seeds import generators, spawn
-from evaluation.attacks.selection import Selection, top_classes
+from evaluation.attacks.rng import generators, spawn
+from evaluation.attacks.validation import checked
+from evaluation.attacks.worst_case import Selection, top_classes
 
 MOMENTUM = 0.75  # alpha: the share of the new step in a move
 RISING = 0.75  # rho: the share of steps that must raise the loss

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.apgd import apgd
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.fab import fab
 from evaluation.attacks.losses import cross_entropy, margin, targeted_dlr
 from evaluation.attacks.norms import Norm
-from evaluation.attacks.seeds import pick
-from evaluation.attacks.selection import Selection
+from evaluation.attacks.rng import pick
 from evaluation.attacks.square import square
+from evaluation.attacks.validation import checked
+from evaluation.attacks.worst_case import Selection
 
 Attack = Callable[..., Tensor]
 

@@ -7,12 +7,12 @@ from math import inf
 import torch
 from torch import Tensor
 
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import targeted_margin
 from evaluation.attacks.norms import Norm, random_start, size, to_hyperplane, wide
-from evaluation.attacks.seeds import generators, pick, spawn
-from evaluation.attacks.selection import top_classes
+from evaluation.attacks.rng import generators, pick, spawn
+from evaluation.attacks.validation import checked
+from evaluation.attacks.worst_case import top_classes
 
 OVERSHOOT = 1.05  # eta: beyond the boundary of the linearized model
 BACK = 0.9  # beta: from a misclassified point back toward the image

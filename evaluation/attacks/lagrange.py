@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
-from evaluation.attacks.seeds import generators, spawn
-from evaluation.attacks.selection import Selection
+from evaluation.attacks.rng import generators, spawn
+from evaluation.attacks.validation import checked
+from evaluation.attacks.worst_case import Selection
 
 Penalty = Callable[[Tensor], Tensor]
 """images (B, C, H, W) -> (B,)"""
@@ -40,7 +40,7 @@ def lagrange(
         loss(surrogate(x), y) - lambda penalty(x)
 
     by PGD from a random start. `penalty` is what the defense lowers (`LikelihoodMaximizer.loss`),
-    `surrogate` the classifier behind it, or another of `evaluation.surrogates`. `model` is the
+    `surrogate` the classifier behind it, or another of `evaluation.gradient_modes`. `model` is the
     defense itself, which alone judges: each image's most harmful point on the way comes back.
 
     In the paper the penalty is the unconditional diffusion loss, under several weights lambda, and

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.pgd import climb
+from evaluation.attacks.validation import checked
 
 
 def low_frequency(

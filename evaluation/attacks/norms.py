@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evaluation.attacks.seeds import normal, uniform
+from evaluation.attacks.rng import normal, uniform
 
 Norm = Literal["linf", "l2"]
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
-from evaluation.attacks.seeds import spawn
+from evaluation.attacks.rng import spawn
+from evaluation.attacks.validation import checked
 
 
 def pgd(

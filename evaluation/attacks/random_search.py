@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.norms import Norm, project, random_start
-from evaluation.attacks.seeds import generators, normal, spawn
+from evaluation.attacks.rng import generators, normal, spawn
+from evaluation.attacks.validation import checked
 
 PER_DRAW = 50  # trials until a random model draws anew
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation, Model
+from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import wide
-from evaluation.attacks.seeds import spawn
+from evaluation.attacks.rng import spawn
+from evaluation.attacks.validation import checked
 
 
 def stadv(

@@ -5,7 +5,7 @@ the line that belongs on top of every report.
 """
 
 from evaluation.checks.check import Check, headline
-from evaluation.checks.of_model import run
-from evaluation.checks.of_records import from_records
+from evaluation.checks.model_checks import run
+from evaluation.checks.record_checks import from_records
 
 __all__ = ["Check", "from_records", "headline", "run"]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from evaluation.attacks.norms import size
 from evaluation.checks.check import Finding, check
-from evaluation.checks.subject import Subject
+from evaluation.checks.context import Subject
 
 NOTHING = 1e-6
 """Below the rounding of an 8-bit or float16 image; robust accuracy falls by 1e-5 over it."""

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from evaluation.attacks.seeds import spawn
+from evaluation.attacks.rng import spawn
 from evaluation.checks.check import Finding, check
-from evaluation.checks.subject import Subject
-from evaluation.statistics import clopper_pearson
+from evaluation.checks.context import Subject
+from evaluation.results.statistics import clopper_pearson
 
 FEW = 3
 """Images that may always fall: 1 of 16 is below its own 95 % interval when it falls."""

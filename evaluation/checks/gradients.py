@@ -9,11 +9,11 @@ from torch import Tensor
 
 from evaluation.attacks.losses import Loss, cross_entropy, dlr, margin
 from evaluation.attacks.norms import project, random_start, size, steepest
-from evaluation.attacks.seeds import generators, normal, spawn
+from evaluation.attacks.rng import generators, normal, spawn
 from evaluation.attacks.square import square
-from evaluation.checks.answers import difference, relative
 from evaluation.checks.check import Finding, check
-from evaluation.checks.subject import Subject
+from evaluation.checks.consistency import difference, relative
+from evaluation.checks.context import Subject
 
 DISTANCES = {torch.float64: (1e-6, 1e-5, 1e-4), torch.float32: (1e-3, 1e-4, 1e-2)}
 """Of differences, in L2, the best one first: AGDM has kinks every 1e-4, float32 rounds below."""

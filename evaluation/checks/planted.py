@@ -8,10 +8,10 @@ from torch import Tensor
 
 from evaluation.attacks.apgd import Climb
 from evaluation.attacks.norms import project, random_start, steepest
-from evaluation.attacks.seeds import generators, normal, spawn
+from evaluation.attacks.rng import generators, normal, spawn
 from evaluation.checks.budgets import LOOK, SURE
 from evaluation.checks.check import Finding, check
-from evaluation.checks.subject import UNSEEN, Subject
+from evaluation.checks.context import UNSEEN, Subject
 
 INNER = 12
 """Random inner points, beside the image."""

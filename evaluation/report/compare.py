@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from evaluation.report.load import UNATTACKED, Run, flatten
-from evaluation.statistics import mcnemar
+from evaluation.results.statistics import mcnemar
 
 SIGNIFICANT = 0.05
 OWN = ("out", "defense.", "norm", "eps", "chunk", "batch_size", "judged")

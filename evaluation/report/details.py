@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from evaluation.report.calibration import calibration, calibration_error
 from evaluation.report.examples import EACH, Example, key, scale
 from evaluation.report.figures import NORMS
 from evaluation.report.load import UNATTACKED, Run, flatten, spoken
 from evaluation.report.markup import Html, between, join, picture, table, tag
-from evaluation.report.outcomes import calibration, calibration_error
 from evaluation.report.tables import figure, number, protocol_name, struck
-from evaluation.summary import CLEAN, WORST
+from evaluation.results.metrics import CLEAN, WORST
 
 STATES = {True: ("passed", "passed"), False: ("FAILED", "failed"), None: ("not applied", "open")}
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from evaluation.report.figures import STYLE, WIDTH, png, short
 from evaluation.report.load import UNATTACKED, Run
-from evaluation.summary import CLEAN
+from evaluation.results.metrics import CLEAN
 from rdc.runs.run_log import Record
 
 EACH = 3

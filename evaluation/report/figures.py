@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evaluation.report.calibration import Answer, calibration, calibration_error, confusion
 from evaluation.report.load import UNATTACKED, Run, spoken
-from evaluation.report.outcomes import Answer, calibration, calibration_error, confusion
 
 WIDTH = 4.6
 """Inches: narrow enough that the type is legible on a phone, where the figure fills the screen."""

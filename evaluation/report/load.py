@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from evaluation.budget import written
-from evaluation.report.outcomes import Answer, answers
-from evaluation.summary import CLEAN, FROZEN, WORST
+from evaluation.eps import written
+from evaluation.report.calibration import Answer, answers
+from evaluation.results.metrics import CLEAN, FROZEN, WORST
 from rdc.runs.run_log import SETTINGS, Record, entries
 
 SUMMARY = "summary.json"

@@ -13,7 +13,7 @@ from evaluation.report.figures import NORMS
 from evaluation.report.load import UNATTACKED, Run, load, spoken
 from evaluation.report.markup import Html, picture, tag
 from evaluation.report.tables import headline, paired, unequal
-from evaluation.summary import cell
+from evaluation.results.metrics import cell
 
 STYLE = Path(__file__).with_name("style.css")
 PAGE = "index.html"

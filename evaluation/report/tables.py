@@ -6,7 +6,7 @@ from evaluation.report.compare import SIGNIFICANT, Group, Pair, differences, pai
 from evaluation.report.figures import NORMS
 from evaluation.report.load import UNATTACKED, Run, Share, spoken
 from evaluation.report.markup import Html, between, join, table, tag
-from evaluation.summary import CLEAN, WORST
+from evaluation.results.metrics import CLEAN, WORST
 
 PROTOCOLS = {
     "frozen": (

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluation.protocols import majority, one_shot, worst
-from evaluation.statistics import clopper_pearson
+from evaluation.results.protocols import majority, one_shot, worst
+from evaluation.results.statistics import clopper_pearson
 from rdc.runs.run_log import Record
 
 CLEAN, WORST = "none", "worst"

@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from evaluation.checks.budgets import SURE, limit
 from evaluation.checks.check import Check, Finding, check
-from evaluation.checks.subject import Threat
+from evaluation.checks.context import Threat
 from rdc.runs.run_log import Record
 
 MISSED = 0.02

@@ -6,15 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.attacks.seeds import spawn
+from evaluation.attacks.rng import spawn
 from evaluation.checks import Check, from_records, headline
 from evaluation.checks import run as run_checks
-from evaluation.config import EvaluateConfig
 from evaluation.defenses import networks, weights
-from evaluation.robustbench import model_infos
+from evaluation.results.metrics import CLEAN, summarize
 from evaluation.runner import Runner
-from evaluation.suites import SIZES, black_box
-from evaluation.summary import CLEAN, summarize
+from evaluation.suites import black_box
 from rdc.runs.provenance import provenance
 
 CHECKS = "checks.json"
@@ -37,22 +35,10 @@ def finish(runner: Runner) -> dict[str, Any]:
         "norm": figures["norm"],
         "accuracy": figures["accuracy"],
         "checks": [asdict(check) for check in checks],
-        "robustbench": model_infos(
-            runner.model, runner.part(range(1))[0], figures["accuracy"],
-            name=f"{config.defense.kind} ({', '.join(names)})", dataset=config.data,
-            norm=config.norm, eps=config.eps, standard=whole(config),
-        ),
         "text": f"{headline(checks)}\n\n{figures['text']}",
     }  # fmt: skip
     write(summary, config.out / "summary.json")
     return summary
-
-
-def whole(config: EvaluateConfig) -> bool:
-    """Whether the attack was AutoAttack's ensemble at no less than its own size."""
-    sizes = SIZES["standard"]
-    least = (getattr(config.suite, name) >= getattr(sizes, name) for name in asdict(sizes))
-    return config.attack == "standard" and not config.suite.only and all(least)
 
 
 def of_model(runner: Runner) -> list[Check]:

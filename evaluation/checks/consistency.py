@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evaluation.attacks.expectation import Expectation
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
 from evaluation.checks.check import Finding, check
-from evaluation.checks.subject import Subject
+from evaluation.checks.context import Subject
 
 # Measured on packaged models and purifiers before them: 0 where a question is repeated, 3e-7 alone
 # against in a batch. Noise that moves a gradient moves logits by more than 0.05.

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from evaluation.attacks.expectation import Expectation, Model
-from evaluation.attacks.seeds import spawn
+from evaluation.attacks.eot import Expectation, Model
+from evaluation.attacks.rng import spawn
 
 JUDGMENT = 2**31 + 1
 """The path of `spawn` that judges take: no attack and no selection has seen these draws."""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from evaluation.attacks.expectation import Expectation
-from evaluation.attacks.seeds import pick, spawn
+from evaluation.attacks.eot import Expectation
+from evaluation.attacks.rng import pick, spawn
 
 SELECTION = 2**31
 """The path of `spawn` that no attack takes for itself."""

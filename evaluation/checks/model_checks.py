@@ -4,21 +4,21 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from evaluation.attacks.arguments import checked
-from evaluation.attacks.expectation import Expectation
-from evaluation.checks.answers import (
+from evaluation.attacks.eot import Expectation
+from evaluation.attacks.validation import checked
+from evaluation.checks.budgets import any_budget, inside, no_budget
+from evaluation.checks.check import Check
+from evaluation.checks.consistency import (
     Before,
     addressable,
     alone_and_in_a_batch,
     no_memory,
     with_a_gradient,
 )
-from evaluation.checks.budgets import any_budget, inside, no_budget
-from evaluation.checks.check import Check
+from evaluation.checks.context import Subject, Threat
 from evaluation.checks.doubling import draws_doubled, steps_doubled
 from evaluation.checks.gradients import dead_gradients, finite_differences, loss_rises
 from evaluation.checks.planted import planted
-from evaluation.checks.subject import Subject, Threat
 
 
 def run(

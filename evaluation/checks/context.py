@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.attacks.apgd import apgd
-from evaluation.attacks.expectation import Expectation, Judgment
+from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import Norm
-from evaluation.attacks.seeds import pick, spawn
+from evaluation.attacks.rng import pick, spawn
 from evaluation.attacks.stadv import stadv
 
 Threat = Literal["linf", "l2", "stadv"]

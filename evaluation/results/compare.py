@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from evaluation.budget import written
-from evaluation.statistics import mcnemar
-from evaluation.summary import CLEAN, FROZEN, PROTOCOLS, WORST, cell, scores, share
+from evaluation.eps import written
+from evaluation.results.metrics import CLEAN, FROZEN, PROTOCOLS, WORST, cell, scores, share
+from evaluation.results.statistics import mcnemar
 from rdc.runs.run_log import Record
 
 Results = dict[str, dict[str, dict[str, Tensor]]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.statistics import clopper_pearson
+from evaluation.results.statistics import clopper_pearson
 from rdc.runs.run_log import Record
 
 BINS = 10
