@@ -31,7 +31,7 @@ from rdc import (
     UNetConfig,
 )
 from rdc.data import load
-from rdc.noise import copies
+from rdc.noise import using_draws
 from rdc.runs.provenance import provenance
 
 EPS = 0.1
@@ -45,7 +45,7 @@ class AttackConfig:
     draws: int = 16
     steps: int = 1
     repeats: int = 3
-    chunk: int = 256
+    max_rows: int = 256
     """rows that the folded way puts through the model at once"""
     json: Path | None = None
     """write the numbers and where they come from to this file"""
@@ -105,7 +105,7 @@ def compare(
 ) -> dict[str, float]:
     """Images x steps x draws per second, by way."""
     seeds = list(range(len(images)))
-    victim = Expectation(model, draws=config.draws, chunk=config.chunk)
+    victim = Expectation(model, draws=config.draws, max_rows=config.max_rows)
 
     def folded(points: Tensor) -> Tensor:
         return victim.gradient(points, labels, seeds=seeds)[1]
@@ -114,7 +114,7 @@ def compare(
         total = torch.zeros_like(points)
         for draw in range(config.draws):
             leaf = points.clone().requires_grad_()
-            with copies(numbers(seeds, draw)):
+            with using_draws(numbers(seeds, draw)):
                 (found,) = torch.autograd.grad(margin(model(leaf), labels).sum(), leaf)
             total += found / config.draws
         return total

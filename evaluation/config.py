@@ -31,23 +31,25 @@ class EvaluateConfig:
     eps: tuple[Budget, ...] = (0.1,)
     """budgets on the [0, 1] scale, such as 0.1 or 8/255; for stadv, of the displacement (see
     `attacks.stadv`)"""
-    judged: int = 20
+    eval_draws: int = 20
     """draws that judge an image where the suite has several; 2 or more"""
-    checked: int = 8
+    check_images: int = 8
     """how many of the images the automatic checks ask, 0 for no checks"""
     batch_size: int = 50
-    chunk: int = 256
+    max_rows: int = 256
     """rows in the networks at once; halved where memory is short"""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.judged < 2:
-            raise ValueError(f"--judged {self.judged}: at least 2; a single one is the frozen draw")
-        for name in ("images", "batch_size", "chunk"):
+        if self.eval_draws < 2:
+            raise ValueError(
+                f"--eval-draws {self.eval_draws}: at least 2; a single one is the frozen draw"
+            )
+        for name in ("images", "batch_size", "max_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
-        if self.checked < 0:
-            raise ValueError(f"--checked {self.checked}: 0 or more")
+        if self.check_images < 0:
+            raise ValueError(f"--check-images {self.check_images}: 0 or more")
         # Their names in files have six digits.
         different = {f"{eps:g}" for eps in self.eps}
         if not self.eps or min(self.eps) <= 0 or len(different) < len(self.eps):

@@ -84,7 +84,7 @@ def purified(config: DefenseConfig, data: str) -> Defense:
     network = classifier(config)
     options: dict = {}
     if config.kind == "contrastive":
-        options = {"classifier": network, "bank": bank(network, data)}
+        options = {"classifier": network, "bank": training_logits(network, data)}
     elif config.kind == "coup":
         options = {"classifier": network}
     elif config.kind == "agdm":
@@ -107,7 +107,7 @@ def classifier(config: DefenseConfig) -> ImageClassifier:
 
 
 @torch.no_grad()
-def bank(network: ImageClassifier, data: str, *, count: int = 500) -> Tensor:
+def training_logits(network: ImageClassifier, data: str, *, count: int = 500) -> Tensor:
     """Logits of training images as contrastive guidance sees states: on [-1, 1]."""
     images = load(data, "train").subset(slice(count)).images
     return network(to_x(images))
@@ -125,7 +125,7 @@ def weights(names: list[str]) -> dict[str, str]:
     return {name: weights_sha256(locate(name, CONFIG).parent) for name in names}
 
 
-def stranger(config: DefenseConfig, data: str) -> str | None:
+def default_transfer_model(config: DefenseConfig, data: str) -> str | None:
     """A packaged image classifier of the data on which to make images for a transfer attack.
 
     Not the one that the defense has itself: attacks through that are no transfer. None where

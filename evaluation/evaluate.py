@@ -6,13 +6,13 @@ import tyro
 from accelerate.utils import tqdm
 
 from evaluation.config import EvaluateConfig
-from evaluation.runner import Runner, join
+from evaluation.runner import Runner, make_accelerator
 from evaluation.summarize import finish
 
 
 def main(config: EvaluateConfig) -> None:
     """Run what is missing, then summarize."""
-    accelerator = join()
+    accelerator = make_accelerator()
     runner = Runner(config, accelerator)
     units, cost = runner.missing(), runner.cost
     if units:

@@ -22,7 +22,7 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import wide
 from evaluation.attacks.rng import spawn
 from evaluation.config import EvaluateConfig
-from evaluation.defenses import build, stranger
+from evaluation.defenses import build, default_transfer_model
 from evaluation.gradient_modes import noises
 from evaluation.results.metrics import CLEAN
 from evaluation.results.protocols import Answers, answers
@@ -30,7 +30,7 @@ from evaluation.suites import run, suite
 from rdc import Defense, ImageClassifier
 from rdc.data import load
 from rdc.runs.device import default_device
-from rdc.runs.run_log import Journal, Record
+from rdc.runs.run_log import Record, RunLog
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ MOMENT = 2.0
 """Seconds; a measurement for the estimate that took longer is not repeated on more images."""
 
 
-def join() -> Accelerator:
+def make_accelerator() -> Accelerator:
     """This process's place among those of a run, which wait for each other as long as it takes."""
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
     return Accelerator(cpu=default_device().type == "cpu", kwargs_handlers=[patience])
@@ -63,10 +63,11 @@ class Runner:
         self.accelerator = accelerator
         self.data = load(config.data, config.split).subset(slice(config.images))
         self.config = config
-        self.model = self.untouched()
+        self.model = self.fresh_model()
         sizes = config.suite.sizes(config.attack)
-        self.sizes = sizes if noises(self.model) else replace(sizes, draws=1)
-        name, transfer = config.transfer or stranger(config.defense, config.data), None
+        self.sizes = sizes if noises(self.model) else replace(sizes, eot_samples=1)
+        name = config.transfer or default_transfer_model(config.defense, config.data)
+        transfer = None
         if name and config.attack == "adaptive":
             transfer = self._placed(ImageClassifier.from_pretrained(name))
         self.entries = suite(
@@ -79,15 +80,15 @@ class Runner:
             suite=replace(config.suite, **asdict(self.sizes)),
             transfer=name if transfer else None,
         )
-        self.chunk = config.chunk
+        self.max_rows = config.max_rows
 
     @cached_property
-    def records(self) -> Journal:
+    def records(self) -> RunLog:
         """What is done. Only now the folder belongs to these settings."""
         settings = {**asdict(self.config), "out": None}
-        return Journal(self.config.out, settings, process=self.accelerator.process_index)
+        return RunLog(self.config.out, settings, process=self.accelerator.process_index)
 
-    def untouched(self) -> nn.Module:
+    def fresh_model(self) -> nn.Module:
         """The defense as new: one that has been attacked might remember it."""
         return self._placed(build(self.config.defense, data=self.config.data))
 
@@ -130,8 +131,8 @@ class Runner:
 
         `announce` hears of every attack as it begins.
         """
-        journal = self.records  # refuses a folder of other settings before any work
-        images, labels = self.part(unit.rows)
+        run_log = self.records  # refuses a folder of other settings before any work
+        images, labels = self.images_and_labels(unit.rows)
         seeds = [spawn([self.config.seed], row)[0] for row in unit.rows]
         found: list[Record] = []
         worst, culprits = images, [CLEAN] * len(images)
@@ -141,8 +142,8 @@ class Runner:
             frozen = self._answers(attacked, seeds, draws=1)
             spent = spent if unit.eps else (time.perf_counter() - started) / len(images)
             unseen = None
-            if self.sizes.draws > 1:
-                unseen = self._answers(attacked, seeds, draws=self.config.judged)
+            if self.sizes.eot_samples > 1:
+                unseen = self._answers(attacked, seeds, draws=self.config.eval_draws)
             found += records(unit, name, labels, attacked - images, frozen, unseen, spent)
 
             right = rightness(frozen, unseen, labels.cpu())
@@ -151,9 +152,9 @@ class Runner:
             culprits = [name if f else c for f, c in zip(fewer.tolist(), culprits, strict=True)]
             survivors = right.minimum(survivors)
         self._save(unit, worst, culprits)
-        journal.append(found)
+        run_log.append(found)
 
-    def part(self, rows: range) -> tuple[Tensor, Tensor]:
+    def images_and_labels(self, rows: range) -> tuple[Tensor, Tensor]:
         """Images and labels on the device."""
         part, device = self.data.subset(slice(rows.start, rows.stop)), self.accelerator.device
         return part.images.to(device), part.labels.to(device)
@@ -174,8 +175,8 @@ class Runner:
             announce(f"eps {unit.eps:g}, {name}")
             started = time.perf_counter()
             found = self._fitting(
-                lambda chunk, entry=entry: run(
-                    entry, images, labels, eps=unit.eps, norm=self.config.norm, chunk=chunk,
+                lambda max_rows, entry=entry: run(
+                    entry, images, labels, eps=unit.eps, norm=self.config.norm, max_rows=max_rows,
                     seeds=seeds,
                 )
             )  # fmt: skip
@@ -185,7 +186,7 @@ class Runner:
 
     def _answers(self, images: Tensor, seeds: list[int], *, draws: int) -> Answers:
         found = self._fitting(
-            lambda chunk: answers(self.model, images, seeds, draws=draws, chunk=chunk)
+            lambda max_rows: answers(self.model, images, seeds, draws=draws, max_rows=max_rows)
         )
         return Answers(*(values.cpu() for values in found))
 
@@ -193,19 +194,19 @@ class Runner:
         """`compute` with as many rows at once as memory has room for."""
         while True:
             try:
-                return compute(self.chunk)
+                return compute(self.max_rows)
             except torch.OutOfMemoryError:
-                if self.chunk == 1:
+                if self.max_rows == 1:
                     raise
             # Out of the handler, whose traceback holds what the attempt had allocated.
             torch.cuda.empty_cache()
-            self.chunk //= 2
+            self.max_rows //= 2
 
     def _save(self, unit: Unit, images: Tensor, culprits: list[str]) -> None:
         """The most harmful images of a unit, and purified; there in full or not at all."""
         tensors = {"images": images}
         if isinstance(self.model, Defense):
-            tensors["purified"] = self._fitting(lambda chunk: self._purified(images, chunk))
+            tensors["purified"] = self._fitting(lambda max_rows: self._purified(images, max_rows))
         folder = self.config.out / "images"
         folder.mkdir(exist_ok=True)
         part = folder / f".{unit.name}.part"
@@ -216,9 +217,9 @@ class Runner:
         part.replace(folder / f"{unit.name}.safetensors")
 
     @torch.no_grad()
-    def _purified(self, images: Tensor, chunk: int) -> Tensor:
+    def _purified(self, images: Tensor, max_rows: int) -> Tensor:
         assert isinstance(self.model, Defense)
-        return torch.cat([self.model.purifier(part) for part in images.split(chunk)])
+        return torch.cat([self.model.purifier(part) for part in images.split(max_rows)])
 
     @cached_property
     def cost(self) -> dict[str, int]:
@@ -234,14 +235,14 @@ class Runner:
     @property
     def _answers_each(self) -> int:
         """Answers that judge an attacked image."""
-        return 1 if self.sizes.draws == 1 else 1 + self.config.judged
+        return 1 if self.sizes.eot_samples == 1 else 1 + self.config.eval_draws
 
     def estimate(self, units: list[Unit]) -> float:
         """Seconds for the units, by timing a gradient and a call of every model once."""
-        images, labels = self.part(range(min(self.config.batch_size, len(self.data))))
+        images, labels = self.images_and_labels(range(min(self.config.batch_size, len(self.data))))
 
         def timed(model: nn.Module) -> list[float]:
-            victim = Expectation(model, chunk=self.chunk)
+            victim = Expectation(model, max_rows=self.max_rows)
             return [
                 seconds_each(
                     lambda count, call=call: call(
@@ -249,7 +250,7 @@ class Runner:
                     ),
                     len(images),
                 )
-                for call in (victim.gradient, victim.judge)
+                for call in (victim.gradient, victim.evaluate)
             ]
 
         models = {entry.surrogate for entry in self.entries.values()} | {self.model}

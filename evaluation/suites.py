@@ -43,13 +43,13 @@ class Sizes:
     steps: int
     targets: int
     queries: int
-    draws: int
+    eot_samples: int
 
 
 SIZES: dict[Kind, Sizes] = {
-    "adaptive": Sizes(steps=40, targets=3, queries=500, draws=1),
-    "standard": Sizes(steps=100, targets=9, queries=5000, draws=1),
-    "stochastic": Sizes(steps=100, targets=9, queries=5000, draws=20),
+    "adaptive": Sizes(steps=40, targets=3, queries=500, eot_samples=1),
+    "standard": Sizes(steps=100, targets=9, queries=5000, eot_samples=1),
+    "stochastic": Sizes(steps=100, targets=9, queries=5000, eot_samples=20),
 }
 
 
@@ -58,9 +58,9 @@ class SuiteConfig:
     """`steps` of each gradient attack, `targets` classes aimed at, `queries` of Square, a tenth of
     them for random search.
 
-    `draws`: with 1, attacks know the frozen draw and are judged on it. With more they also attack
-        means over so many draws, and are judged on draws that no attack has seen as well. A defense
-        that draws nothing has one.
+    `eot_samples`: with 1, attacks know the frozen draw and are judged on it. With more they also
+        attack means over so many draws, and are judged on draws that no attack has seen as well. A
+        defense that draws nothing has one.
     Without a number: 40, 3, 500 and 1 for "adaptive", AutoAttack's 100, 9, 5000 and 1 for
         "standard", the same with 20 draws for "stochastic".
     `only`: patterns of the attacks' names, such as "*/apgd-margin", for a cheaper suite; without
@@ -70,7 +70,7 @@ class SuiteConfig:
     steps: int | None = None
     targets: int | None = None
     queries: int | None = None
-    draws: int | None = None
+    eot_samples: int | None = None
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,7 +122,7 @@ def suite(
     "standard": AutoAttack's ensemble on the frozen draw, by its stages; a "+" says that what came
     before counts. "stochastic": the same, and the ensemble for random defenses.
     """
-    found = every(model, norm, sizes, attack, transfer)
+    found = all_attacks(model, norm, sizes, attack, transfer)
     kept = {
         name: entry
         for name, entry in found.items()
@@ -133,30 +133,30 @@ def suite(
     return kept
 
 
-def every(
+def all_attacks(
     model: nn.Module, norm: Threat, sizes: Sizes, attack: Kind, transfer: nn.Module | None
 ) -> dict[str, Entry]:
     """All attacks of a suite."""
     if attack == "adaptive":
         known = adaptive(model, norm, sizes)
         means = {
-            MEAN + name: replace(entry, draws=sizes.draws)
+            MEAN + name: replace(entry, draws=sizes.eot_samples)
             for name, entry in known.items()
-            if sizes.draws > 1 and noises(entry.surrogate)
+            if sizes.eot_samples > 1 and noises(entry.surrogate)
         }
         moved = {} if transfer is None else transferred(transfer, norm, sizes)
         return {**known, **moved, **means}
     if norm == "stadv":
         raise ValueError(f"--attack {attack}: made for linf and l2; stadv has --attack adaptive")
-    if attack == "standard" and sizes.draws > 1:
+    if attack == "standard" and sizes.eot_samples > 1:
         raise ValueError(
-            f"--suite.draws {sizes.draws}: AutoAttack would judge a random defense by single "
-            "draws; use --attack stochastic, or 1, the frozen draw"
+            f"--suite.eot-samples {sizes.eot_samples}: AutoAttack would judge a random defense by "
+            "single draws; use --attack stochastic, or 1, the frozen draw"
         )
-    if attack == "stochastic" and sizes.draws == 1:
+    if attack == "stochastic" and sizes.eot_samples == 1:
         raise ValueError(
-            "--attack stochastic: needs a defense that draws, and --suite.draws of at least 2; for "
-            "others use --attack standard"
+            "--attack stochastic: needs a defense that draws, and --suite.eot-samples of at least "
+            "2; for others use --attack standard"
         )
     return ensembles(model, sizes, attack)
 
@@ -180,13 +180,13 @@ def adaptive(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
         **found,
         "exact/apgd-t": Entry(model, aimed, sizes.targets * (steps + 1), sizes.targets + 2),
         "exact/low-frequency": Entry(model, partial(coarse, steps=steps), steps, 1),
-        **content(model, steps),
+        **lagrange_attacks(model, steps),
         "square": Entry(model, partial(square, queries=sizes.queries), 0, sizes.queries + 2),
         "random": Entry(model, partial(random_search, trials=trials), 0, trials + 1),
     }
 
 
-def content(model: nn.Module, steps: int) -> dict[str, Entry]:
+def lagrange_attacks(model: nn.Module, steps: int) -> dict[str, Entry]:
     """Images with which likelihood maximization is content; nothing for other defenses."""
     if not isinstance(model, Defense) or not isinstance(model.purifier, LikelihoodMaximizer):
         return {}
@@ -239,8 +239,8 @@ def ensembles(model: nn.Module, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
     }  # fmt: skip
     if attack == "stochastic":
         found["stochastic"] = Entry(
-            model, partial(stochastic, **options), 2 * (steps + 1) + aimed, queries, sizes.draws,
-            stages(stochastic_attacks(**options), MEAN),
+            model, partial(stochastic, **options), 2 * (steps + 1) + aimed, queries,
+            sizes.eot_samples, stages(stochastic_attacks(**options), MEAN),
         )  # fmt: skip
     return found
 
@@ -258,11 +258,11 @@ def run(
     *,
     eps: float,
     norm: Threat,
-    chunk: int,
+    max_rows: int,
     seeds: list[int],
 ) -> list[Tensor]:
     """The attacked images (B, C, H, W) of one entry: after each of its stages, if it has some."""
-    victim = Expectation(entry.surrogate, draws=entry.draws, chunk=chunk)
+    victim = Expectation(entry.surrogate, draws=entry.draws, max_rows=max_rows)
     options = {} if norm == "stadv" else {"norm": norm}
     found = entry.attack(victim, images, labels, eps=eps, seeds=seeds, **options)
     return list(found.stages.values()) if isinstance(found, Attacked) else [found]

@@ -44,13 +44,13 @@ def finish(runner: Runner) -> dict[str, Any]:
 def of_model(runner: Runner) -> list[Check]:
     """Checks on the first images at the largest budget; kept, so that they are made once."""
     config, kept = runner.config, runner.config.out / CHECKS
-    if not config.checked:
+    if not config.check_images:
         return []
     if not kept.exists():
-        images, labels = runner.part(range(min(config.checked, len(runner.data))))
+        images, labels = runner.images_and_labels(range(min(config.check_images, len(runner.data))))
         found = run_checks(
-            runner.untouched(), images, labels, norm=config.norm, eps=max(config.eps),
-            steps=runner.sizes.steps, draws=runner.sizes.draws, chunk=runner.chunk,
+            runner.fresh_model(), images, labels, norm=config.norm, eps=max(config.eps),
+            steps=runner.sizes.steps, draws=runner.sizes.eot_samples, max_rows=runner.max_rows,
             seeds=[spawn([config.seed], row)[0] for row in range(len(images))],
         )  # fmt: skip
         write([asdict(check) for check in found], kept)

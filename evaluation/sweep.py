@@ -17,7 +17,7 @@ from evaluation.defenses import GENERATIVE, METHODS, DefenseConfig
 from evaluation.eps import Budget
 from evaluation.report import write
 from evaluation.results.compare import Results, comparison, results
-from evaluation.runner import Runner, Unit, join
+from evaluation.runner import Runner, Unit, make_accelerator
 from evaluation.suites import SuiteConfig, Threat
 from evaluation.summarize import finish
 from evaluation.work_queue import Claims
@@ -47,7 +47,7 @@ SUITE = SuiteConfig(
     steps=10,
     targets=1,
     queries=20,
-    draws=3,
+    eot_samples=3,
     only=(
         *("exact/apgd-margin", "exact/apgd-t", "bpda/apgd-margin", "classifier/apgd-margin"),
         *("mean/exact/apgd-margin", "transfer/apgd-margin", "square", "random"),
@@ -84,13 +84,13 @@ class SweepConfig:
     purifier_steps: int | None = None
     """steps of each round, in place of the purifiers' own"""
     suite: SuiteConfig = field(default_factory=lambda: SUITE)
-    judged: int = 5
+    eval_draws: int = 5
     """draws that judge an image where the defense draws"""
-    checked: int = 4
+    check_images: int = 4
     """how many images the automatic checks ask, for each defense under the first of the norms; the
     checks on records are made for all"""
     batch_size: int = 24
-    chunk: int = 128
+    max_rows: int = 128
     """rows in the networks at once"""
     reference: Name | None = None
     """the defense that p-values compare with; by default the best other one under each threat"""
@@ -112,9 +112,9 @@ class SweepConfig:
                     out=self.out / f"{name}-{norm}", defense=self.defense(name), suite=self.suite,
                     transfer=self.transfer(name), data=self.data, split=self.split,
                     images=self.images, norm=norm,
-                    eps=getattr(self, norm), judged=self.judged,
-                    checked=self.checked if norm == self.norms[0] else 0,
-                    batch_size=self.batch_size, chunk=self.chunk, seed=self.seed,
+                    eps=getattr(self, norm), eval_draws=self.eval_draws,
+                    check_images=self.check_images if norm == self.norms[0] else 0,
+                    batch_size=self.batch_size, max_rows=self.max_rows, seed=self.seed,
                 )  # fmt: skip
 
     def defense(self, name: Name) -> DefenseConfig:
@@ -137,7 +137,7 @@ class SweepConfig:
 
 def main(config: SweepConfig) -> None:
     """Run what is missing, then check, and write the table and the report."""
-    accelerator = join()
+    accelerator = make_accelerator()
     runs = [(name, Runner(each, accelerator)) for name, each in config.evaluations()]
     slowest_first = [runner for _, runner in reversed(runs)]
     # Asked before anybody writes: all have the same list.

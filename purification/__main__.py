@@ -31,7 +31,7 @@ from rdc.denoiser import Denoiser
 from rdc.hub.checkpoint import CONFIG, locate
 from rdc.hub.weights import sha256, weights_sha256
 from rdc.networks.image_classifier import ImageClassifier
-from rdc.noise import NoiseMode, copies
+from rdc.noise import NoiseMode, using_draws
 from rdc.runs.device import default_device
 
 SETTINGS = "purification.json"
@@ -186,7 +186,7 @@ def purify(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Puri
     """Images (1, C, H, W) of any sizes as one batch, purified and in [0, 1]."""
     if not images:
         return []
-    with torch.no_grad(), copies(numbers(list(images), command)):
+    with torch.no_grad(), using_draws(numbers(list(images), command)):
         purified = purifier(batch(purifier, images)).cpu().split(1)
     return [
         resized(part, image.shape[2:]).clamp(0, 1)
@@ -215,7 +215,7 @@ def show(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Purify
     """Draw the picture, if one is wanted, of the first of `images`."""
     if command.picture is None or not images:
         return
-    with torch.no_grad(), copies(numbers(list(images), command)):
+    with torch.no_grad(), using_draws(numbers(list(images), command)):
         states = purifier.trajectory(batch(purifier, images))
     draw([states[i][:SHOWN].cpu() for i in (0, 1, -1)], command.picture)
     print(f"wrote {command.picture}")

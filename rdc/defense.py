@@ -5,7 +5,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from rdc.noise import copies as drawing_as
+from rdc.noise import using_draws
 
 
 class Defense(nn.Module):
@@ -50,7 +50,7 @@ class Defense(nn.Module):
 
     def _copies(self, images: Tensor, numbers: list[int]) -> Tensor:
         rows = images.repeat_interleave(len(numbers), dim=0)
-        with drawing_as(numbers):
+        with using_draws(numbers):
             logits = self.classifier(self.purifier(rows))
         return logits.unflatten(0, (len(images), len(numbers)))
 

@@ -15,13 +15,13 @@ _COPIES: ContextVar[tuple[int, ...]] = ContextVar("copies", default=(0,))
 
 
 @contextmanager
-def copies(numbers: Sequence[int]) -> Iterator[None]:
+def using_draws(numbers: Sequence[int]) -> Iterator[None]:
     """Inside, row i of a batch draws as copy numbers[i % len(numbers)] of its image.
 
     Frozen noise is a function of the seed and the copy; outside, everything is copy 0. Fresh noise
     differs from row to row anyway. The batch must hold all copies of each image, side by side.
-    Within another `copies` these are copies of its copies: an average over draws of a defense that
-    itself votes over copies has different voters in each draw.
+    Within another `using_draws` these are copies of its copies: an average over draws of a defense
+    that itself votes over copies has different voters in each draw.
     """
     # The seed is made of words of 32 bits: a copy of copy 0 is that copy itself.
     token = _COPIES.set(tuple((row << 32) + number for row in _COPIES.get() for number in numbers))
@@ -36,7 +36,7 @@ class Noise:
 
     "frozen": the draws are a function of the seed alone, the same for every image: the module is a
         deterministic function of its image, alone or in any batch. Copies of an image differ; see
-        `copies`.
+        `using_draws`.
     "fresh": each image of each call gets its own draws. Every image takes one number from this
         object's generator and draws from it alone, so that a batch or its parts in the same order
         give the same result.

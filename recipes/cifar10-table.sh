@@ -15,8 +15,8 @@ timeout "$(seconds_left)" "$PYTHON" -m evaluation.sweep --out "$RUNS/$TABLE" \
     --defenses ${DEFENSES:-cnn trades diffusion rdc maximization diffpure gdmp contrastive agdm} \
     --norms ${NORMS:-linf l2 stadv} --linf 8/255 --l2 0.5 --stadv 0.05 \
     --suite.steps "${ATTACK_STEPS:-20}" --suite.targets "${TARGETS:-2}" \
-    --suite.queries "${QUERIES:-100}" --suite.draws "${DRAWS:-4}" --judged "${JUDGED:-8}" \
-    --batch-size "${ROWS:-128}" --chunk "${ROWS:-128}" || [[ $? == 124 ]]
+    --suite.queries "${QUERIES:-100}" --suite.eot-samples "${DRAWS:-4}" --eval-draws "${JUDGED:-8}" \
+    --batch-size "${ROWS:-128}" --max-rows "${ROWS:-128}" || [[ $? == 124 ]]
 if [[ -n $EXPORT && -d $RUNS/$TABLE ]]; then  # without the attacked images, which are large
     mkdir -p "$EXPORT"
     tar cJf "$EXPORT/$TABLE.tar.xz" --exclude images -C "$RUNS" "$TABLE"

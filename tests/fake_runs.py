@@ -118,9 +118,9 @@ def config(folder: Path, fake: Fake) -> dict[str, Any]:
     return {
         "out": str(folder),
         "defense": {"kind": fake.defense, "model": "digits", "weight": None, "seed": 0},
-        "suite": {"steps": fake.steps, "targets": 3, "draws": fake.draws},
+        "suite": {"steps": fake.steps, "targets": 3, "eot_samples": fake.draws},
         "data": "digits", "split": "test", "images": fake.images, "norm": fake.norm,
-        "eps": list(fake.eps), "judged": 20, "batch_size": fake.batch, "seed": 0,
+        "eps": list(fake.eps), "eval_draws": 20, "batch_size": fake.batch, "seed": 0,
     }  # fmt: skip
 
 

@@ -158,7 +158,7 @@ class Lucky(Expectation):
         value = torch.tensor([100.0 if len(self.points) == 3 else float(len(self.points))])
         return Judgment(value, torch.zeros(1), value), torch.randn_like(images)
 
-    def judge(self, images: Tensor, labels: Tensor, **_) -> Judgment:
+    def evaluate(self, images: Tensor, labels: Tensor, **_) -> Judgment:
         return Judgment(torch.zeros(1), torch.zeros(1), torch.zeros(1))
 
 

@@ -166,7 +166,7 @@ def test_no_budget_returns_the_images(name: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("victim", [Linear(4), Expectation(NoisyImages(4), draws=3, chunk=7)])
+@pytest.mark.parametrize("victim", [Linear(4), Expectation(NoisyImages(4), draws=3, max_rows=7)])
 def test_every_attack_treats_an_image_alike_alone_and_in_a_batch(name: str, victim) -> None:
     labels = labels_of(Linear(4))
     seeds = [7, 2**40, *range(18)]

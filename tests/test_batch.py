@@ -27,7 +27,7 @@ import rdc.commands.classify_folder
 from rdc.classifier import classify
 from rdc.commands.classify_folder import FolderRun, classify_files, classify_folder, list_files
 from rdc.images import SUFFIXES, image_files
-from rdc.runs.run_log import Journal
+from rdc.runs.run_log import RunLog
 
 ROOT = Path(__file__).parents[1]
 PREDICTIONS = "predictions.jsonl"
@@ -77,10 +77,10 @@ def batches(out: Path, process: int = 0) -> list[int]:
 def share(model, images: Path, out: Path, process: int, processes: int) -> tuple:
     """One process's part of a run, and the run."""
     run = FolderRun(images, out, model, batch_size=4, seed=0, device=torch.device("cpu"))
-    journal = Journal(out, run.settings, process=process)
+    run_log = RunLog(out, run.settings, process=process)
     with tqdm(disable=True) as bar:
-        run.share(journal, process, processes, bar)
-    return run, journal
+        run.share(run_log, process, processes, bar)
+    return run, run_log
 
 
 # --- what is written ---
@@ -106,10 +106,10 @@ def test_shares_make_the_whole(whole, model, images, tmp_path, processes: int) -
     out = tmp_path / "out"
     list_files(images, out)
     parts = [share(model, images, out, process, processes) for process in range(processes)]
-    run, journal = parts[0]
-    assert sorted(record["batch"] for record in journal.read()) == list(range(6))
+    run, run_log = parts[0]
+    assert sorted(record["batch"] for record in run_log.read()) == list(range(6))
     assert batches(out, 1) == list(range(1, 6, processes))
-    assert run.merge(journal) == 2
+    assert run.merge(run_log) == 2
     assert (out / PREDICTIONS).read_bytes() == whole
 
 
@@ -320,9 +320,9 @@ def test_folders_that_are_not_shared_are_an_error(model, images, tmp_path: Path)
     with pytest.raises(ValueError, match="not the same folder for all processes"):
         FolderRun(images, tmp_path, model, batch_size=4, seed=0, device=torch.device("cpu"))
     list_files(images, tmp_path)
-    run, journal = share(model, images, tmp_path, 0, 2)
+    run, run_log = share(model, images, tmp_path, 0, 2)
     with pytest.raises(ValueError, match=r"has 3 of 6 batches .* must write"):
-        run.merge(journal)
+        run.merge(run_log)
 
 
 # --- how it scales ---
@@ -343,11 +343,11 @@ def peak_memory(count: int, folder: Path, model: Path, monkeypatch) -> int:
     out = folder.parent / "out"
     list_files(folder, out)
     run = FolderRun(folder, out, model, batch_size=20, seed=0, device=torch.device("cpu"))
-    journal = Journal(out, run.settings)
+    run_log = RunLog(out, run.settings)
     tracemalloc.start()
     with tqdm(disable=True) as bar:
-        run.share(journal, 0, 1, bar)
-    run.merge(journal)
+        run.share(run_log, 0, 1, bar)
+    run.merge(run_log)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (out / PREDICTIONS).read_bytes().count(b"\n") == count

@@ -50,7 +50,7 @@ SUMMARY: dict[str, Any] = {
         "out": "results/x", "data": "digits", "split": "test", "images": 40, "norm": "linf",
         "eps": [0.1], "seed": 7, "attack": "adaptive",
         "defense": {"kind": "rdc", "model": "runs/mine", "weight": None},
-        "suite": {"steps": 40, "draws": 2},
+        "suite": {"steps": 40, "eot_samples": 2},
     },
     "command": "python -m evaluation.evaluate --out results/x",
     "commit": "abc123",
@@ -162,7 +162,7 @@ def test_accuracy_names_attack_settings_and_weights() -> None:
     assert "at commit abc123: 40 images of the test split of `digits`" in text
     assert "within L-infinity budgets on images in [0, 1], seed 7." in text
     assert "- defense: kind rdc, model runs/mine\n" in text
-    assert "- attacks: kind adaptive, steps 40, draws 2\n" in text
+    assert "- attacks: kind adaptive, steps 40, eot_samples 2\n" in text
     assert "| accuracy in % [95 % interval] | frozen | fresh |\n" in text
     assert "\n| clean | 95.0 [89, 99] | 90.0 [84, 94] |\n" in text
     assert "\n| eps 0.1, exact/apgd-ce | 50.0 [44, 54] | 60.0 [54, 64] |\n" in text

@@ -32,7 +32,7 @@ CNN = ImageClassifier.from_pretrained("digits-cnn")
 
 
 def subject(model: nn.Module = CNN, count: int = 8, **changes) -> Subject:
-    settings = {"norm": "linf", "eps": 0.2, "steps": 10, "draws": 1, "chunk": 256, **changes}
+    settings = {"norm": "linf", "eps": 0.2, "steps": 10, "draws": 1, "max_rows": 256, **changes}
     images, labels = DIGITS.images[:count], DIGITS.labels[:count]
     return Subject(model.eval(), images, labels, seeds=list(range(count)), **settings)
 
@@ -90,7 +90,7 @@ def test_alone_and_in_a_batch() -> None:
     assert gradient.passed is False and "gradients by 2 of" in gradient.detail
     training = ImageClassifier.from_pretrained("digits-cnn").train()
     assert alone_and_in_a_batch(replace(subject(), model=training)).passed is False
-    for single in (subject(chunk=1), subject(count=1)):
+    for single in (subject(max_rows=1), subject(count=1)):
         assert alone_and_in_a_batch(single).passed is None
 
 
@@ -329,7 +329,7 @@ def test_draws_doubled() -> None:
     assert draws_doubled(noisy).passed
     model = fakes.RandomPhase(CNN, frequency=100)
     found = draws_doubled(subject(model, count=16, draws=8, steps=5))
-    assert found.passed is False and "--suite.draws" in found.detail
+    assert found.passed is False and "--suite.eot-samples" in found.detail
     assert draws_doubled(subject()).passed is None
     assert "the same in every draw" in draws_doubled(subject(draws=2)).detail
 

@@ -140,9 +140,9 @@ def test_what_no_attack_takes_is_refused() -> None:
         options = {"norm": "linf", "eps": 0.2, **changes}
         with pytest.raises(ValueError, match=message):
             run(CNN, DIGITS.images, DIGITS.labels, **options)
-    with pytest.raises(ValueError, match="chunk=1"):
+    with pytest.raises(ValueError, match="max_rows=1"):
         run(Declared(CNN), DIGITS.images, DIGITS.labels, norm="linf", eps=0.2)
-    assert "alone and in a batch" not in failed(Declared(CNN), count=4, steps=3, chunk=1)
+    assert "alone and in a batch" not in failed(Declared(CNN), count=4, steps=3, max_rows=1)
 
 
 def test_a_model_without_numbers_is_flagged() -> None:

@@ -21,7 +21,7 @@ from rdc import (
 )
 from rdc.defense import batch_coupled
 from rdc.gradients import State
-from rdc.noise import Noise, copies
+from rdc.noise import Noise, using_draws
 
 IMAGES = some_images(3)
 
@@ -208,7 +208,7 @@ def test_copies_of_a_coupled_purifier_keep_to_their_own_batch() -> None:
     module, classifier = purifier(guidance=[(3.0, Centered())]), Linear()
     votes = Defense(module, classifier, copies=3).votes(IMAGES)
     for j in range(3):
-        with copies([j]):
+        with using_draws([j]):
             assert torch.equal(votes[:, j], classifier(module(IMAGES)))
 
 
@@ -228,14 +228,14 @@ def test_no_copies_are_refused(number: int) -> None:
 
 
 def test_a_batch_must_hold_all_copies() -> None:
-    with copies(range(2)), pytest.raises(ValueError, match="3 rows are not 2 copies"):
+    with using_draws(range(2)), pytest.raises(ValueError, match="3 rows are not 2 copies"):
         Noise("frozen").normal(IMAGES, 1)
 
 
 def test_copies_end_with_their_block() -> None:
     noise = Noise("frozen", seed=2)
     plain = noise.normal(IMAGES, 2)
-    with copies(range(3)):
+    with using_draws(range(3)):
         drawn = noise.normal(IMAGES, 2)
         assert drawn.shape == (3, 2, 1, 2, 2)
     assert torch.equal(drawn[:1], plain)
@@ -244,7 +244,7 @@ def test_copies_end_with_their_block() -> None:
 
 def test_copies_are_named_by_number() -> None:
     noise = Noise("frozen")
-    with copies([0, 1, 7]):
+    with using_draws([0, 1, 7]):
         several = noise.normal(IMAGES, 2)
-    with copies([7]):
+    with using_draws([7]):
         assert torch.equal(noise.normal(IMAGES, 2), several[2:])

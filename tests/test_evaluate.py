@@ -29,7 +29,7 @@ from evaluation.runner import Runner, Unit, rightness, seconds_each
 from evaluation.suites import SuiteConfig
 from rdc import Defense
 from rdc.data import load
-from rdc.runs.run_log import Journal
+from rdc.runs.run_log import RunLog
 
 ROOT = Path(__file__).parent.parent
 CLASSIFIER = DefenseConfig(kind="classifier")
@@ -164,7 +164,7 @@ def test_what_the_summary_holds(whole: Path) -> None:
     # What was left out is written down with the values that it had.
     assert found["config"]["transfer"] == "digits-trades"
     assert found["config"]["suite"] == {
-        "steps": 3, "targets": 2, "queries": 6, "draws": 1, "only": []
+        "steps": 3, "targets": 2, "queries": 6, "eot_samples": 1, "only": []
     }  # fmt: skip
 
 
@@ -179,15 +179,15 @@ def test_finished_run_is_summarized_again_and_changed_settings_are_refused(whole
 def test_run_that_ends_before_or_after_writing_continues(
     whole: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    out, append = tmp_path / "run", Journal.append
+    out, append = tmp_path / "run", RunLog.append
     for end in range(10):
 
-        def stop(self: Journal, found, end=end) -> None:
+        def stop(self: RunLog, found, end=end) -> None:
             if end % 2:
                 append(self, found)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Journal, "append", stop)
+        monkeypatch.setattr(RunLog, "append", stop)
         with pytest.raises(KeyboardInterrupt):
             main(config(out))
     monkeypatch.undo()
@@ -209,8 +209,10 @@ def processes():
 def test_ten_kills_at_random_moments_lose_nothing(tmp_path: Path, processes) -> None:
     """SIGKILL, up to two units after the start; draws, images and answers come out the same."""
     settings = {
-        "suite": SuiteConfig(steps=1, queries=2, draws=2, only=("*exact/apgd-margin", "square")),
-        "judged": 2, "images": 16, "batch_size": 1,
+        "suite": SuiteConfig(
+            steps=1, queries=2, eot_samples=2, only=("*exact/apgd-margin", "square")
+        ),
+        "eval_draws": 2, "images": 16, "batch_size": 1,
     }  # fmt: skip
     out, generator = tmp_path / "run", random.Random(os.getpid())
     for _ in range(10):
@@ -262,8 +264,8 @@ def test_every_unit_belongs_to_one_process(tmp_path: Path, count: int) -> None:
 def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path: Path) -> None:
     """Clean and attacked figures stand under the same protocols."""
     out = tmp_path / "run"
-    suite = replace(SUITE, draws=2, only=("*apgd-margin", "square"))
-    main(config(out, defense=PURIFIED, suite=suite, judged=6, images=4, eps=(0.1,)))
+    suite = replace(SUITE, eot_samples=2, only=("*apgd-margin", "square"))
+    main(config(out, defense=PURIFIED, suite=suite, eval_draws=6, images=4, eps=(0.1,)))
     assert all(len(r["predictions"]) == len(r["confidences"]) == 6 for r in records(out))
     model = build(PURIFIED, data="digits")
     assert isinstance(model, Defense)
@@ -287,8 +289,11 @@ def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path
 @pytest.mark.parametrize("attack", ["standard", "stochastic"])
 def test_ensembles_leave_a_record_per_stage(tmp_path: Path, attack) -> None:
     out = tmp_path / "run"
-    small = SuiteConfig(steps=2, targets=1, queries=4, draws=2 if attack == "stochastic" else 1)
-    main(config(out, defense=PURIFIED, attack=attack, suite=small, images=3, eps=(0.2,), judged=2))
+    small = SuiteConfig(
+        steps=2, targets=1, queries=4, eot_samples=2 if attack == "stochastic" else 1
+    )
+    changes = {"defense": PURIFIED, "attack": attack, "images": 3, "eps": (0.2,), "eval_draws": 2}
+    main(config(out, suite=small, **changes))
     stages = {"apgd-ce", "+apgd-t", "+fab-t", "+square"}
     means = {"mean/apgd-ce", "mean/+apgd-margin", "mean/+apgd-t", "mean/+square"}
     found = json.loads((out / "summary.json").read_text())
@@ -325,9 +330,9 @@ def test_short_memory_halves_the_chunk(
     found = []
     for rows in (8, 3):
         out, model = tmp_path / str(rows), Crowded(rows, gradient=gradient)
-        runner = crowded(model, out, monkeypatch, chunk=8)
+        runner = crowded(model, out, monkeypatch, max_rows=8)
         runner.run(Unit(eps, range(8)))
-        assert (runner.chunk, model.refused) == ((8, 0) if rows == 8 else (2, 2))
+        assert (runner.max_rows, model.refused) == ((8, 0) if rows == 8 else (2, 2))
         found.append(records(out))
     for roomy, tight in zip(*found, strict=True):
         assert roomy.pop("frozen_confidence") == pytest.approx(tight.pop("frozen_confidence"))
@@ -349,21 +354,21 @@ def test_short_memory_while_purifying(tmp_path: Path, monkeypatch) -> None:
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     runner._save(Unit(0.5, range(8)), images, ["x"] * 8)
     saved = load_file(tmp_path / "images" / "eps0.5-00000.safetensors")
-    assert torch.equal(saved["purified"], images / 2) and runner.chunk == 4
+    assert torch.equal(saved["purified"], images / 2) and runner.max_rows == 4
 
 
 def test_memory_for_not_even_one_image_is_an_error(tmp_path: Path, monkeypatch) -> None:
     runner = crowded(Crowded(0, gradient=False), tmp_path, monkeypatch)
     with pytest.raises(torch.OutOfMemoryError):
         runner.run(Unit(0.0, range(8)))
-    assert runner.chunk == 1
+    assert runner.max_rows == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"images": 0}, "--images 0"),
-        ({"judged": 1}, "--judged 1: at least 2; a single one is the frozen draw"),
+        ({"eval_draws": 1}, "--eval-draws 1: at least 2; a single one is the frozen draw"),
         ({"eps": ()}, "--eps"),
         ({"eps": (0.1, 0.1)}, "--eps"),
         ({"eps": (8 / 255, 0.0313725)}, "--eps"),

@@ -11,7 +11,7 @@ from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.losses import cross_entropy, margin, targeted_margin
 from purification import DiffusionPurifier, PurifierConfig
 from rdc import Defense
-from rdc.noise import copies
+from rdc.noise import using_draws
 
 SEEDS = range(len(IMAGES))
 
@@ -27,13 +27,13 @@ def test_means_over_draws_are_those_of_the_calls_by_number() -> None:
     """Every image by itself, every draw by itself: the same logits, and their means."""
     model = NoisyImages(3)
     labels = model(IMAGES).argmax(1)
-    victim = Expectation(model, draws=5, chunk=7)
+    victim = Expectation(model, draws=5, max_rows=7)
     logits = victim.logits(IMAGES, seeds=SEEDS)
     for i in (0, 13):
         for draw in range(5):
-            with copies([(SEEDS[i] << 32) + draw + 1]):
+            with using_draws([(SEEDS[i] << 32) + draw + 1]):
                 torch.testing.assert_close(logits[i, draw], model(IMAGES[i : i + 1])[0])
-    judged = victim.judge(IMAGES, labels, seeds=SEEDS, loss=cross_entropy)
+    judged = victim.evaluate(IMAGES, labels, seeds=SEEDS, loss=cross_entropy)
     losses = [cross_entropy(logits[:, draw], labels) for draw in range(5)]
     torch.testing.assert_close(judged.loss, torch.stack(losses).mean(0))
     wrong = (logits.argmax(2) != labels[:, None]).double().mean(1)
@@ -50,19 +50,19 @@ def test_images_share_no_draws_and_seeds_name_them() -> None:
     torch.testing.assert_close(logits[1:], victim.logits(same[1:], seeds=[9]))
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 20, 37, 1000])
-def test_chunks_change_nothing(chunk: int) -> None:
+@pytest.mark.parametrize("max_rows", [1, 3, 20, 37, 1000])
+def test_chunks_change_nothing(max_rows: int) -> None:
     model = NoisyImages(4)
     labels, targets = model(IMAGES).topk(2, dim=1).indices.unbind(1)
-    whole = Expectation(model, draws=6, chunk=10**6)
-    parts = Expectation(model, draws=6, chunk=chunk)
+    whole = Expectation(model, draws=6, max_rows=10**6)
+    parts = Expectation(model, draws=6, max_rows=max_rows)
     for loss, aim in ((cross_entropy, None), (targeted_margin, targets)):
         options = {"seeds": SEEDS, "loss": loss, "targets": aim}
         (a, first), (b, second) = (v.gradient(IMAGES, labels, **options) for v in (whole, parts))
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
         for one, other in zip(a, b, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-        for one, other in zip(b, parts.judge(IMAGES, labels, **options), strict=True):
+        for one, other in zip(b, parts.evaluate(IMAGES, labels, **options), strict=True):
             torch.testing.assert_close(one, other)
 
 
@@ -79,15 +79,15 @@ def test_our_defenses_have_the_draws_of_their_numbers(name: str) -> None:
     images = some_images(3, (1, 8, 8), dtype=torch.float32)
     labels = torch.tensor([0, 1, 2])
     found = [
-        Expectation(defense, draws=4, chunk=chunk).gradient(images, labels, seeds=[3, 4, 5])
-        for chunk in (12, 5)
+        Expectation(defense, draws=4, max_rows=max_rows).gradient(images, labels, seeds=[3, 4, 5])
+        for max_rows in (12, 5)
     ]
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
     total = torch.zeros_like(images)
     for i, seed in enumerate((3, 4, 5)):
         for draw in range(4):
             image = images[i : i + 1].clone().requires_grad_()
-            with copies([(seed << 32) + draw + 1]):
+            with using_draws([(seed << 32) + draw + 1]):
                 value = margin(defense(image), labels[i : i + 1])
                 total[i] += torch.autograd.grad(value.sum(), image)[0][0] / 4
     torch.testing.assert_close(found[0][1], total, rtol=1e-4, atol=1e-4)
@@ -100,10 +100,10 @@ def test_no_call_is_larger_than_a_chunk() -> None:
         rows.append(len(images))
         return Linear()(images)
 
-    for draws, chunk in ((1, 6), (4, 6), (4, 50), (30, 6)):
+    for draws, max_rows in ((1, 6), (4, 6), (4, 50), (30, 6)):
         rows.clear()
-        Expectation(model, draws=draws, chunk=chunk).judge(IMAGES, LABELS, seeds=SEEDS)
-        assert max(rows) <= chunk and sum(rows) == draws * 20
+        Expectation(model, draws=draws, max_rows=max_rows).evaluate(IMAGES, LABELS, seeds=SEEDS)
+        assert max(rows) <= max_rows and sum(rows) == draws * 20
 
 
 def test_gradient_is_that_of_the_expectation() -> None:
@@ -127,17 +127,17 @@ def test_common_random_numbers_make_points_comparable() -> None:
     model = NoisyLogits(std=100.0)
     victim = Expectation(model, draws=2)
     nearer = IMAGES + 1e-3 * (model.weight[0] - model.weight[1]).view(1, 4, 4)
-    a, b = (victim.judge(x, LABELS, seeds=SEEDS).margin for x in (IMAGES, nearer))
+    a, b = (victim.evaluate(x, LABELS, seeds=SEEDS).margin for x in (IMAGES, nearer))
     exact = [margin(Linear()(x), LABELS) for x in (IMAGES, nearer)]
     torch.testing.assert_close(b - a, exact[1] - exact[0])
-    other = victim.judge(IMAGES, LABELS, seeds=range(50, 70)).margin
+    other = victim.evaluate(IMAGES, LABELS, seeds=range(50, 70)).margin
     assert (other - a).abs().min() > 1e-2
 
 
 def test_a_model_with_a_generator_of_its_own_is_called_as_it_is() -> None:
     """Its draws are its own affair, and means over them are means."""
     victim = Expectation(nn.Sequential(nn.Dropout(0.5), Linear()).train(), draws=400)
-    a, b = (victim.judge(IMAGES, LABELS, seeds=SEEDS) for _ in range(2))
+    a, b = (victim.evaluate(IMAGES, LABELS, seeds=SEEDS) for _ in range(2))
     assert not torch.equal(a.margin, b.margin)
     # A pixel x becomes 0 or 2 x: its deviation is x, at most .65.
     spread = 0.65 * (Linear().weight[0] - Linear().weight[1]).norm()
@@ -155,7 +155,7 @@ def test_a_defense_that_votes_has_other_voters_in_every_draw() -> None:
     logits = victim.logits(IMAGES, seeds=SEEDS)
     assert len({tuple(row.tolist()) for row in logits.flatten(0, 1)}) == 80
     assert torch.equal(Expectation(defense).logits(IMAGES, seeds=SEEDS)[:, 0], defense(IMAGES))
-    with copies([0]):
+    with using_draws([0]):
         assert torch.equal(defense(IMAGES), Expectation(defense).logits(IMAGES, seeds=SEEDS)[:, 0])
 
 
@@ -188,12 +188,12 @@ class Coupled(Linear):
 
 
 def test_batches_that_couple_are_refused_unless_rows_go_one_by_one() -> None:
-    with pytest.raises(ValueError, match=r"chunk=256.*chunk=1"):
+    with pytest.raises(ValueError, match=r"max_rows=256.*max_rows=1"):
         Expectation(Coupled())
-    Expectation(Coupled(), chunk=1).judge(IMAGES, LABELS, seeds=SEEDS)
+    Expectation(Coupled(), max_rows=1).evaluate(IMAGES, LABELS, seeds=SEEDS)
 
 
-@pytest.mark.parametrize("bad", [{"draws": 0}, {"chunk": 0}])
+@pytest.mark.parametrize("bad", [{"draws": 0}, {"max_rows": 0}])
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Expectation(Linear(), **bad)
@@ -202,5 +202,5 @@ def test_bad_settings_are_refused(bad: dict) -> None:
 def test_low_precision_is_judged_in_float32() -> None:
     images = some_images(3, (1, 4, 4), dtype=torch.float32)
     half = Expectation(lambda x: Linear()(x.double()).bfloat16())
-    judged = half.judge(images, LABELS[:3], seeds=range(3))
+    judged = half.evaluate(images, LABELS[:3], seeds=range(3))
     assert judged.margin.dtype == torch.float32

@@ -97,6 +97,6 @@ def test_walks_along_the_boundary_of_the_mean() -> None:
     because one draw misclassifies it."""
     victim = Expectation(NoisyLogits(std=0.3), draws=9)
     found = fab(victim, IMAGES, LABELS, eps=0.3, norm="linf", steps=20)
-    judged = [victim.judge(x, LABELS, seeds=range(100, 120)).wrong for x in (IMAGES, found)]
+    judged = [victim.evaluate(x, LABELS, seeds=range(100, 120)).wrong for x in (IMAGES, found)]
     assert ((judged[0] > 0) & (judged[0] < 0.5)).any()
     assert judged[0].mean() < 0.4 < judged[1].mean() < 0.65

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdc.runs.run_log import Journal, cut_torn_line, differences, keep_settings
+from rdc.runs.run_log import RunLog, cut_torn_line, differences, keep_settings
 
 
 def test_records_are_read_by_everybody(tmp_path: Path) -> None:
-    first, second = (Journal(tmp_path, {"seed": 0}, process=number) for number in (0, 1))
+    first, second = (RunLog(tmp_path, {"seed": 0}, process=number) for number in (0, 1))
     first.append([{"batch": 0}, {"batch": 2}])
     second.append([{"batch": 1, "name": "é\n"}])
     first.append([{"batch": 4}])
-    journal = Journal(tmp_path, {"seed": 0}, process=2)
-    assert [record["batch"] for record in journal.read()] == [0, 2, 4, 1]
-    for entry in journal.entries():
+    run_log = RunLog(tmp_path, {"seed": 0}, process=2)
+    assert [record["batch"] for record in run_log.read()] == [0, 2, 4, 1]
+    for entry in run_log.entries():
         line = entry.file.read_bytes()[entry.offset :].split(b"\n")[0]
         assert f'"batch": {entry.record["batch"]}'.encode() in line
 
@@ -26,13 +26,13 @@ def test_records_are_read_by_everybody(tmp_path: Path) -> None:
 def test_torn_line_is_cut_and_the_rest_stays(tmp_path_factory, cut: int) -> None:
     """A kill at any byte of the file leaves the lines that were complete, and room for more."""
     folder = tmp_path_factory.mktemp("run")
-    journal = Journal(folder, {})
-    journal.append([{"batch": number} for number in range(4)])
-    whole = journal.file.read_bytes()
-    journal.file.write_bytes(whole[:cut])
+    run_log = RunLog(folder, {})
+    run_log.append([{"batch": number} for number in range(4)])
+    whole = run_log.file.read_bytes()
+    run_log.file.write_bytes(whole[:cut])
     complete = whole[:cut].count(b"\n")
-    assert len(list(journal.read())) == complete
-    again = Journal(folder, {})
+    assert len(list(run_log.read())) == complete
+    again = RunLog(folder, {})
     again.append([{"batch": 99}])
     assert [record["batch"] for record in again.read()] == [*range(complete), 99]
 

@@ -21,7 +21,7 @@ from rdc import (
     RobustDiffusionClassifier,
 )
 from rdc.images import to_x
-from rdc.noise import copies
+from rdc.noise import using_draws
 
 both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])
 CENTER = 0.35
@@ -229,9 +229,9 @@ def test_loss_of_maximization_by_hand() -> None:
     residual = a * (x - 0.2) - (1 - a) * sigma * noise
     expected = (residual / sigma).square().mean((1, 2, 3, 4))
     torch.testing.assert_close(maximizer.loss(images), expected)
-    with copies([5]):
+    with using_draws([5]):
         other = maximizer.loss(images[:1])
-    with copies([0, 5]):
+    with using_draws([0, 5]):
         both = maximizer.loss(images[[0, 0]])
     torch.testing.assert_close(both, torch.stack([expected[0], other[0]]))
 

@@ -38,15 +38,15 @@ class Coin(nn.Module):
         return 5.0 + 2.0 * torch.cat([1 - heads, heads], dim=1)
 
 
-def predictions(coin: Coin, images: Tensor, seeds, *, draws: int, chunk: int = 256) -> Tensor:
-    return answers(coin, images, seeds, draws=draws, chunk=chunk).classes
+def predictions(coin: Coin, images: Tensor, seeds, *, draws: int, max_rows: int = 256) -> Tensor:
+    return answers(coin, images, seeds, draws=draws, max_rows=max_rows).classes
 
 
 def test_draws_belong_to_images_and_not_to_batches() -> None:
     coin, images, seeds = Coin(), torch.zeros(40, 1, 2, 2), list(range(40))
     drawn = predictions(coin, images, seeds, draws=50)
     assert 0.66 < drawn.double().mean() < 0.74
-    assert torch.equal(predictions(coin, images, seeds, draws=50, chunk=7), drawn)
+    assert torch.equal(predictions(coin, images, seeds, draws=50, max_rows=7), drawn)
     assert torch.equal(predictions(coin, images[5:9], seeds[5:9], draws=50), drawn[5:9])
     shares = drawn.double().mean(1)
     assert shares.std() == pytest.approx((0.21 / 50) ** 0.5, rel=0.4)  # independent images

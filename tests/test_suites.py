@@ -14,7 +14,14 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import size
 from evaluation.attacks.stadv import stadv
 from evaluation.config import EvaluateConfig
-from evaluation.defenses import KINDS, DefenseConfig, build, networks, stranger, weights
+from evaluation.defenses import (
+    KINDS,
+    DefenseConfig,
+    build,
+    default_transfer_model,
+    networks,
+    weights,
+)
 from evaluation.eps import budget, written
 from evaluation.gradient_modes import noises
 from evaluation.suites import MEAN, SIZES, Sizes, SuiteConfig, black_box, run, suite
@@ -23,8 +30,8 @@ from rdc import Defense, ImageClassifier
 from rdc.data import load
 from rdc.hub.checkpoint import PACKAGED
 
-SMALL = Sizes(steps=3, targets=2, queries=12, draws=1)
-RANDOM = replace(SMALL, draws=3)
+SMALL = Sizes(steps=3, targets=2, queries=12, eot_samples=1)
+RANDOM = replace(SMALL, eot_samples=3)
 PURIFIED = DefenseConfig(kind="diffpure", t_star=0.1, steps=2)
 WITHOUT_GRADIENT = {"square", "random"}
 DIGITS = load("digits", "test").subset(slice(2))
@@ -85,7 +92,9 @@ def test_black_box_stages_of_ensembles() -> None:
 def test_every_entry_stays_within_its_budget(name) -> None:
     model, labels = NoisyImages(4, std=0.05), labels_of(Linear(4))
     for key, entry in suite(model, name, RANDOM, transfer=Linear(4)).items():
-        (found,) = run(entry, IMAGES, labels, eps=0.1, norm=name, chunk=64, seeds=list(range(20)))
+        (found,) = run(
+            entry, IMAGES, labels, eps=0.1, norm=name, max_rows=64, seeds=list(range(20))
+        )
         assert size(found - IMAGES, name).max() <= 0.1 + 1e-6, key
         assert not torch.equal(found, IMAGES), key
 
@@ -105,7 +114,7 @@ def test_frozen_entries_call_the_model_as_anybody_does() -> None:
     entries = suite(model, "linf", RANDOM)
     for name in ("exact/apgd-margin", "mean/exact/apgd-margin"):
         drawn.clear()
-        run(entries[name], IMAGES, LABELS, eps=0.1, norm="linf", chunk=64, seeds=list(range(20)))
+        run(entries[name], IMAGES, LABELS, eps=0.1, norm="linf", max_rows=64, seeds=list(range(20)))
         seen.append(all(torch.equal(d.expand_as(d), frozen.expand_as(d)) for d in drawn))
     assert seen == [True, False]
 
@@ -114,7 +123,7 @@ def test_few_steps_of_stadv_reach_the_budget() -> None:
     """Its own step size of 0.01 would stop at 0.03."""
     model, options = cnn(), {"eps": 0.3, "seeds": [0, 1]}
     entry = suite(model, "stadv", SMALL)["exact/stadv"]
-    (found,) = run(entry, DIGITS.images, DIGITS.labels, norm="stadv", chunk=8, **options)
+    (found,) = run(entry, DIGITS.images, DIGITS.labels, norm="stadv", max_rows=8, **options)
     short = stadv(model, DIGITS.images, DIGITS.labels, steps=3, **options)
     change = [(moved - DIGITS.images).flatten(1).norm(dim=1) for moved in (found, short)]
     assert (change[0] > 2 * change[1]).all()
@@ -125,7 +134,7 @@ def test_standard_is_the_ensemble_of_that_name_stage_by_stage() -> None:
     labels = labels_of(model)
     (entry,) = suite(model, "linf", SMALL, attack="standard").values()
     assert entry.stages == ("apgd-ce", "+apgd-t", "+fab-t", "+square")
-    found = run(entry, IMAGES, labels, eps=0.03, norm="linf", chunk=64, seeds=seeds)
+    found = run(entry, IMAGES, labels, eps=0.03, norm="linf", max_rows=64, seeds=seeds)
     whole = standard(model, IMAGES, labels, eps=0.03, seeds=seeds, steps=3, targets=2, queries=12)
     assert torch.equal(found[-1], whole.images)
     right = [int((model(images).argmax(1) == labels).sum()) for images in found]
@@ -137,7 +146,7 @@ def test_stochastic_attacks_the_frozen_draw_and_the_mean() -> None:
     frozen, means = suite(model, "linf", RANDOM, attack="stochastic").values()
     assert means.stages == ("mean/apgd-ce", "mean/+apgd-margin", "mean/+apgd-t", "mean/+square")
     assert (frozen.draws, means.draws) == (1, 3)
-    found = run(means, IMAGES, LABELS, eps=0.03, norm="linf", chunk=64, seeds=seeds)
+    found = run(means, IMAGES, LABELS, eps=0.03, norm="linf", max_rows=64, seeds=seeds)
     whole = stochastic(
         Expectation(model, draws=3), IMAGES, LABELS, eps=0.03, seeds=seeds, steps=3, targets=2,
         queries=12,
@@ -148,7 +157,7 @@ def test_stochastic_attacks_the_frozen_draw_and_the_mean() -> None:
 def test_what_an_ensemble_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match=r"--attack standard: .* stadv has --attack adaptive"):
         suite(Linear(), "stadv", SMALL, attack="standard")
-    with pytest.raises(ValueError, match=r"--suite.draws 3: .*--attack stochastic"):
+    with pytest.raises(ValueError, match=r"--suite.eot-samples 3: .*--attack stochastic"):
         suite(NoisyImages(), "linf", RANDOM, attack="standard")
     with pytest.raises(ValueError, match=r"--attack stochastic: .*--attack standard"):
         suite(Linear(), "linf", SMALL, attack="stochastic")
@@ -187,12 +196,13 @@ def test_budgets_as_people_write_them() -> None:
 def test_transfer_comes_from_a_network_that_the_defense_does_not_have() -> None:
     for kind in KINDS:
         config = DefenseConfig(kind=kind, classifier="digits-cnn")
-        name = stranger(config, "digits")
+        name = default_transfer_model(config, "digits")
         assert name == ("digits-cnn" if kind in ("rdc", "diffusion") else "digits-trades")
     assert (
-        stranger(DefenseConfig("classifier", classifier="digits-trades"), "digits") == "digits-cnn"
+        default_transfer_model(DefenseConfig("classifier", classifier="digits-trades"), "digits")
+        == "digits-cnn"
     )
-    assert stranger(DefenseConfig(), "somewhere/else") is None
+    assert default_transfer_model(DefenseConfig(), "somewhere/else") is None
 
 
 def test_weights_of_every_network_of_a_defense() -> None:

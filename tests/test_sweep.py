@@ -23,7 +23,7 @@ from evaluation.work_queue import Claims
 from rdc.data import load
 
 PUBLISHED = dict(DEFENSES)
-SUITE = SuiteConfig(steps=1, draws=2, only=("*exact/apgd-margin", "*exact/stadv"))
+SUITE = SuiteConfig(steps=1, eot_samples=2, only=("*exact/apgd-margin", "*exact/stadv"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def fresh_accelerate():
 def config(out: Path, **changes) -> SweepConfig:
     settings: dict[str, Any] = {
         "defenses": ("cnn", "diffpure"), "norms": ("linf", "stadv"), "suite": SUITE, "images": 3,
-        "judged": 2, "batch_size": 2, "checked": 1,
+        "eval_draws": 2, "batch_size": 2, "check_images": 1,
     }  # fmt: skip
     return SweepConfig(out=out, **{**settings, **changes})
 

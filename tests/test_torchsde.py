@@ -15,7 +15,7 @@ from benchmarks.adjoint import compare
 from benchmarks.memory import peak_bytes
 from purification import DiffusionPurifier, PurifierConfig, TorchsdePurifier
 from purification.processes import Point
-from rdc.noise import copies
+from rdc.noise import using_draws
 
 STD = 0.4
 
@@ -173,7 +173,7 @@ def test_fresh_paths_are_each_images_own() -> None:
 def test_copies_have_paths_of_their_own() -> None:
     images = some_images(2)
     purifier = TorchsdePurifier(two_classes(), dt=0.02)
-    with copies(range(3)):
+    with using_draws(range(3)):
         rows = purifier(images.repeat_interleave(3, 0)).unflatten(0, (2, 3))
     torch.testing.assert_close(rows[:, 0], purifier(images), rtol=0, atol=1e-12)
     assert not torch.allclose(rows[:, 0], rows[:, 1])

@@ -166,4 +166,4 @@ class Climb:
         return self.victim.gradient(points, self.labels, seeds=self.draws, **self.aims)
 
     def _judge(self, points: Tensor) -> Judgment:
-        return self.victim.judge(points, self.labels, seeds=self.draws, **self.aims)
+        return self.victim.evaluate(points, self.labels, seeds=self.draws, **self.aims)

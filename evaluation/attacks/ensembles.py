@@ -142,6 +142,6 @@ def _differs(victim: Expectation, images: Tensor, labels: Tensor, seeds: Sequenc
     """Whether some images get other logits the second time."""
     few = torch.arange(min(len(images), 32), device=images.device)
     twice = [
-        victim.judge(images[few], labels[few], seeds=pick(seeds, few)).margin for _ in range(2)
+        victim.evaluate(images[few], labels[few], seeds=pick(seeds, few)).margin for _ in range(2)
     ]
     return not torch.allclose(*twice, rtol=1e-3, atol=1e-4)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from evaluation.attacks.losses import Loss, margin
 from rdc.defense import batch_coupled
-from rdc.noise import copies
+from rdc.noise import using_draws
 
 Model = Callable[[Tensor], Tensor]
 
@@ -39,7 +39,7 @@ class Expectation:
 
     `model` maps [0, 1] images (B, C, H, W) to logits (B, K). With `draws` > 1 every answer is a
     mean over that many draws per image: the loss, its gradient, the share of wrong classes. Nothing
-    is decided by a single draw. Images and draws fold into rows, of which `chunk` go through the
+    is decided by a single draw. Images and draws fold into rows, of which `max_rows` go through the
     model at a time.
 
     Every call takes `seeds`, one per image, that say which draws are taken: the same seeds give the
@@ -52,18 +52,18 @@ class Expectation:
     a plain call, known to the attacker, and `seeds` do nothing.
     """
 
-    def __init__(self, model: Model, *, draws: int = 1, chunk: int = 256) -> None:
-        if draws < 1 or chunk < 1:
-            raise ValueError(f"draws={draws} and chunk={chunk} must be at least 1")
-        if chunk > 1 and isinstance(model, nn.Module) and batch_coupled(model):
+    def __init__(self, model: Model, *, draws: int = 1, max_rows: int = 256) -> None:
+        if draws < 1 or max_rows < 1:
+            raise ValueError(f"draws={draws} and max_rows={max_rows} must be at least 1")
+        if max_rows > 1 and isinstance(model, nn.Module) and batch_coupled(model):
             raise ValueError(
-                f"chunk={chunk}: the model's answer for an image depends on the batch, but images "
-                "are attacked one by one; pass chunk=1, or use a defense without batch_coupled "
-                "guidance"
+                f"max_rows={max_rows}: the model's answer for an image depends on the batch, but "
+                "images are attacked one by one; pass max_rows=1, or use a defense "
+                "without batch_coupled guidance"
             )
         self.model = model
         self.draws = draws
-        self.chunk = chunk
+        self.max_rows = max_rows
 
     @classmethod
     def of(cls, model: "Model | Expectation") -> "Expectation":
@@ -80,7 +80,7 @@ class Expectation:
                 found[-1].append(self._call(images[part], len(draws)))
         return torch.cat([torch.cat(parts).transpose(0, 1) for parts in found])
 
-    def judge(
+    def evaluate(
         self,
         images: Tensor,
         labels: Tensor,
@@ -133,9 +133,9 @@ class Expectation:
 
     def _blocks(self, count: int) -> Iterator[tuple[slice, range]]:
         """Images and draws that go through the model together; for some images, all their draws."""
-        for start in range(0, count, self.chunk):
-            part = slice(start, min(start + self.chunk, count))
-            together = max(1, self.chunk // (part.stop - part.start))
+        for start in range(0, count, self.max_rows):
+            part = slice(start, min(start + self.max_rows, count))
+            together = max(1, self.max_rows // (part.stop - part.start))
             for first in range(0, self.draws, together):
                 yield part, range(first, min(first + together, self.draws))
 
@@ -143,7 +143,7 @@ class Expectation:
         """The context in which rows (draw, image) have the numbers of their draws."""
         if self.draws == 1:
             return nullcontext()
-        return copies([(seed << 32) + draw + 1 for draw in draws for seed in seeds])
+        return using_draws([(seed << 32) + draw + 1 for draw in draws for seed in seeds])
 
     def _call(self, images: Tensor, draws: int) -> Tensor:
         """Logits (draws, B, K), at least float32."""

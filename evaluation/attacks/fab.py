@@ -51,7 +51,7 @@ def fab(
     victim = Expectation.of(model)
     draws = spawn(seeds, 0)
     aims = top_classes(victim, images, labels, count=targets, seeds=draws)
-    wrong = victim.judge(images, labels, seeds=draws).wrong > 0.5
+    wrong = victim.evaluate(images, labels, seeds=draws).wrong > 0.5
     closest, distance = images, torch.full_like(images[:, 0, 0, 0], inf).masked_fill(wrong, 0)
     for number, (restart, aim) in enumerate(product(range(restarts), aims), start=1):
         index = (distance > (eps or 0)).nonzero()[:, 0]
@@ -119,7 +119,7 @@ class Walk:
 
     def _note(self, points: Tensor) -> Tensor:
         """Which points are misclassified; the closest so far are kept."""
-        wrong = self.victim.judge(points, self.labels, seeds=self.draws).wrong > 0.5
+        wrong = self.victim.evaluate(points, self.labels, seeds=self.draws).wrong > 0.5
         distance = size(points - self.images, self.norm)
         closer = wrong & (distance < self.distance)
         self.closest = torch.where(wide(closer), points, self.closest)

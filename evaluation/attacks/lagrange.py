@@ -89,14 +89,14 @@ def climb(
     """The run of one multiplier: the point that harms `victim` most, by the last draws."""
     point = best = random_start(images, eps, norm, generators(spawn(seeds, 0)))
     draws = spawn(seeds, 1)
-    harm = victim.judge(point, labels, seeds=draws)
+    harm = victim.evaluate(point, labels, seeds=draws)
     for step in range(1, steps + 1):
         direction = steepest(lagrangian.gradient(point, draws), norm)
         point = project(point + step_size * direction, images, eps, norm)
         if victim.draws > 1:
             draws = spawn(seeds, step + 1)
-            harm = victim.judge(best, labels, seeds=draws)
-        judged = victim.judge(point, labels, seeds=draws)
+            harm = victim.evaluate(best, labels, seeds=draws)
+        judged = victim.evaluate(point, labels, seeds=draws)
         worse = judged.worse(harm)
         best = torch.where(wide(worse), point, best)
         harm = judged.where(worse, harm)
@@ -117,7 +117,7 @@ class Lagrangian:
     ) -> None:
         self.labels, self.loss, self.multiplier = labels, loss, multiplier
         self.surrogate, self.penalty = (
-            Expectation(part, draws=victim.draws, chunk=victim.chunk)
+            Expectation(part, draws=victim.draws, max_rows=victim.max_rows)
             for part in (surrogate, _logits(penalty))
         )
         self.weight: Tensor | None = None

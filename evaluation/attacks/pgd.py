@@ -67,14 +67,14 @@ def climb(
     for step in range(steps + 1):
         if victim.draws > 1:
             draws = spawn(seeds, step)
-            best_loss = victim.judge(best, labels, seeds=draws, loss=loss).loss
+            best_loss = victim.evaluate(best, labels, seeds=draws, loss=loss).loss
         else:
             draws = seeds
         if step < steps:
             judged, gradient = victim.gradient(point, labels, seeds=draws, loss=loss)
             direction = steepest(restrict(gradient), norm)
         else:
-            judged, direction = victim.judge(point, labels, seeds=draws, loss=loss), None
+            judged, direction = victim.evaluate(point, labels, seeds=draws, loss=loss), None
         better = judged.loss > best_loss
         best = torch.where(wide(better), point, best)
         best_loss = torch.where(better, judged.loss, best_loss)

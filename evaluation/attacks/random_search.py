@@ -35,18 +35,18 @@ def random_search(
     victim = Expectation.of(model)
     sources = generators(spawn(seeds, 0))
     worst, draws = images, spawn(seeds, 1)
-    harm = victim.judge(worst, labels, seeds=draws)
+    harm = victim.evaluate(worst, labels, seeds=draws)
     for trial in range(trials):
         if victim.draws > 1 and trial % PER_DRAW == 0 and trial:
             draws = spawn(seeds, 1, trial)
-            harm = victim.judge(worst, labels, seeds=draws)
+            harm = victim.evaluate(worst, labels, seeds=draws)
         if trial % 2:
             scale = 3 * eps if norm == "linf" else 2 * eps / images[0].numel() ** 0.5
             noise = scale * normal(sources, images.shape[1:], images)
             point = project(images + noise, images, eps, norm)
         else:
             point = random_start(images, eps, norm, sources)
-        judged = victim.judge(point, labels, seeds=draws)
+        judged = victim.evaluate(point, labels, seeds=draws)
         worse = judged.worse(harm)
         worst = torch.where(worse[:, None, None, None], point, worst)
         harm = judged.where(worse, harm)

@@ -63,14 +63,14 @@ def _search(
     start, propose = (_stripes, _recolor) if norm == "linf" else (_tiles, _move_mass)
     sources, draws = generators(spawn(seeds, 0)), spawn(seeds, 1)
     point = start(images, eps, sources)
-    judged = victim.judge(point, labels, seeds=draws)
+    judged = victim.evaluate(point, labels, seeds=draws)
     numbers = images
     for query in range(queries):
         if query % BLOCK == 0:
             numbers = uniform(sources, (BLOCK, 5 + images.shape[1]), images)
             if victim.draws > 1:
                 draws = spawn(seeds, 1, query)
-                judged = victim.judge(point, labels, seeds=draws)
+                judged = victim.evaluate(point, labels, seeds=draws)
         index = (judged.wrong < 1).nonzero()[:, 0]
         if not len(index):
             if victim.draws == 1:
@@ -80,7 +80,7 @@ def _search(
         proposed = propose(
             images[index], point[index], eps, pixels**0.5, numbers[index, query % BLOCK]
         )
-        now = victim.judge(proposed, labels[index], seeds=pick(draws, index))
+        now = victim.evaluate(proposed, labels[index], seeds=pick(draws, index))
         better = now.margin > judged.margin[index]
         point[index[better]] = proposed[better]
         for values, new in zip(judged, now, strict=True):

@@ -46,11 +46,11 @@ def stadv(
     moments = still, still
     largest = still.new_zeros(len(images), 1, 1, 1)
     worst, draws = images, spawn(seeds, 0)
-    harm = victim.judge(images, labels, seeds=draws)
+    harm = victim.evaluate(images, labels, seeds=draws)
     for step in range(1, steps + 1):
         if victim.draws > 1:
             draws = spawn(seeds, step)
-            harm = victim.judge(worst, labels, seeds=draws)
+            harm = victim.evaluate(worst, labels, seeds=draws)
         point, (judged, slope) = _look(victim, images, labels, flow, loss, draws, smoothness)
         worse = judged.worse(harm)
         worst = torch.where(wide(worse), point, worst)
@@ -59,7 +59,7 @@ def stadv(
         largest = largest.maximum(slope.double().abs().amax((1, 2, 3), keepdim=True))
         moments, move = _adam(moments, slope.double(), step, 1e-8 * largest)
         flow = (flow + step_size * move.to(flow)).clamp(-eps, eps)
-    judged = victim.judge(warp(images, flow), labels, seeds=draws)
+    judged = victim.evaluate(warp(images, flow), labels, seeds=draws)
     return torch.where(wide(judged.worse(harm)), warp(images, flow), worst)
 
 

@@ -24,7 +24,7 @@ class Selection:
         # One set of draws for all candidates: they differ by what they are, not by luck.
         self._unseen = spawn(seeds, SELECTION)
         self.images = images
-        self.judged = victim.judge(images, labels, seeds=self._unseen)
+        self.judged = victim.evaluate(images, labels, seeds=self._unseen)
         # All draws of a clean image may be wrong by chance: that image is attacked all the same.
         self._attacked = torch.full_like(self.judged.wrong, victim.draws == 1, dtype=torch.bool)
 
@@ -47,7 +47,7 @@ class Selection:
 
     def _keep(self, index: Tensor, found: Tensor) -> Tensor:
         self._attacked[index] = True
-        judged = self.victim.judge(found, self.labels[index], seeds=pick(self._unseen, index))
+        judged = self.victim.evaluate(found, self.labels[index], seeds=pick(self._unseen, index))
         before = type(judged)(*(values[index] for values in self.judged))
         worse = judged.worse(before)
         self.images, wrong = self.images.clone(), judged.wrong

@@ -48,10 +48,10 @@ def addressable(subject: Subject) -> Finding:
 def alone_and_in_a_batch(subject: Subject) -> Finding:
     """An image gets the same logits, and its loss the same gradient, alone and in any batch."""
     images = subject.images
-    if subject.chunk == 1 or len(images) == 1:
-        return None, "there are no batches: chunk=1, or one image"
+    if subject.max_rows == 1 or len(images) == 1:
+        return None, "there are no batches: max_rows=1, or one image"
     few = subject.few(ALONE)
-    alone = Expectation(subject.model, chunk=1)
+    alone = Expectation(subject.model, max_rows=1)
     lonely = alone.logits(few.images, seeds=few.seeds)[:, 0]
     # All images also in another order, where they have other places and neighbors.
     together, turned = subject.logits(), subject.logits(images.flip(0)).flip(0)
@@ -68,7 +68,7 @@ def alone_and_in_a_batch(subject: Subject) -> Finding:
     if not passed:
         detail += (
             "; the score belongs to a batch and not to images: call model.eval(), or declare "
-            "batch_coupled = True and evaluate with --chunk 1"
+            "batch_coupled = True and evaluate with --max-rows 1"
         )
     return passed, detail
 

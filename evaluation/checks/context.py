@@ -36,18 +36,18 @@ class Subject:
     eps: float
     steps: int
     draws: int
-    chunk: int
+    max_rows: int
     seeds: Sequence[int]
 
     @cached_property
     def victim(self) -> Expectation:
         """The model as it is attacked."""
-        return Expectation(self.model, draws=self.draws, chunk=self.chunk)
+        return Expectation(self.model, draws=self.draws, max_rows=self.max_rows)
 
     @cached_property
     def plain(self) -> Expectation:
         """The model as a plain call has it: one draw, the frozen one."""
-        return Expectation(self.model, chunk=self.chunk)
+        return Expectation(self.model, max_rows=self.max_rows)
 
     @cached_property
     def slope(self) -> tuple[Judgment, Tensor]:
@@ -81,7 +81,7 @@ class Subject:
         self, *, eps: float | None = None, steps: int | None = None, draws: int | None = None
     ) -> Tensor:
         """Attacked images: APGD on the margin, or stadv; the evaluation's settings, or these."""
-        victim = Expectation(self.model, draws=draws or self.draws, chunk=self.chunk)
+        victim = Expectation(self.model, draws=draws or self.draws, max_rows=self.max_rows)
         eps, steps = self.eps if eps is None else eps, steps or self.steps
         options = {"eps": eps, "steps": steps, "seeds": self.seeds}
         if self.norm == "stadv":
@@ -95,6 +95,6 @@ class Subject:
 
     def right(self, images: Tensor, *, draws: int | None = None) -> Tensor:
         """The share of draws unseen by any attack that give the label: (B,); 0 or 1 for one."""
-        victim = Expectation(self.model, draws=draws or self.draws, chunk=self.chunk)
+        victim = Expectation(self.model, draws=draws or self.draws, max_rows=self.max_rows)
         seeds = spawn(self.seeds, UNSEEN)
-        return 1 - victim.judge(images, self.labels, seeds=seeds).wrong
+        return 1 - victim.evaluate(images, self.labels, seeds=seeds).wrong

@@ -60,7 +60,7 @@ def draws_doubled(subject: Subject) -> Finding:
         f"draws have a mean cosine of {cosine:.2f} (random ones of 0 +- {chance:.2f})"
     )
     if not passed:
-        detail += "; raise --suite.draws until doubling it changes nothing"
+        detail += "; raise --suite.eot-samples until doubling it changes nothing"
     return passed, detail
 
 

@@ -117,7 +117,7 @@ def differences(subject: Subject, points: Tensor, directions: Tensor, distance: 
 
     def margins(sign: float) -> Tensor:
         moved = (points[:, None] + sign * distance * directions).flatten(0, 1)
-        judged = subject.plain.judge(moved, labels, seeds=[0] * len(moved))
+        judged = subject.plain.evaluate(moved, labels, seeds=[0] * len(moved))
         return judged.margin.view(directions.shape[:2])
 
     return (margins(1) - margins(-1)) / (2 * distance)

@@ -30,19 +30,20 @@ def run(
     eps: float,
     steps: int = 10,
     draws: int = 1,
-    chunk: int = 256,
+    max_rows: int = 256,
     seeds: Sequence[int] | None = None,
 ) -> list[Check]:
     """Every check on `model`, [0, 1] images (B, C, H, W) to logits; 8 to 16 images are enough.
 
-    `norm`, `eps`, `steps` of APGD (or stadv), `draws`, `chunk` and `seeds` as in the evaluation.
+    `norm`, `eps`, `steps` of APGD (or stadv), `draws`, `max_rows` and `seeds` as in the evaluation.
     Costs about 3 `steps` + 15 gradients and 80 calls of all images; several draws twice that, and
     times the draws. Run it before anything else has asked the model: its memory must be empty.
     """
-    Expectation(model, draws=draws, chunk=chunk)  # refuses batches that couple, and 0 of either
+    # Refuses batches that couple, and 0 of either.
+    Expectation(model, draws=draws, max_rows=max_rows)
     ball = "linf" if norm == "stadv" else norm
     seeds = checked(images, labels, eps=eps, norm=ball, seeds=seeds, steps=steps)
-    subject = Subject(model, images, labels, norm, eps, steps, draws, chunk, seeds)
+    subject = Subject(model, images, labels, norm, eps, steps, draws, max_rows, seeds)
     try:
         before, attacked = Before.of(subject), subject.attack()
     except (ValueError, FloatingPointError) as error:

@@ -9,7 +9,7 @@ from evaluation.report.load import UNATTACKED, Run, flatten
 from evaluation.results.statistics import mcnemar
 
 SIGNIFICANT = 0.05
-OWN = ("out", "defense.", "norm", "eps", "chunk", "batch_size", "judged")
+OWN = ("out", "defense.", "norm", "eps", "max_rows", "batch_size", "eval_draws")
 """Settings that may differ between runs that are compared: what is compared, and the machine."""
 
 

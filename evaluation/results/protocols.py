@@ -27,13 +27,13 @@ class Answers(NamedTuple):
 
 
 def answers(
-    model: Model, images: Tensor, seeds: Sequence[int], *, draws: int, chunk: int = 256
+    model: Model, images: Tensor, seeds: Sequence[int], *, draws: int, max_rows: int = 256
 ) -> Answers:
     """What `model` says about each image (B, C, H, W) under `draws` draws of its own.
 
     With `draws` = 1 the frozen draw, which an attacker may know; `seeds` (B) then do nothing.
     """
-    victim = Expectation(model, draws=draws, chunk=chunk)
+    victim = Expectation(model, draws=draws, max_rows=max_rows)
     logits = victim.logits(images, seeds=spawn(seeds, JUDGMENT))
     confidences, classes = logits.softmax(2).max(2)
     return Answers(classes, confidences)

@@ -22,7 +22,7 @@ from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.hub.weights import sha256, weights_sha256
 from rdc.images import iterate_images, to_images
 from rdc.runs.device import default_device
-from rdc.runs.run_log import SETTINGS, Journal
+from rdc.runs.run_log import SETTINGS, RunLog
 
 PREDICTIONS = "predictions.jsonl"
 FILES = "files.jsonl"
@@ -76,12 +76,12 @@ def classify_folder(
     state.wait_for_everyone()
     device = cast(torch.device, state.device)
     run = FolderRun(folder, out, model, batch_size=batch_size, seed=seed, device=device)
-    journal = Journal(out, run.settings, process=state.process_index)
+    run_log = RunLog(out, run.settings, process=state.process_index)
     state.wait_for_everyone()
     with tqdm(total=run.count, unit="image", disable=not state.is_main_process) as bar:
-        run.share(journal, state.process_index, state.num_processes, bar)
+        run.share(run_log, state.process_index, state.num_processes, bar)
     state.wait_for_everyone()
-    failed = run.merge(journal) if state.is_main_process else 0
+    failed = run.merge(run_log) if state.is_main_process else 0
     state.wait_for_everyone()
     return failed
 
@@ -166,18 +166,18 @@ class FolderRun:
             while batch := [json.loads(line)["image"] for line in islice(lines, self.batch_size)]:
                 yield batch
 
-    def share(self, journal: Journal, process: int, processes: int, bar: tqdm) -> None:
+    def share(self, run_log: RunLog, process: int, processes: int, bar: tqdm) -> None:
         """Classify what is missing of this process's batches; the bar shows all images."""
-        done = {record["batch"] for record in journal.read()}
+        done = {record["batch"] for record in run_log.read()}
         for number, names in enumerate(self.batches()):
             if number % processes == process and number not in done:
                 rows = classify_files(names, self.model, self.root)
-                journal.append([{"batch": number, "rows": rows}])
+                run_log.append([{"batch": number, "rows": rows}])
             bar.update(len(names))
 
-    def merge(self, journal: Journal) -> int:
+    def merge(self, run_log: RunLog) -> int:
         """Write all predictions in the order of the names; returns how many are errors."""
-        places = {entry.record["batch"]: (entry.file, entry.offset) for entry in journal.entries()}
+        places = {entry.record["batch"]: (entry.file, entry.offset) for entry in run_log.entries()}
         needed = -(-self.count // self.batch_size)
         if len(places) < needed:
             raise ValueError(

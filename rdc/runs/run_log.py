@@ -18,7 +18,7 @@ class Entry(NamedTuple):
     offset: int
 
 
-class Journal:
+class RunLog:
     """The records of a run in `folder`, one file per process; a kill loses at most the last line.
 
     The folder belongs to `settings`: a run with others is refused. Every process of a run makes one

@@ -13,6 +13,7 @@ from typing import Any
 
 import accelerate.state
 import torch
+from torch.utils import backend_registration
 from torch.utils.cpp_extension import load
 
 NAME = "emulated"
@@ -23,9 +24,9 @@ def start() -> None:
     """From now on this process has the device, and programs take it."""
     global extension
     extension = load("emulated_device", [str(Path(__file__).with_name("device.cpp"))])
-    torch.utils.rename_privateuse1_backend(NAME)
+    backend_registration.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, module())
-    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    backend_registration.generate_methods_for_privateuse1_backend(for_storage=True)
     # By way of tensors: between storages PyTorch itself only copies for devices that it knows.
     torch.UntypedStorage.copy_ = copy  # type: ignore[method-assign]
     accelerate.state.PartialState.default_device = property(lambda self: torch.device(NAME))  # type: ignore
