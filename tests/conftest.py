@@ -1,4 +1,4 @@
-"""Settings shared by the tests; the folder itself is importable, for `oracle` and `tiny`."""
+"""Settings shared by the tests; the checkout is importable, for `tests.support`."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 # The tests' networks are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)
 
@@ -20,6 +20,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--emulate"):
-        import emulated
+        from tests import emulated
 
         emulated.start()

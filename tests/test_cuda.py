@@ -12,16 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import emulated
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from oracle import some_images
-from pictures import noise, save
-from test_classifier import SMALL, small_rdc
-from test_likelihood import random_denoiser
-from test_run import assert_same_run
-from test_run import config as run_config
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -39,6 +32,12 @@ from rdc.__main__ import main as command_line
 from rdc.data import Dataset, load
 from rdc.gradients import gradient
 from rdc.likelihood import class_errors
+from tests import emulated
+from tests.support.denoisers import SMALL, random_denoiser, small_rdc
+from tests.support.oracle import some_images
+from tests.support.pictures import noise, save
+from tests.support.training_runs import assert_same_run
+from tests.support.training_runs import config as run_config
 from training import batches
 from training.batches import Batches
 from training.checkpoint import Checkpoints

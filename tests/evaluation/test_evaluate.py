@@ -1,0 +1,380 @@
+"""The runner: killed, continued, on two processes, short of memory; and what it leaves behind."""
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from evaluation import runner as runner_module
+from evaluation.config import EvaluateConfig
+from evaluation.defenses import DefenseConfig, build
+from evaluation.evaluate import main
+from evaluation.results.protocols import Answers
+from evaluation.runner import Runner, Unit, rightness, seconds_each
+from evaluation.suites import SuiteConfig
+from rdc import Defense
+from rdc.data import load
+from rdc.runs.run_log import RunLog
+from tests.support.children import evaluate_noisy
+
+ROOT = Path(__file__).parents[2]
+CLASSIFIER = DefenseConfig(kind="classifier")
+SUITE = SuiteConfig(steps=3, targets=2, queries=6)
+PURIFIED = DefenseConfig(kind="diffpure", t_star=0.2, steps=2)
+ATTACKS = {
+    "exact/apgd-ce", "exact/apgd-margin", "exact/apgd-t", "exact/low-frequency", "square", "random",
+    "transfer/apgd-margin",
+}  # fmt: skip
+ALONE: Any = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def config(out: Path, **changes) -> EvaluateConfig:
+    settings = {"images": 10, "batch_size": 4, "eps": (0.1, 0.2), "suite": SUITE}
+    return EvaluateConfig(out=out, **{"defense": CLASSIFIER, **settings, **changes})
+
+
+def records(out: Path) -> list[dict]:
+    """All of them in one order, without the time they took."""
+    files = out.glob("records-*.jsonl")
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    found = {(r["eps"], r["image"], r["attack"]): r for r in map(json.loads, lines)}
+    return [{k: v for k, v in found[key].items() if k != "seconds"} for key in sorted(found)]
+
+
+def summary(out: Path) -> dict[str, Any]:
+    """Without what differs between two runs that are the same."""
+    found = json.loads((out / "summary.json").read_text())
+    found["config"].pop("out")
+    # Details tell of errors at the rounding limit, which another process rounds otherwise.
+    found["checks"] = [(check["name"], check["passed"]) for check in found["checks"]]
+    return {k: v for k, v in found.items() if k not in ("seconds_per_image", "command")}
+
+
+def images(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (out / "images").glob("*.safetensors")}
+
+
+def assert_same_run(out: Path, other: Path) -> None:
+    assert records(out) == records(other)
+    assert images(out) == images(other)
+    assert summary(out) == summary(other)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    main(config(out))
+    return out
+
+
+def test_every_image_and_attack_has_a_record(whole: Path) -> None:
+    found = records(whole)
+    assert len(found) == 10 * (1 + 2 * len(ATTACKS))
+    assert {r["attack"] for r in found if r["eps"]} == ATTACKS
+    labels = load("digits", "test").labels[:10].tolist()
+    for r in found:
+        assert r["label"] == labels[r["image"]] and r["linf"] <= r["eps"] + 1e-6
+        # A classifier draws nothing: it is not judged again on draws that are all the same.
+        assert r["predictions"] == r["confidences"] == []
+        assert 0.1 <= r["frozen_confidence"] <= 1
+
+
+def test_every_attack_is_announced(tmp_path: Path) -> None:
+    heard: list[str] = []
+    runner = Runner(config(tmp_path / "run", images=2, eps=(0.1,)), ALONE)
+    for unit in runner.missing():
+        runner.run(unit, announce=heard.append)
+    assert heard == [f"eps 0.1, {attack}" for attack in runner.entries]
+    assert set(runner.entries) == ATTACKS
+
+
+def test_estimate_leaves_out_the_first_call_and_grows_until_it_is_sure(monkeypatch) -> None:
+    """Half a second an image and 100 for the first call."""
+    clock, asked = [0.0], []
+
+    def compute(count: int) -> None:
+        clock[0] += 0.5 * count + 100 * (not asked)
+        asked.append(count)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    assert seconds_each(compute, 50) == 0.5 and asked == [1, 1, 2, 4, 8]
+    asked.clear()
+    assert seconds_each(compute, 3) == 0.5 and asked == [1, 1, 2, 3]
+
+
+def test_saved_images_are_what_the_records_say(whole: Path) -> None:
+    """The most harmful ones, with the names of the attacks that made them."""
+    model = build(CLASSIFIER, data="digits")
+    files = sorted((whole / "images").glob("eps0.2-*.safetensors"))
+    assert [file.stem for file in files] == ["eps0.2-00000", "eps0.2-00004", "eps0.2-00008"]
+    for file in files:
+        tensors = load_file(file)
+        first, answers = int(file.stem.split("-")[1]), model(tensors["images"]).argmax(1).tolist()
+        assert set(tensors) == {"images"}
+        with safe_open(file, "pt") as opened:
+            culprits = json.loads(opened.metadata()["attacks"])
+        for image, (answer, culprit) in enumerate(zip(answers, culprits, strict=True), first):
+            of_image = {
+                r["attack"]: r for r in records(whole) if (r["eps"], r["image"]) == (0.2, image)
+            }
+            assert of_image[culprit]["frozen"] == answer
+            survived = all(r["frozen"] == r["label"] for r in of_image.values())
+            assert survived == (answer == of_image[culprit]["label"])
+
+
+def test_most_harmful_is_what_unseen_draws_and_then_the_frozen_one_get_wrong() -> None:
+    frozen = Answers(torch.tensor([[1], [0], [1], [0]]), torch.ones(4, 1))
+    unseen = Answers(torch.tensor([[0, 0], [0, 1], [0, 1], [0, 0]]), torch.ones(4, 2))
+    labels = torch.ones(4, dtype=torch.int64)
+    assert rightness(frozen, unseen, labels).argsort().tolist() == [3, 0, 1, 2]
+    assert rightness(frozen, None, labels).tolist() == [1, 0, 1, 0]
+
+
+def test_what_the_summary_holds(whole: Path) -> None:
+    found = json.loads((whole / "summary.json").read_text())
+    assert set(found["weights"]) == {"digits-cnn"}
+    assert found["class_names"] == [str(digit) for digit in range(10)]
+    assert found["seconds_per_image"] > 0
+    names = {check["name"] for check in found["checks"]}
+    assert {"finite differences", "white box beats black box"} <= names
+    assert not [check for check in found["checks"] if check["passed"] is False]
+    assert found["text"].startswith("all ")
+    assert set(found["accuracy"]["0.1"]) == {*ATTACKS, "worst"}
+    assert set(found["accuracy"]["0"]) == {"none"}
+    # What was left out is written down with the values that it had.
+    assert found["config"]["transfer"] == "digits-trades"
+    assert found["config"]["suite"] == {
+        "steps": 3, "targets": 2, "queries": 6, "eot_samples": 1, "only": []
+    }  # fmt: skip
+
+
+def test_finished_run_is_summarized_again_and_changed_settings_are_refused(whole: Path) -> None:
+    before = records(whole)
+    main(config(whole))
+    assert records(whole) == before
+    with pytest.raises(ValueError, match="eps:"):
+        main(config(whole, eps=(0.1,)))
+
+
+def test_run_that_ends_before_or_after_writing_continues(
+    whole: Path, tmp_path: Path, monkeypatch
+) -> None:
+    out, append = tmp_path / "run", RunLog.append
+    for end in range(10):
+
+        def stop(self: RunLog, found, end=end) -> None:
+            if end % 2:
+                append(self, found)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(RunLog, "append", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main(config(out))
+    monkeypatch.undo()
+    main(config(out))
+    assert_same_run(out, whole)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """A context whose children are forked from a process that has everything imported."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["evaluation.evaluate", "sklearn.datasets", "training.denoising"]
+    )
+    return context
+
+
+def test_ten_kills_at_random_moments_lose_nothing(tmp_path: Path, processes) -> None:
+    """SIGKILL, up to two units after the start; draws, images and answers come out the same."""
+    settings = {
+        "suite": SuiteConfig(
+            steps=1, queries=2, eot_samples=2, only=("*exact/apgd-margin", "square")
+        ),
+        "eval_draws": 2, "images": 16, "batch_size": 1,
+    }  # fmt: skip
+    out, generator = tmp_path / "run", random.Random(os.getpid())
+    for _ in range(10):
+        until = len(images(out)) + generator.randint(0, 2)
+        child = processes.Process(target=evaluate_noisy, args=(config(out, **settings),))
+        child.start()
+        while len(images(out)) < until and child.is_alive():
+            time.sleep(0.002)
+        child.join(generator.uniform(0, 0.1))
+        assert child.is_alive(), "it came to its end, or to an error"
+        child.kill()
+        child.join()
+    assert 0 < len(images(out)) < 48 and not (out / "summary.json").exists()
+    for each in (out, tmp_path / "whole"):
+        evaluate_noisy(config(each, **settings))
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert_same_run(out, tmp_path / "whole")
+    assert all(set(load_file(f)) == {"images", "purified"} for f in (out / "images").glob("*.s*"))
+
+
+def test_two_processes_find_what_one_finds(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = [
+        "--defense.kind", "classifier", "--images", "10", "--batch-size", "4",
+        "--eps", "1/10", "0.2", "--suite.steps", "3", "--suite.targets", "2",
+        "--suite.queries", "6", "--out", str(out),
+    ]  # fmt: skip
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+        "29613", "-m", "evaluation.evaluate", *flags,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(out.glob("records-*.jsonl"))) == 2
+    assert_same_run(out, whole)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_unit_belongs_to_one_process(tmp_path: Path, count: int) -> None:
+    units = []
+    for index in range(count):
+        place = SimpleNamespace(process_index=index, num_processes=count, device="cpu")
+        units += Runner(config(tmp_path), place).missing()  # type: ignore[arg-type]
+    everything = Runner(config(tmp_path), ALONE).units()
+    assert sorted(unit.name for unit in units) == sorted(unit.name for unit in everything)
+
+
+def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path: Path) -> None:
+    """Clean and attacked figures stand under the same protocols."""
+    out = tmp_path / "run"
+    suite = replace(SUITE, eot_samples=2, only=("*apgd-margin", "square"))
+    main(config(out, defense=PURIFIED, suite=suite, eval_draws=6, images=4, eps=(0.1,)))
+    assert all(len(r["predictions"]) == len(r["confidences"]) == 6 for r in records(out))
+    model = build(PURIFIED, data="digits")
+    assert isinstance(model, Defense)
+    tensors = load_file(out / "images" / "eps0-00000.safetensors")
+    clean = load("digits", "test").images[:4]
+    torch.testing.assert_close(tensors["purified"], model.purifier(clean))
+    said = model(clean).softmax(1).max(1)
+    found = [r for r in records(out) if r["eps"] == 0]
+    assert [r["frozen"] for r in found] == said.indices.tolist()
+    confidences = torch.tensor([r["frozen_confidence"] for r in found])
+    torch.testing.assert_close(confidences, said.values, atol=1e-4, rtol=0)
+    figures = json.loads((out / "summary.json").read_text())["accuracy"]
+    for eps, name in (("0", "none"), ("0.1", "worst")):
+        by = {protocol: figure["accuracy"] for protocol, figure in figures[eps][name].items()}
+        assert list(by) == ["frozen", "fresh", "majority", "worst draw"]
+        assert by["worst draw"] <= by["fresh"] and by["worst draw"] <= by["majority"]
+    names = {r["attack"] for r in records(out)}
+    assert {"exact/apgd-margin", "mean/exact/apgd-margin"} < names
+
+
+@pytest.mark.parametrize("attack", ["standard", "stochastic"])
+def test_ensembles_leave_a_record_per_stage(tmp_path: Path, attack) -> None:
+    out = tmp_path / "run"
+    small = SuiteConfig(
+        steps=2, targets=1, queries=4, eot_samples=2 if attack == "stochastic" else 1
+    )
+    changes = {"defense": PURIFIED, "attack": attack, "images": 3, "eps": (0.2,), "eval_draws": 2}
+    main(config(out, suite=small, **changes))
+    stages = {"apgd-ce", "+apgd-t", "+fab-t", "+square"}
+    means = {"mean/apgd-ce", "mean/+apgd-margin", "mean/+apgd-t", "mean/+square"}
+    found = json.loads((out / "summary.json").read_text())
+    expected = stages | (means if attack == "stochastic" else set())
+    assert set(found["accuracy"]["0.2"]) == expected | {"worst"}
+    assert found["config"]["transfer"] is None
+
+
+class Crowded(nn.Module):
+    """A CNN with memory for `rows` images at once, with a `gradient` or without one."""
+
+    def __init__(self, rows: int, *, gradient: bool) -> None:
+        super().__init__()
+        self.network = build(CLASSIFIER, data="digits")
+        self.rows, self.gradient, self.refused = rows, gradient, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.rows and torch.is_grad_enabled() == self.gradient:
+            self.refused += 1
+            raise torch.OutOfMemoryError("no room")
+        return self.network(images)
+
+
+def crowded(model: nn.Module, out: Path, monkeypatch, **changes) -> Runner:
+    monkeypatch.setattr(runner_module, "build", lambda *_, **__: model)
+    suite = replace(SUITE, only=("exact/apgd-margin",))
+    return Runner(config(out, suite=suite, batch_size=8, **changes), ALONE)
+
+
+@pytest.mark.parametrize(("eps", "gradient"), [(0.1, True), (0.0, False)], ids=["attack", "judge"])
+def test_short_memory_halves_the_chunk(
+    tmp_path: Path, monkeypatch, eps: float, gradient: bool
+) -> None:
+    found = []
+    for rows in (8, 3):
+        out, model = tmp_path / str(rows), Crowded(rows, gradient=gradient)
+        runner = crowded(model, out, monkeypatch, max_rows=8)
+        runner.run(Unit(eps, range(8)))
+        assert (runner.max_rows, model.refused) == ((8, 0) if rows == 8 else (2, 2))
+        found.append(records(out))
+    for roomy, tight in zip(*found, strict=True):
+        assert roomy.pop("frozen_confidence") == pytest.approx(tight.pop("frozen_confidence"))
+        assert [roomy.pop(n) for n in ("linf", "l2")] == pytest.approx(
+            [tight.pop(n) for n in ("linf", "l2")]
+        )
+        assert roomy == tight
+
+
+def test_short_memory_while_purifying(tmp_path: Path, monkeypatch) -> None:
+    class Purifier(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 4:
+                raise torch.OutOfMemoryError("no room")
+            return images / 2
+
+    runner = crowded(Crowded(8, gradient=True), tmp_path, monkeypatch)
+    runner.model = Defense(Purifier(), runner.model)
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    runner._save(Unit(0.5, range(8)), images, ["x"] * 8)
+    saved = load_file(tmp_path / "images" / "eps0.5-00000.safetensors")
+    assert torch.equal(saved["purified"], images / 2) and runner.max_rows == 4
+
+
+def test_memory_for_not_even_one_image_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    runner = crowded(Crowded(0, gradient=False), tmp_path, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        runner.run(Unit(0.0, range(8)))
+    assert runner.max_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": 0}, "--images 0"),
+        ({"eval_draws": 1}, "--eval-draws 1: at least 2; a single one is the frozen draw"),
+        ({"eps": ()}, "--eps"),
+        ({"eps": (0.1, 0.1)}, "--eps"),
+        ({"eps": (8 / 255, 0.0313725)}, "--eps"),
+        ({"eps": (0.0,)}, "--eps"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)

@@ -1,0 +1,234 @@
+"""Suites: which attacks there are, by what names, on which draws."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+import tyro
+from torch import Tensor
+
+from evaluation.attacks.ensembles import standard, stochastic
+from evaluation.attacks.eot import Expectation
+from evaluation.attacks.norms import size
+from evaluation.attacks.stadv import stadv
+from evaluation.config import EvaluateConfig
+from evaluation.defenses import (
+    KINDS,
+    DefenseConfig,
+    build,
+    default_transfer_model,
+    networks,
+    weights,
+)
+from evaluation.eps import budget, written
+from evaluation.gradient_modes import noises
+from evaluation.suites import MEAN, SIZES, Sizes, SuiteConfig, black_box, run, suite
+from purification import DiffusionPurifier
+from rdc import Defense, ImageClassifier
+from rdc.data import load
+from rdc.hub.checkpoint import PACKAGED
+from tests.support.victims import IMAGES, LABELS, Linear, NoisyImages, labels_of
+
+SMALL = Sizes(steps=3, targets=2, queries=12, eot_samples=1)
+RANDOM = replace(SMALL, eot_samples=3)
+PURIFIED = DefenseConfig(kind="diffpure", t_star=0.1, steps=2)
+WITHOUT_GRADIENT = {"square", "random"}
+DIGITS = load("digits", "test").subset(slice(2))
+
+
+def cnn(name: str = "digits-cnn") -> ImageClassifier:
+    return ImageClassifier.from_pretrained(name)
+
+
+def test_plain_classifier_under_one_gradient_and_none() -> None:
+    entries = suite(cnn(), "linf", SMALL, transfer=cnn("digits-trades"))
+    white = {"apgd-ce", "apgd-margin", "apgd-t", "low-frequency"}
+    assert set(entries) == {
+        *(f"exact/{name}" for name in white), *WITHOUT_GRADIENT, "transfer/apgd-margin"
+    }  # fmt: skip
+    assert set(suite(cnn(), "stadv", SMALL)) == {"exact/stadv"}
+
+
+def test_every_surrogate_of_a_purifier_on_its_frozen_draw_and_on_means() -> None:
+    """The classifier behind the purifier draws nothing: its mean is what it is."""
+    entries = suite(build(PURIFIED, data="digits"), "linf", RANDOM, transfer=cnn())
+    frozen = {name for name in entries if not name.startswith(MEAN)}
+    means = {name.removeprefix(MEAN) for name in entries.keys() - frozen}
+    assert {name.split("/")[0] for name in frozen} == {
+        "exact", "bpda", "classifier", "transfer", *WITHOUT_GRADIENT
+    }  # fmt: skip
+    assert means == {n for n in frozen if not n.startswith(("classifier/", "transfer/"))}
+    assert all(entry.draws == (3 if n.startswith(MEAN) else 1) for n, entry in entries.items())
+    moved = suite(build(PURIFIED, data="digits"), "stadv", RANDOM, transfer=cnn())
+    assert set(moved) == {
+        "exact/stadv", "bpda/stadv", "classifier/stadv", "transfer/stadv",
+        "mean/exact/stadv", "mean/bpda/stadv",
+    }  # fmt: skip
+
+
+def test_diffusion_classifier_draws_by_itself() -> None:
+    entries = suite(build(DefenseConfig(kind="rdc"), data="digits"), "l2", RANDOM)
+    assert "mean/classifier/apgd-ce" in entries
+    assert not noises(cnn())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "stadv"])
+def test_black_box_is_what_asks_the_defense_for_no_gradient(norm) -> None:
+    model = NoisyImages(4)
+    entries = suite(model, norm, RANDOM, transfer=cnn())
+    for name, entry in entries.items():
+        assert black_box(name) == (entry.gradients == 0 or entry.surrogate is not model)
+    assert any(map(black_box, entries)) and not all(map(black_box, entries))
+
+
+def test_black_box_stages_of_ensembles() -> None:
+    entries = suite(NoisyImages(4), "linf", RANDOM, attack="stochastic")
+    stages = [name for entry in entries.values() for name in entry.stages]
+    assert [n for n in stages if black_box(n)] == ["+square", "mean/+square"]
+
+
+@pytest.mark.parametrize("name", ["linf", "l2"])
+def test_every_entry_stays_within_its_budget(name) -> None:
+    model, labels = NoisyImages(4, std=0.05), labels_of(Linear(4))
+    for key, entry in suite(model, name, RANDOM, transfer=Linear(4)).items():
+        (found,) = run(
+            entry, IMAGES, labels, eps=0.1, norm=name, max_rows=64, seeds=list(range(20))
+        )
+        assert size(found - IMAGES, name).max() <= 0.1 + 1e-6, key
+        assert not torch.equal(found, IMAGES), key
+
+
+def test_frozen_entries_call_the_model_as_anybody_does() -> None:
+    """An entry of one draw knows the very draw of a plain call; one of a mean sees others."""
+    model, seen = NoisyImages(4), []
+    plain, drawn = model.noise.normal, []
+
+    def normal(like: Tensor, count: int) -> Tensor:
+        found = plain(like, count)
+        drawn.append(found)
+        return found
+
+    model.noise.normal = normal  # type: ignore[method-assign]
+    frozen = plain(IMAGES[:1], 1)
+    entries = suite(model, "linf", RANDOM)
+    for name in ("exact/apgd-margin", "mean/exact/apgd-margin"):
+        drawn.clear()
+        run(entries[name], IMAGES, LABELS, eps=0.1, norm="linf", max_rows=64, seeds=list(range(20)))
+        seen.append(all(torch.equal(d.expand_as(d), frozen.expand_as(d)) for d in drawn))
+    assert seen == [True, False]
+
+
+def test_few_steps_of_stadv_reach_the_budget() -> None:
+    """Its own step size of 0.01 would stop at 0.03."""
+    model, options = cnn(), {"eps": 0.3, "seeds": [0, 1]}
+    entry = suite(model, "stadv", SMALL)["exact/stadv"]
+    (found,) = run(entry, DIGITS.images, DIGITS.labels, norm="stadv", max_rows=8, **options)
+    short = stadv(model, DIGITS.images, DIGITS.labels, steps=3, **options)
+    change = [(moved - DIGITS.images).flatten(1).norm(dim=1) for moved in (found, short)]
+    assert (change[0] > 2 * change[1]).all()
+
+
+def test_standard_is_the_ensemble_of_that_name_stage_by_stage() -> None:
+    model, seeds = Linear(4), list(range(20))
+    labels = labels_of(model)
+    (entry,) = suite(model, "linf", SMALL, attack="standard").values()
+    assert entry.stages == ("apgd-ce", "+apgd-t", "+fab-t", "+square")
+    found = run(entry, IMAGES, labels, eps=0.03, norm="linf", max_rows=64, seeds=seeds)
+    whole = standard(model, IMAGES, labels, eps=0.03, seeds=seeds, steps=3, targets=2, queries=12)
+    assert torch.equal(found[-1], whole.images)
+    right = [int((model(images).argmax(1) == labels).sum()) for images in found]
+    assert right == sorted(right, reverse=True) and 0 < right[-1] < 20
+
+
+def test_stochastic_attacks_the_frozen_draw_and_the_mean() -> None:
+    model, seeds = NoisyImages(4, std=0.05), list(range(20))
+    frozen, means = suite(model, "linf", RANDOM, attack="stochastic").values()
+    assert means.stages == ("mean/apgd-ce", "mean/+apgd-margin", "mean/+apgd-t", "mean/+square")
+    assert (frozen.draws, means.draws) == (1, 3)
+    found = run(means, IMAGES, LABELS, eps=0.03, norm="linf", max_rows=64, seeds=seeds)
+    whole = stochastic(
+        Expectation(model, draws=3), IMAGES, LABELS, eps=0.03, seeds=seeds, steps=3, targets=2,
+        queries=12,
+    )  # fmt: skip
+    assert torch.equal(found[-1], whole.images)
+
+
+def test_what_an_ensemble_cannot_do_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"--attack standard: .* stadv has --attack adaptive"):
+        suite(Linear(), "stadv", SMALL, attack="standard")
+    with pytest.raises(ValueError, match=r"--suite.eot-samples 3: .*--attack stochastic"):
+        suite(NoisyImages(), "linf", RANDOM, attack="standard")
+    with pytest.raises(ValueError, match=r"--attack stochastic: .*--attack standard"):
+        suite(Linear(), "linf", SMALL, attack="stochastic")
+
+
+def test_a_part_of_the_suite_by_pattern() -> None:
+    only = ("*/apgd-margin", "square")
+    entries = suite(NoisyImages(), "linf", RANDOM, only=only)
+    assert set(entries) == {"exact/apgd-margin", "mean/exact/apgd-margin", "square"}
+    with pytest.raises(ValueError, match=r"--suite.only \('pgd',\): fits none of .*exact/apgd-ce"):
+        suite(Linear(), "linf", SMALL, only=("pgd",))
+
+
+def test_sizes_by_kind_of_attack() -> None:
+    assert SuiteConfig().sizes("adaptive") == SIZES["adaptive"]
+    assert SuiteConfig(steps=7).sizes("stochastic") == replace(SIZES["stochastic"], steps=7)
+    with pytest.raises(ValueError, match="queries=0 must be at least 1"):
+        SuiteConfig(queries=0)
+
+
+def test_budgets_as_people_write_them() -> None:
+    flags = ["--out", "x", "--norm", "l2", "--eps", "8/255", "0.5", "--attack", "standard"]
+    found = tyro.cli(EvaluateConfig, args=flags)
+    assert found.eps == (8 / 255, 0.5) and found.attack == "standard"
+    assert [written(eps) for eps in (8 / 255, 0.5, 0.2, 1 / 7)] == [
+        "8/255",
+        "0.5",
+        "0.2",
+        "0.142857",
+    ]
+    for text in ("8/0", "eight", "8/255/2"):
+        with pytest.raises(ValueError, match=f"'{text}' is neither"):
+            budget(text)
+
+
+def test_transfer_comes_from_a_network_that_the_defense_does_not_have() -> None:
+    for kind in KINDS:
+        config = DefenseConfig(kind=kind, classifier="digits-cnn")
+        name = default_transfer_model(config, "digits")
+        assert name == ("digits-cnn" if kind in ("rdc", "diffusion") else "digits-trades")
+    assert (
+        default_transfer_model(DefenseConfig("classifier", classifier="digits-trades"), "digits")
+        == "digits-cnn"
+    )
+    assert default_transfer_model(DefenseConfig(), "somewhere/else") is None
+
+
+def test_weights_of_every_network_of_a_defense() -> None:
+    assert networks(DefenseConfig("classifier")) == ["digits-cnn"]
+    assert networks(DefenseConfig("rdc")) == ["digits"]
+    assert networks(DefenseConfig("maximization")) == ["digits", "digits-cnn"]
+    assert networks(DefenseConfig("agdm")) == ["digits", "digits-cnn", "digits-trades"]
+    (found,) = weights(["digits-cnn"]).values()
+    content = (PACKAGED / "digits-cnn" / "model.safetensors").read_bytes()
+    assert found == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_defense_can_be_built_by_name(kind) -> None:
+    settings = DefenseConfig(kind=kind, t_star=0.1, steps=2, weight=1.0)
+    if kind == "coup":
+        settings = replace(settings, classifier="digits-trades")
+    model = build(settings, data="digits")
+    assert model(DIGITS.images).shape == (2, 10)
+    assert torch.equal(model(DIGITS.images), model(DIGITS.images))
+
+
+def test_what_replaces_a_preset() -> None:
+    changed = DefenseConfig("gdmp", process="sde", t_star=0.1, steps=3, rounds=2, weight=5.0)
+    model = build(changed, data="digits")
+    assert isinstance(model, Defense) and isinstance(model.purifier, DiffusionPurifier)
+    purifier = model.purifier
+    assert (purifier.config.process, purifier.config.steps, purifier.config.rounds) == ("sde", 3, 2)
+    assert purifier.weights == [5.0]

@@ -1,0 +1,79 @@
+"""The scripts in examples/ run, say what they measured, and are as short as they should be."""
+
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.optional import installed
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NEEDS = {
+    "attack_with_autoattack": "pyautoattack",
+    "attack_with_torchattacks": "torchattacks",
+    "attack_with_foolbox": "foolbox",
+    "attack_with_art": "art.attacks.evasion",
+    "robustbench_model": "pyautoattack",
+}
+ATTACKS = [name for name in NEEDS if name.startswith("attack_with_")]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> Iterator[Callable[..., str]]:
+    """Runs a script as a program, in another folder; what it printed."""
+    tracer = sys.gettrace()
+    monkeypatch.chdir(tmp_path)
+
+    def script(name: str, *arguments: str) -> str:
+        installed(NEEDS[name])
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        with torch.random.fork_rng(devices=[]):
+            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield script
+    sys.settrace(tracer)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks(name: str, run: Callable[..., str]) -> None:
+    """At a budget at which hardly any of the CNN's answers stays right."""
+    lines = run(name, "--images", "2", "--steps", "2", "--eps", "0.3").splitlines()
+    figures = {
+        line.split(":")[0]: [int(figure) for figure in re.findall(r"(\d+)%", line)]
+        for line in lines[:2]
+    }
+    assert [*figures] == ["CNN", "RDC"]
+    clean, attacked = figures["CNN"]
+    assert clean == 100
+    assert attacked <= 50
+    assert figures["RDC"][0] == 100
+    assert "Share of 2 digits that 2 steps of" in lines[2]
+    assert "python -m evaluation.evaluate --out" in lines[2]
+
+
+def test_robustbench(run: Callable[..., str]) -> None:
+    lines = run("robustbench_model", "--images", "1").splitlines()
+    said = {line[:17].strip(): line[17:] for line in lines[:5]}
+    dynamic, random = (f"it seems to be a {what} defense" for what in ("dynamic", "randomized"))
+    assert said == {
+        "CNN": "nothing to object",
+        "RDC, frozen": dynamic,
+        "DiffPure, frozen": "nothing to object",
+        "RDC, fresh": f"{random}; {dynamic}",
+        "DiffPure, fresh": random,
+    }
+
+
+def test_every_script_is_short_and_in_the_table() -> None:
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
+    assert set(scripts) == set(NEEDS)
+    assert {name: text.count("\n") for name, text in scripts.items() if text.count("\n") > 40} == {}
+    table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert [name for name in scripts if f"| `{name}.py` |" not in table] == []

@@ -1,0 +1,128 @@
+"""Imports run one way: rdc knows nobody, programs know the library and not each other."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = {
+    "rdc": set(),
+    "purification": {"rdc"},
+    "training": {"rdc", "purification"},
+    "evaluation": {"rdc", "purification"},
+    "benchmarks": {"rdc", "purification", "training", "evaluation"},
+    "examples": {"rdc", "purification"},
+}
+OURS = {*ALLOWED, "tests", "recipes"}
+HEAVY = ["timm", "accelerate", "torchsde", "sklearn", "matplotlib", "torchvision", "tyro",
+         "diffusers"]  # fmt: skip
+
+
+def sources(package: str) -> dict[str, str]:
+    """Source text of every module of a package by dotted name, a package's own as a.b.__init__."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text(encoding="utf-8")
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+def imported(source: str, module: str = "m") -> Iterator[str]:
+    """Every name that might be a module: `from a import b` gives a and a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(module.split(".")[: -node.level]) + "." if node.level else ""
+            base = (start + (node.module or "")).rstrip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def runs_itself(source: str) -> bool:
+    """Whether the module ends in `if __name__ == "__main__":`."""
+    return any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+        for node in ast.parse(source).body
+    )
+
+
+def entry_points() -> set[str]:
+    return {
+        module
+        for package in ALLOWED
+        for module, source in sources(package).items()
+        if runs_itself(source) or module.endswith(".__main__")
+    }
+
+
+EXAMPLE = """
+import a.b
+from c import d
+def late():
+    from . import e
+    from ..f.g import h
+if __name__ == "__main__":
+    late()
+"""
+
+
+def test_the_reader_sees_every_kind_of_import() -> None:
+    names = ["a.b", "c", "c.d", "pkg.sub", "pkg.sub.e", "pkg.f.g", "pkg.f.g.h"]
+    assert list(imported(EXAMPLE, "pkg.sub.module")) == names
+    assert runs_itself(EXAMPLE)
+    assert not runs_itself("if __name__ == 'm':\n    pass")
+
+
+def test_the_known_packages_are_read() -> None:
+    assert {"rdc.__init__", "rdc.classifier", "rdc.__main__"} <= set(sources("rdc"))
+    assert {"rdc.__main__", "training.train"} <= entry_points()
+    assert "rdc.classifier" not in entry_points()
+
+
+@pytest.mark.parametrize("package", [name for name in ALLOWED if (ROOT / name).is_dir()])
+def test_imports_run_one_way(package: str) -> None:
+    forbidden = OURS - ALLOWED[package] - {package}
+    wrong = [
+        f"{module} imports {name}"
+        for module, source in sources(package).items()
+        for name in imported(source, module)
+        if name.split(".")[0] in forbidden
+    ]
+    assert wrong == []
+
+
+def test_tests_import_nothing_from_other_tests() -> None:
+    """What several of them need is in `tests.support`."""
+    wrong = [
+        f"{module} imports {name}"
+        for module, source in sources("tests").items()
+        for name in imported(source, module)
+        if any(part.startswith("test_") for part in name.split(".")[:-1])
+    ]
+    assert wrong == []
+
+
+def test_nothing_imports_an_entry_point() -> None:
+    programs = entry_points()
+    wrong = [
+        f"{module} imports {name}"
+        for package in ALLOWED
+        for module, source in sources(package).items()
+        for name in imported(source, module)
+        if name in programs
+    ]
+    assert wrong == []
+
+
+def test_the_library_starts_light(tmp_path: Path) -> None:
+    """What only programs and single functions need is imported there, not with the libraries."""
+    loaded = f"[name for name in {['torch', *HEAVY]} if name in sys.modules]"
+    code = f"import sys, rdc, purification; print({loaded})"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert ran.stdout == "['torch']\n", ran.stderr

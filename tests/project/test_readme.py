@@ -1,0 +1,187 @@
+"""README and docs do what they say: their Python runs, their commands and links exist."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import tyro
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text and the number of lines above the text."""
+
+    language: str
+    text: str
+    above: int
+
+
+def blocks(markdown: str) -> list[Block]:
+    fences = re.finditer(r"^```(\w*)[^\n]*\n(.*?)^```\s*$", markdown, re.MULTILINE | re.DOTALL)
+    return [Block(f[1], f[2], markdown[: f.start(2)].count("\n")) for f in fences]
+
+
+def commands(markdown: str) -> list[list[str]]:
+    """Words of every command in the blocks that are not Python; comments and prompts dropped."""
+    shell = [block.text for block in blocks(markdown) if block.language != "python"]
+    lines = "\n".join(shell).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if _plain(line)]
+    return [w for w in words if w]
+
+
+def _plain(line: str) -> bool:
+    """Whether the line has balanced quotes; a line of output ("can't") need not."""
+    try:
+        shlex.split(line, comments=True)
+    except ValueError:
+        return False
+    return True
+
+
+def make_targets(markdown: str) -> set[str]:
+    return {
+        word
+        for command in commands(markdown)
+        if command[0] == "make"
+        for word in command[1:]
+        if re.fullmatch(r"[a-z][\w-]*", word)
+    }
+
+
+def modules(markdown: str) -> set[str]:
+    """What follows `python -m` or `accelerate launch ... -m`."""
+    return {module for module, _ in programs(markdown)}
+
+
+def programs(markdown: str) -> list[tuple[str, list[str]]]:
+    """The modules that commands run, and what they are told."""
+    found = [(command, command.index("-m")) for command in commands(markdown) if "-m" in command]
+    return [(command[at + 1], command[at + 2 :]) for command, at in found if command[at + 1 :]]
+
+
+EXAMPLE = """
+# Title
+```bash
+$ make demo   # a comment; make nothing
+make -j2 test VENV=x
+accelerate launch --num_processes 2 \\
+    -m training.train --out x
+it can't be parsed
+```
+Text that says `make lunch`.
+```python
+x = 1
+```
+"""
+
+
+def test_the_reader_sees_every_command() -> None:
+    assert make_targets(EXAMPLE) == {"demo", "test"}
+    assert programs(EXAMPLE) == [("training.train", ["--out", "x"])]
+    assert links("[a](x.md#b) ![c](d.png) [e](https://f) `[g](h)`") == {"x.md", "d.png"}
+    (python,) = (block for block in blocks(EXAMPLE) if block.language == "python")
+    assert (python.text, EXAMPLE.splitlines()[python.above]) == ("x = 1\n", "x = 1")
+
+
+def python_blocks(page: Path) -> list[Block]:
+    return [block for block in blocks(page.read_text("utf-8")) if block.language == "python"]
+
+
+def test_readme_shows_how_the_library_is_used() -> None:
+    assert python_blocks(README)
+
+
+@every_page
+def test_python_blocks_run_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one namespace, in an empty folder; tracebacks show the page's own line numbers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    namespace: dict[str, object] = {"__name__": "readme"}
+    with torch.random.fork_rng(devices=[]):
+        for block in python_blocks(page):
+            exec(compile("\n" * block.above + block.text, str(page), "exec"), namespace)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
+    named = {name for page in PAGES for name in make_targets(page.read_text(encoding="utf-8"))}
+    assert make_targets(README.read_text(encoding="utf-8")), (
+        "README.md names no make target; it must say how the tests and the demo are run"
+    )
+    assert named <= declared
+
+
+@every_page
+def test_modules_exist(page: Path) -> None:
+    missing = {name for name in modules(page.read_text(encoding="utf-8")) if not runnable(name)}
+    assert missing == set()
+
+
+@every_page
+def test_programs_know_their_flags(page: Path) -> None:
+    for module, arguments in programs(page.read_text(encoding="utf-8")):
+        settings = command_line(module)
+        if settings is not None and not {"--help", "..."} & set(arguments):
+            tyro.cli(settings, args=arguments)  # exits, or raises, where it does not understand
+
+
+def command_line(module: str) -> Any:
+    """What a program of the checkout gives to `tyro.cli`; None for other programs."""
+    path = ROOT.joinpath(*module.split("."))
+    if path.is_dir():
+        path, module = path / "__main__", f"{module}.__main__"
+    source = path.with_suffix(".py")
+    if not source.is_file():
+        return None
+    (name,) = re.findall(r"tyro\.cli\((\w+)", source.read_text(encoding="utf-8"))
+    return getattr(import_module(module), name)
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-flag"], ["--eps", "much"]])
+def test_unknown_flags_are_seen(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(command_line("evaluation.demo"), args=arguments)
+
+
+@every_page
+def test_links_lead_to_files(page: Path) -> None:
+    targets = links(page.read_text(encoding="utf-8"))
+    assert {target for target in targets if not (page.parent / target).exists()} == set()
+
+
+def links(markdown: str) -> set[str]:
+    """Targets of links and pictures that are files of the checkout, without their anchors."""
+    targets = re.findall(r"(?<!`)\[[^]]*\]\(([^)]+)\)", markdown)
+    return {t.partition("#")[0] for t in targets if not t.startswith(("http", "#"))}
+
+
+def runnable(module: str) -> bool:
+    """Whether `python -m module` finds a file of the checkout, or an installed package."""
+    path = ROOT.joinpath(*module.split("."))
+    local = (ROOT / module.split(".")[0]).is_dir()
+    if local:
+        return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+    return find_spec(module.split(".")[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "exists"),
+    [("rdc", True), ("training.train", True), ("venv", True), ("rdc.nothing", False),
+     ("training", False), ("no_such_package", False)],
+)  # fmt: skip
+def test_runnable_tells_modules_apart(module: str, exists: bool) -> None:
+    assert runnable(module) == exists

@@ -1,0 +1,178 @@
+"""A data set is bytes with a meaning; its splits never overlap and never change."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from rdc.data import Dataset, Split, load
+from rdc.data.dataset import hold_out, origin, same_classes
+from rdc.runs.provenance import fingerprint
+from tests.support.pictures import tree
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def bytes_of(*shape: int, peak: int = 255) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, peak + 1, shape, generator=generator).byte()
+    return Dataset(pixels, torch.arange(shape[0]) % 2, ("cat", "dog"), peak)
+
+
+@pytest.mark.parametrize("peak", [1, 16, 255])
+def test_images_are_in_the_unit_interval(peak: int) -> None:
+    data = bytes_of(20, 3, 4, 6, peak=peak)
+    assert (len(data), data.shape) == (20, (3, 4, 6))
+    assert data.images.dtype == torch.float32
+    assert (data.images.min(), data.images.max()) == (0, 1)
+    assert torch.equal(data.images, data.pixels / torch.tensor(float(peak)))
+
+
+@pytest.mark.parametrize("rows", [slice(2, 5), torch.tensor([4, 0, 4])])
+def test_a_subset_keeps_the_meaning(rows: Any) -> None:
+    data = bytes_of(6, 1, 2, 3, peak=16)
+    part = data.subset(rows)
+    assert torch.equal(part.images, data.images[rows])
+    assert torch.equal(part.labels, data.labels[rows])
+    assert (part.class_names, part.peak) == (data.class_names, 16)
+
+
+BAD = {
+    "floats": ({"pixels": torch.zeros(4, 1, 2, 3)}, r"^pixels: torch\.float32 .* give uint8"),
+    "axes": ({"pixels": torch.zeros(4, 2, 3).byte()}, r"^pixels: .* \(4, 2, 3\); give uint8"),
+    "int32": ({"labels": torch.zeros(4).int()}, r"^labels: torch\.int32 .*; give int64 \(4,\)"),
+    "count": ({"labels": torch.zeros(3).long()}, r"^labels: .*\(3,\); give int64 \(4,\), one"),
+    "high": ({"labels": torch.tensor([0, 1, 2, 0])}, r"^labels: from 0 to 2; .* the 2 class_names"),
+    "low": ({"labels": torch.tensor([0, -1, 1, 0])}, r"^labels: from -1 to 1; .*, from 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_data_set_is_refused(name: str) -> None:
+    fields, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        replace(bytes_of(4, 1, 2, 3), **fields)
+
+
+def test_digits_are_scikit_learns_to_the_bit() -> None:
+    """As they were before pixels were bytes: the packaged models were trained on these floats."""
+    pixels, targets = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    parts = order.split([500, 200, 1097])
+    for split, rows in zip(("test", "validation", "train"), parts, strict=True):
+        data = load("digits", split)
+        assert torch.equal(data.images, images[rows])
+        assert torch.equal(data.labels, torch.from_numpy(targets).long()[rows])
+
+
+def test_digits_have_one_shape() -> None:
+    assert load("digits", "test", shape=(1, 8, 8)).shape == (1, 8, 8)
+    with pytest.raises(ValueError, match=r"^shape=\(3, 8, 8\): the images of digits are \(1, 8, 8"):
+        load("digits", "test", shape=(3, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (3, 0, 8), (3, 8), (3, 8, 8, 8)])
+def test_bad_shapes_are_refused(shape: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^shape=\(.* must be \(C, H, W\), with 1 or 3 channels"):
+        load(tree(tmp_path, 1), "train", shape=shape)
+
+
+def test_unknown_sources_are_told_what_there_is(tmp_path: Path) -> None:
+    for source in ("letters", tmp_path / "missing"):
+        with pytest.raises(
+            ValueError, match=r"^source='.*' is unknown; give 'digits', .*cifar-10-"
+        ):
+            load(source, "train")
+
+
+def test_unknown_splits_are_told_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"^split='holdout' must be one of \('train', 'valid"):
+        load("digits", "holdout")  # type: ignore[arg-type]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(10, 3_000))
+def test_the_hold_out_is_a_partition_and_stable(rows: int) -> None:
+    train, validation = hold_out(rows, "train").tolist(), hold_out(rows, "validation").tolist()
+    assert sorted(train + validation) == list(range(rows))
+    assert len(validation) == rows // 10
+    assert (train, validation) == (sorted(train), sorted(validation))
+    assert hold_out(rows, "validation").tolist() == validation
+
+
+def test_the_hold_out_never_changes() -> None:
+    """Models that were trained on train must not meet their own images in validation later."""
+    assert hold_out(40, "validation").tolist() == [4, 20, 22, 25]
+    assert len(hold_out(50_000, "validation")) == len(hold_out(200_000, "validation")) == 5_000
+
+
+def test_too_few_images_to_hold_any_out() -> None:
+    assert hold_out(9, "train").tolist() == list(range(9))
+    with pytest.raises(ValueError, match=r"^source: 9 training images are too few .* give a valid"):
+        hold_out(9, "validation")
+
+
+def test_what_a_split_is_made_of() -> None:
+    assert [origin(split, SPLITS, "here") for split in SPLITS] == [(s, False) for s in SPLITS]
+    shared = [origin(split, ["test", "train"], "here") for split in SPLITS]
+    assert shared == [("train", True), ("train", True), ("test", False)]
+    message = (
+        r"^source: here has no 'test' split, only \['train'\]; give test/class/images or test-"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        origin("test", ["train"], "here")
+    with pytest.raises(FileNotFoundError, match=r"no 'train' split, only \['test'\]"):
+        origin("validation", ["test"], "here")
+
+
+def test_classes_are_those_of_all_splits() -> None:
+    assert same_classes({"train": ("a", "b"), "test": ("a", "b")}, "here") == ("a", "b")
+    message = r"^source: here: classes differ: only in train: \['b'\], only in test: \['c', 'd'\]; "
+    with pytest.raises(ValueError, match=message):
+        same_classes({"train": ("a", "b"), "test": ("a", "c", "d")}, "here")
+    with pytest.raises(ValueError, match=r"train and test have the same classes in another order"):
+        same_classes({"train": ("a", "b"), "test": ("b", "a")}, "here")
+
+
+def test_the_fingerprint_tells_data_sets_apart() -> None:
+    data = bytes_of(2_000, 1, 2, 3)
+    pixels = data.pixels.clone()
+    pixels[1_999, 0, 1, 2] += 1
+    others = [
+        replace(data, pixels=pixels),
+        replace(data, pixels=data.pixels.reshape(-1, 1, 3, 2)),
+        replace(data, labels=1 - data.labels),
+        replace(data, class_names=("cat", "wolf")),
+        replace(data, peak=254),
+        data.subset(slice(1_999)),
+        data.subset(slice(0)),
+    ]
+    assert len({fingerprint(each) for each in [data, *others]}) == 8
+
+
+def test_the_fingerprint_depends_on_values_only() -> None:
+    data = bytes_of(10, 3, 4, 6)
+    swapped = data.pixels.transpose(2, 3).contiguous().transpose(2, 3)
+    assert fingerprint(replace(data, pixels=swapped)) == fingerprint(data)
+    every = data.subset(torch.arange(10))
+    assert fingerprint(data.subset(slice(None))) == fingerprint(every) == fingerprint(data)
+
+
+def test_the_library_starts_light(tmp_path: Path) -> None:
+    """Image folders need neither of the packages that are only for other sources."""
+    tree(tmp_path, 1)
+    code = (
+        f"import sys; from rdc.data import load; load({str(tmp_path)!r}, 'train', "
+        f"cache=__import__('pathlib').Path({str(tmp_path)!r})); "
+        "print([name for name in ('pyarrow', 'sklearn') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "[]\n", ran.stderr

@@ -1,0 +1,302 @@
+"""Training: objectives, batches, averages, and the commands with one process and with two."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from rdc import Denoiser, UNetConfig
+from rdc.data import load
+from rdc.networks.image_classifier import ImageClassifier
+from tests.support.denoisers import random_denoiser
+from tests.support.oracle import some_images, two_classes
+from tests.support.tiny import NETWORK, tiny_denoiser
+from training import batches
+from training.batches import Batches, batch_rows, step_generator
+from training.denoising import TrainConfig, build_teacher
+from training.ema import EMA
+from training.objective import (
+    NoiseConfig,
+    NoisedBatch,
+    ObjectiveConfig,
+    Uncertainty,
+    estimates,
+    image_losses,
+    lattice_sigmas,
+    leave_data,
+    some_classes,
+    teacher_losses,
+    weighted,
+)
+from training.train import main
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = TrainConfig(out=Path("unused"))
+TINY_FLAGS = [
+    "--network.width", "8", "--network.width-multipliers", "1", "--batch-size", "16",
+    "--steps", "4", "--warmup", "1", "--validate-every", "2",
+]  # fmt: skip
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_lattice_covers_the_distribution_in_every_batch() -> None:
+    """One draw of 400 levels has the quantiles of the log-normal to 1/400 each."""
+    logs = lattice_sigmas(400, NoiseConfig(mean=-0.5, std=0.8), generator()).log().double()
+    cdf = torch.special.ndtr((logs.sort().values + 0.5) / 0.8)
+    steps = torch.arange(400, dtype=torch.float64) / 400
+    assert ((cdf - steps) >= -1e-4).all() and ((cdf - steps) <= 1 / 400 + 1e-4).all()
+    assert not torch.equal(logs, logs.sort().values)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 1))
+def test_leaving_the_data_keeps_to_radius_and_box(radius: float) -> None:
+    x = 2 * some_images(30, (1, 4, 4), dtype=torch.float32) - 1
+    moved = leave_data(x, radius, generator())
+    assert (moved - x).abs().max() <= radius + 1e-6
+    assert moved.abs().max() <= 1
+
+
+def test_image_loss_supervises_the_true_and_the_unconditional_head_alone() -> None:
+    denoised = torch.randn(3, 5, 1, 2, 2, generator=generator()).requires_grad_()
+    labels = torch.tensor([0, 2, 3])
+    losses = image_losses(denoised, torch.zeros(3, 1, 2, 2), labels)
+    (gradient,) = torch.autograd.grad(losses.sum(), denoised)
+    supervised = gradient.flatten(2).any(2)
+    expected = torch.zeros(3, 5, dtype=torch.bool)
+    expected[torch.arange(3), labels] = expected[:, -1] = True
+    assert torch.equal(supervised, expected)
+    own = denoised[0, [0, 4]].square().mean()
+    torch.testing.assert_close(losses[0], own)
+
+
+def test_a_teacher_agrees_with_itself() -> None:
+    teacher, x = two_classes(), some_images(3)
+    sigma = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    answers = [teacher.denoise_classes(x, sigma), teacher.denoise(x, sigma)[:, None]]
+    denoised = torch.cat(answers, dim=1)
+    assert not teacher_losses(denoised, teacher, x, sigma).any()
+    assert (teacher_losses(denoised + 0.1, teacher, x, sigma) - 0.01).abs().max() < 1e-9
+
+
+def test_edm_weight_makes_an_ignorant_network_equally_bad_everywhere() -> None:
+    """lambda(sigma) c_out(sigma)^2 = 1: the raw output's error counts alike at all levels."""
+    sigma = torch.tensor([0.01, 0.5, 30.0])
+    c_out = sigma * 0.7 / (sigma.square() + 0.49).sqrt()
+    torch.testing.assert_close(weighted(c_out.square(), sigma, 0.7), torch.ones(3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 5))
+def test_every_epoch_is_a_permutation(count: int, batch_size: int, seed: int) -> None:
+    """Whatever the batch size, the rows of all steps are whole permutations one after another."""
+    steps = -(-3 * count // batch_size)
+    rows = torch.cat([batch_rows(seed, step, batch_size, count) for step in range(steps)])
+    for epoch in rows[: 3 * count].view(3, count):
+        assert epoch.sort().values.tolist() == list(range(count))
+
+
+def test_steps_have_their_own_randomness() -> None:
+    device = torch.device("cpu")
+    draws = {
+        torch.rand(1, generator=step_generator(seed, step, device)).item()
+        for seed in range(3)
+        for step in range(3)
+    }
+    assert len(draws) == 9
+    assert not torch.equal(batch_rows(0, 0, 50, 50), batch_rows(0, 1, 50, 50))
+
+
+def test_averages_have_their_half_lives() -> None:
+    """From weights 0, half of a jump to 1 is in the average after one half-life."""
+    module = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(module.weight)
+    ema = EMA(module, (1000.0, 500.0), ramp=1.0)
+    torch.nn.init.ones_(module.weight)
+    for step in range(100):
+        ema.update(images_seen=10**6 + step * 10, batch_size=10)
+    assert [float(track[0]) for track in ema.tracks] == pytest.approx([0.5, 0.75])
+
+
+def test_young_averages_are_short() -> None:
+    module = torch.nn.Linear(1, 1)
+    ema = EMA(module, (1e9,))
+    torch.nn.init.constant_(module.weight, 3.0)
+    for step in range(1, 50):
+        ema.update(images_seen=step * 10, batch_size=10)
+    assert float(ema.tracks[0][0]) == pytest.approx(3.0, abs=1e-3)
+
+
+def test_averages_follow_running_statistics_and_copy_counters() -> None:
+    module = torch.nn.BatchNorm1d(2)
+    ema, shown = EMA(module, (0.0,)), torch.nn.BatchNorm1d(2)
+    module(torch.randn(20, 2, generator=generator()) + 5)
+    ema.update(images_seen=20, batch_size=20)
+    ema.copy_to(shown, 0)
+    assert torch.equal(torch.as_tensor(shown.running_mean), torch.as_tensor(module.running_mean))
+    assert torch.as_tensor(shown.running_mean).min() > 0.3
+    assert int(torch.as_tensor(shown.num_batches_tracked)) == 1
+
+
+def test_uncertainty_finds_the_expected_loss() -> None:
+    """loss / exp(u) + u is least where exp(u) is the mean loss of the level."""
+    torch.manual_seed(0)
+    uncertainty = Uncertainty()
+    sigma = torch.logspace(-1, 1, 50)
+    loss = 0.2 + sigma
+    optimizer = torch.optim.Adam(uncertainty.parameters(), lr=0.03)
+    assert not uncertainty(sigma).any()
+    for _ in range(1500):
+        u = uncertainty(sigma)
+        optimizer.zero_grad()
+        (loss / u.exp() + u).mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(uncertainty(sigma).exp().detach(), loss, rtol=0.05, atol=0)
+
+
+def test_some_classes_hold_the_own_class_and_different_others() -> None:
+    labels = torch.arange(200) % 7
+    classes = some_classes(labels, 3, 7, generator())
+    assert classes.shape == (200, 3) and torch.equal(classes[:, 0], labels)
+    assert all(len(set(row)) == 3 for row in classes.tolist())
+    assert classes[:, 1:].unique().tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("conditioning", ["label", "multihead"])
+def test_teacher_of_some_classes_is_the_teacher_of_all_restricted(conditioning: str) -> None:
+    teacher = tiny_denoiser(replace(NETWORK, conditioning=conditioning))
+    noised = torch.randn(4, 1, 8, 8, generator=generator())
+    sigma = torch.rand(4, generator=generator()) + 0.5
+    classes = torch.tensor([[0, 2], [1, 0], [2, 1], [1, 2]])
+    all_of_them = teacher.denoise_classes(noised, sigma)
+    expected = all_of_them[torch.arange(4)[:, None], classes]
+    torch.testing.assert_close(estimates(teacher, noised, sigma, classes), expected)
+    student = torch.cat([all_of_them, teacher.denoise(noised, sigma)[:, None]], dim=1)
+    assert teacher_losses(student, teacher, noised, sigma, classes).max() < 1e-10
+    student[torch.arange(4), 3 - classes.sum(1)] += 1  # the class that is not asked for
+    assert teacher_losses(student, teacher, noised, sigma, classes).max() < 1e-10
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 4), st.integers(1, 3))
+def test_parts_of_a_batch_are_the_batch(size: int, plain: int, processes: int, parts: int) -> None:
+    """Every row is in one part, on the same side of `plain`, with its own labels."""
+    plain, place = min(plain, size), torch.arange(size)
+    batch = NoisedBatch(place, place, place, place, plain, place[:, None], None)
+    seen = []
+    for first in range(processes * parts):
+        part = batch.part(slice(first, None, processes * parts))
+        assert (part.x[: part.plain] < plain).all() and (part.x[part.plain :] >= plain).all()
+        seen += part.x.tolist()
+    assert sorted(seen) == list(range(size))
+
+
+def test_images_that_do_not_fit_the_device_are_gathered_ahead(monkeypatch) -> None:
+    data = load("digits", "validation")
+    resident = Batches(data, 32, 0, torch.device("cpu"))
+    monkeypatch.setattr(batches, "fits", lambda *_: False)
+    streamed = Batches(data, 32, 0, torch.device("cpu"))
+    assert resident.resident and not streamed.resident
+    for step in (0, 1, 2, 7, 8):
+        for a, b in zip(resident(step), streamed(step), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="off_data=2"):
+        ObjectiveConfig(off_data=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "optimal", "network": replace(DEFAULT.network, conditioning="label")},
+         "--teacher needs"),
+        ({"teacher": "optimal", "augment": "geometry"}, "--augment geometry"),
+        ({"geometry_probability": 2.0}, "--geometry-probability 2.0"),
+        ({"objective": ObjectiveConfig(teacher_classes=11)}, "--objective.teacher-classes 11"),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_each_other_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(DEFAULT, **changes)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (UNetConfig(), r"\(3, 32, 32\)"),
+        (replace(DEFAULT.network, num_classes=7), "--network.num-classes 7"),
+    ],
+)
+def test_networks_that_do_not_fit_the_data_are_refused(
+    network: UNetConfig, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        main(replace(DEFAULT, out=tmp_path, network=network))
+
+
+def test_a_teacher_of_other_images_is_refused(tmp_path: Path) -> None:
+    random_denoiser(torch.float32).save_pretrained(tmp_path)
+    config = replace(DEFAULT, teacher=str(tmp_path))
+    with pytest.raises(ValueError, match=r"--teacher .* 3 classes"):
+        build_teacher(config, load("digits", "validation"), torch.device("cpu"))
+
+
+def launch(tmp_path: Path, launcher: list[str], *arguments: str) -> Path:
+    """Run a training command and return its output folder."""
+    out = tmp_path / "-".join(["run", *(a.strip("-") for a in launcher[-1:])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", *launcher, *arguments, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def run_record(out: Path) -> dict:
+    return json.loads((out / "training.json").read_text())
+
+
+ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
+TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m"]
+
+
+def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
+    """Plain and distilled rows, one process under accelerate and two under torchrun."""
+    flags = [*TINY_FLAGS, "--teacher", "optimal", "--objective.off-data", "0.2"]
+    one = launch(tmp_path / "one", ACCELERATE, "training.train", *flags)
+    two = launch(tmp_path / "two", TORCHRUN, "training.train", *flags)
+    first, second = run_record(one), run_record(two)
+    assert (first["processes"], second["processes"]) == (1, 2)
+    for a, b in zip(first["history"], second["history"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    weights, others = (load_file(out / "model.safetensors") for out in (one, two))
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], rtol=1e-3, atol=1e-4)
+    assert first["data_fingerprint"] == second["data_fingerprint"]
+    assert Denoiser.from_pretrained(one).config.class_names == tuple("0123456789")
+
+
+def test_label_conditional_network_trains(tmp_path: Path) -> None:
+    flags = [*TINY_FLAGS, "--network.conditioning", "label"]
+    out = launch(tmp_path, ACCELERATE, "training.train", *flags)
+    losses = [entry["loss"] for entry in run_record(out)["history"]]
+    assert len(losses) == 2 and all(loss > 0 for loss in losses)
+    assert not Denoiser.from_pretrained(out).multihead
+
+
+def test_cnn_trains(tmp_path: Path) -> None:
+    out = launch(tmp_path, ACCELERATE, "training.classifier", "--steps", "60")
+    assert run_record(out)["validation_accuracy"] > 0.8
+    assert ImageClassifier.from_pretrained(out).config.class_names == tuple("0123456789")
