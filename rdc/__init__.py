@@ -1,6 +1,7 @@
 """rdc: robust classification with diffusion models."""
 
 from rdc.classifier import (
+    AmortizedDiffusionClassifier,
     ClassifierConfig,
     DiffusionClassifier,
     Prediction,
@@ -21,6 +22,7 @@ from rdc.networks.unet import UNet, UNetConfig
 from rdc.noise import Noise
 
 __all__ = [
+    "AmortizedDiffusionClassifier",
     "ClassifierConfig",
     "Defense",
     "Denoiser",

@@ -3,29 +3,35 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdc.config import from_json, require, to_json
+from rdc.config import ADDED, from_json, require, to_json
 from rdc.defense import Defense
-from rdc.denoiser import Denoiser, DenoiserLike
-from rdc.gradients import SecondOrder
+from rdc.denoiser import Denoiser, DenoiserLike, NoisyClassifier
+from rdc.gradients import SecondOrder, by_row
 from rdc.hub.checkpoint import RDC_SETTINGS, OnHub, locate
 from rdc.hub.model_card import Facts
 from rdc.images import check_form, to_images, to_x
 from rdc.levels import Levels, Spacing, Weighting
-from rdc.likelihood import class_losses
+from rdc.likelihood import chunk_rows, class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
 from rdc.noise import Noise, NoiseMode
+
+Estimator = Literal["losses", "posterior"]
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
     """The likelihood integral of the diffusion classifier; see `rdc.noise`.
 
+    `estimator`: "losses" sums the diffusion losses of every class (`DiffusionClassifier`);
+        "posterior" asks the denoiser's own classifier at `sigma_min` alone, with `draws` noises,
+        which for an exact denoiser is the integral from `sigma_min` to infinity
+        (`AmortizedDiffusionClassifier`). It reads `sigma_min`, `draws` and `temperature` only.
     `levels` noise levels in [`sigma_min`, `sigma_max`], each with `draws` noises.
     `sigma_data` is EDM's data constant in the weights "edm" and "published".
     `temperature` divides the losses: logits = -loss / temperature. With the "elbo" weighting and
@@ -40,10 +46,12 @@ class ClassifierConfig:
     weighting: Weighting = "elbo"
     sigma_data: float = 0.5
     temperature: float = 1.0
+    estimator: Estimator = field(default="losses", metadata=ADDED)
 
     def __post_init__(self) -> None:
         require(
             self,
+            estimator=(self.estimator in get_args(Estimator), f"one of {get_args(Estimator)}"),
             temperature=(self.temperature > 0, "positive"),
             sigma_data=(self.sigma_data > 0, "positive"),
         )
@@ -98,6 +106,61 @@ class DiffusionClassifier(nn.Module):
         return -class_losses(self.denoiser, x, self.levels, noise) / self.config.temperature
 
 
+class AmortizedDiffusionClassifier(nn.Module):
+    """The diffusion classifier of a denoiser that classifies noised images, in `draws` passes.
+
+    The diffusion loss of class y, integrated from s to infinity with weight sigma^-3, is
+    -E_n log p_s(x + s n | y) up to a constant of x (Kong et al. 2023, eq. 9). Differences between
+    classes therefore need one noise level, s = `config.sigma_min`, and no integral:
+
+        logits_y = mean_i log p(y | x + s n_i, s) / temperature
+
+    It is a mean of log-posteriors, not the logarithm of a mean posterior. [0, 1] images
+    (B, C, H, W) to logits (B, K); draws, gradients and errors as in `DiffusionClassifier`.
+    """
+
+    def __init__(
+        self,
+        denoiser: NoisyClassifier,
+        config: ClassifierConfig | None = None,
+        *,
+        noise: NoiseMode = "frozen",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(denoiser, NoisyClassifier):
+            raise TypeError(
+                f"denoiser: {type(denoiser).__name__} has no class_log_posterior(x, sigma); use "
+                "DiffusionClassifier (estimator='losses')"
+            )
+        self.denoiser = denoiser
+        self.config = config or ClassifierConfig(draws=8, estimator="posterior")
+        self.noise = Noise(noise, seed=seed, stream=0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = to_x(check_form(images, self.denoiser.image_shape))
+        draws, sigma = self.config.draws, self.config.sigma_min
+        noise = self.noise.normal(x, draws)
+
+        def log_posterior(clean: Tensor, rows: Tensor) -> Tensor:
+            drawn = noise[rows // draws if len(noise) > 1 else 0, rows % draws]
+            return self.denoiser.class_log_posterior(clean + sigma * drawn, sigma)
+
+        owner = torch.arange(len(x), device=x.device).repeat_interleave(draws)
+        found = by_row(log_posterior, x, owner, chunk=chunk_rows(x))
+        return found.unflatten(0, (len(x), draws)).mean(1) / self.config.temperature
+
+
+def build_classifier(
+    denoiser: DenoiserLike, config: ClassifierConfig, *, noise: NoiseMode = "frozen", seed: int = 0
+) -> "DiffusionClassifier | AmortizedDiffusionClassifier":
+    """The classifier that `config.estimator` names."""
+    kind: Any = (
+        AmortizedDiffusionClassifier if config.estimator == "posterior" else DiffusionClassifier
+    )
+    return kind(denoiser, config, noise=noise, seed=seed)
+
+
 @dataclass(frozen=True)
 class RDCConfig:
     """Everything that turns a denoiser into RDC; stored beside the weights as `rdc.json`."""
@@ -114,7 +177,7 @@ class RobustDiffusionClassifier(Defense, OnHub):
     """
 
     purifier: LikelihoodMaximizer
-    classifier: DiffusionClassifier
+    classifier: DiffusionClassifier | AmortizedDiffusionClassifier
 
     def __init__(
         self,
@@ -136,7 +199,7 @@ class RobustDiffusionClassifier(Defense, OnHub):
                 gradient=gradient,
                 second_order=second_order,
             ),
-            DiffusionClassifier(denoiser, config.classifier, noise=noise, seed=seed),
+            build_classifier(denoiser, config.classifier, noise=noise, seed=seed),
         )
         self.config = config
         self.denoiser = denoiser

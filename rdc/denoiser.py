@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from rdc import vp
 from rdc.config import ADDED, require
+from rdc.gradients import gradient
 from rdc.hub.checkpoint import Pretrained
-from rdc.networks.unet import UNet, UNetConfig
+from rdc.networks.unet import Outputs, UNet, UNetConfig
 
 
 @runtime_checkable
@@ -49,6 +50,15 @@ class OneClassAtATime(DenoiserLike, Protocol):
 
     def denoise_class(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
         """Estimate for the class labels (B,) of each image (B, C, H, W)."""
+        ...
+
+
+@runtime_checkable
+class NoisyClassifier(DenoiserLike, Protocol):
+    """A denoiser that also classifies noised images."""
+
+    def class_log_posterior(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """log p(y | x, sigma) for every class: (B, K)."""
         ...
 
 
@@ -132,8 +142,13 @@ class Denoiser(
         return self.config.network.conditioning == "multihead"
 
     @property
+    def has_classifier(self) -> bool:
+        """Whether the network classifies noised images."""
+        return self.config.network.conditioning == "classifier"
+
+    @property
     def rows_per_image(self) -> int:
-        return self.num_classes if self.config.network.conditioning == "label" else 1
+        return 1 if self.multihead else max(1, self.num_classes)
 
     def forward(
         self,
@@ -142,13 +157,15 @@ class Denoiser(
         *,
         labels: Tensor | None = None,
         augment: Tensor | None = None,
-        outputs: Literal["all", "classes", "unconditional"] = "all",
+        outputs: Outputs = "all",
     ) -> Tensor:
-        """Denoised images as the network gives them; see `UNet.forward` for the shapes."""
+        """Denoised images as the network gives them, or its logits; see `UNet.forward`."""
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         *factors, c_noise = self._precondition(sigma)
         c_skip, c_out, c_in = (rearrange(factor, "b -> b 1 1 1") for factor in factors)
         residual = self.network(c_in * x, c_noise, labels=labels, augment=augment, outputs=outputs)
+        if outputs == "logits":
+            return residual.to(x.dtype)
         if residual.ndim == 5:
             c_skip, c_out, x = c_skip[:, None], c_out[:, None], x[:, None]
         return c_skip * x + c_out * residual.to(x.dtype)
@@ -171,8 +188,14 @@ class Denoiser(
         return self(x, sigma, outputs="unconditional")
 
     def denoise_class(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
-        """E[x0 | x, sigma, y] for one class of each image, labels (B,): (B, C, H, W)."""
+        """E[x0 | x, sigma, y] for one class of each image, labels (B,): (B, C, H, W).
+
+        With a classifier, by Bayes and Tweedie's formula: D(x, sigma) + sigma^2 grad log p(y | x,
+        sigma), as Dhariwal and Nichol (2021, eq. 10) guide a sampler.
+        """
         self._require_classes()
+        if self.has_classifier:
+            return self._guided(x, sigma, labels)
         if not self.multihead:
             return self(x, sigma, labels=labels)
         return self.denoise_classes(x, sigma)[torch.arange(len(x), device=x.device), labels]
@@ -186,8 +209,24 @@ class Denoiser(
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         labels = torch.arange(count, device=x.device).repeat(len(x))
         rows = repeat(x, "b c h w -> (b k) c h w", k=count)
-        denoised = self(rows, sigma.repeat_interleave(count), labels=labels)
+        denoised = self.denoise_class(rows, sigma.repeat_interleave(count), labels)
         return rearrange(denoised, "(b k) c h w -> b k c h w", k=count)
+
+    def class_log_posterior(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """log p(y | x, sigma) of the network's classifier: (B, K)."""
+        if not self.has_classifier:
+            raise ValueError(
+                "denoiser: its network has no classifier of noised images; train one with "
+                "conditioning='classifier'"
+            )
+        return self(x, sigma, outputs="logits").log_softmax(1)
+
+    def _guided(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        score = gradient(
+            lambda rows: self.class_log_posterior(rows, sigma).gather(1, labels[:, None])[:, 0], x
+        )
+        return self.denoise(x, sigma) + sigma.square()[:, None, None, None] * score
 
     def _require_classes(self) -> None:
         if self.config.network.conditioning == "none":

@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rdc import (
     Denoiser,
     DenoiserConfig,
-    DiffusionClassifier,
     OptimalDenoiser,
     RDCConfig,
     RobustDiffusionClassifier,
 )
+from rdc.classifier import build_classifier
 from rdc.data import Dataset
 from rdc.denoiser import DenoiserLike
 from rdc.images import to_x
 from rdc.networks.unet import UNetConfig
-from training.augment import GEOMETRY, flip, geometry
+from training.augment import GEOMETRY, flip, geometry, shift
 from training.batches import Batches, step_generator
 from training.objective import (
     Learner,
@@ -61,15 +62,25 @@ class TrainConfig(RunConfig):
     """classifier and maximization that are saved with the network; the temperature is fitted"""
     teacher: str = "none"
     init: str = "none"
-    augment: Literal["none", "flip", "geometry"] = "none"
-    """flip: mirror half of the images; geometry: also zoom, turn, stretch and move some, which the
-    network is told (for small data sets)"""
+    augment: Literal["none", "flip", "flip-shift", "geometry"] = "none"
+    """flip: mirror half of the images; flip-shift: also shift those that teach a classifier by up
+    to an eighth; geometry: mirror, zoom, turn, stretch and move some, which the network is told
+    (for small data sets)"""
     geometry_probability: float = 0.12
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.teacher != "none" and self.network.conditioning != "multihead":
             raise ValueError("--teacher needs --network.conditioning multihead: a head per class")
+        if self.augment == "flip-shift" and not self.classifies:
+            raise ValueError(
+                "--augment flip-shift needs --network.conditioning classifier; use flip"
+            )
+        if self.classifies and not 0 < self.objective.image_share < 1:
+            raise ValueError(
+                f"--objective.image-share {self.objective.image_share} must be between 0 and 1: "
+                "the rest of each batch teaches the classifier"
+            )
         if self.teacher != "none" and self.augment == "geometry":
             raise ValueError("--augment geometry: a teacher knows no augmented images; use flip")
         if not 0 <= self.geometry_probability <= 1:
@@ -85,6 +96,11 @@ class TrainConfig(RunConfig):
         object.__setattr__(
             self, "network", replace(self.network, augment_features=GEOMETRY if told else 0)
         )
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network has a classifier of noised images."""
+        return self.network.conditioning == "classifier"
 
 
 class DenoiserTask(Task[Denoiser]):
@@ -109,15 +125,23 @@ class DenoiserTask(Task[Denoiser]):
         generator = step_generator(config.seed, step, self.batches.device)
         images, labels = self.batches(step)
         augment = None
-        if config.augment == "flip":
+        size, shared = len(images), config.classifies or self.teacher is not None
+        plain = round(objective.image_share * size) if shared else size
+        if config.augment in ("flip", "flip-shift"):
             images = flip(images, generator)
         elif config.augment == "geometry":
             images, augment = geometry(images, config.geometry_probability, generator)
-        x, size = to_x(images), len(images)
-        plain = size if self.teacher is None else round(objective.image_share * size)
+        if config.augment == "flip-shift":
+            images = torch.cat([images[:plain], shift(images[plain:], generator)])
+        x = to_x(images)
         if objective.off_data and plain < size:
             x = torch.cat([x[:plain], leave_data(x[plain:], 2 * objective.off_data, generator)])
-        sigma = lattice_sigmas(size, objective.noise, generator)
+        if config.classifies:
+            denoised = lattice_sigmas(plain, objective.noise, generator)
+            classified = lattice_sigmas(size - plain, objective.class_noise, generator)
+            sigma = torch.cat([denoised, classified])
+        else:
+            sigma = lattice_sigmas(size, objective.noise, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         noised = x + sigma[:, None, None, None] * noise
         classes, count = None, config.network.num_classes
@@ -130,12 +154,17 @@ class DenoiserTask(Task[Denoiser]):
 
     def losses(self, network: nn.Module, batch: NoisedBatch, rows: slice) -> Tensor:
         part = batch.part(rows)
-        denoised, u = network(part.noised, part.sigma, part.labels, part.augment)
-        if self.config.network.conditioning == "label":
-            errors = (denoised - part.x).square().mean((1, 2, 3))
-        else:
+        denoised, logits, u = network(part)
+        if self.config.network.conditioning == "multihead":
             errors = self._head_errors(denoised, part)
-        return weighted(errors, part.sigma, self.averaged.config.sigma_data) / u.exp() + u
+        else:
+            errors = (denoised - part.x[: len(denoised)]).square().mean((1, 2, 3))
+        sigma = part.sigma[: len(errors)]
+        losses = weighted(errors, sigma, self.averaged.config.sigma_data) / u.exp() + u
+        if logits is None:
+            return losses
+        classified = F.cross_entropy(logits, part.labels[part.plain :], reduction="none")
+        return torch.cat([losses, classified])
 
     def _head_errors(self, denoised: Tensor, part: NoisedBatch) -> Tensor:
         plain = part.plain
@@ -175,7 +204,7 @@ class DenoiserTask(Task[Denoiser]):
             (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
         )
         device = self.batches.device
-        classifier = DiffusionClassifier(model, self.config.rdc.classifier)
+        classifier = build_classifier(model, self.config.rdc.classifier)
         logits = torch.zeros(len(data), model.num_classes, device=device)
         for rows in torch.arange(first, len(data), processes).split(64):
             logits[rows.to(device)] = classifier(data.subset(rows).images.to(device)).float()

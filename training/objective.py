@@ -31,8 +31,11 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """`image_share`: the part of each batch that learns to predict its own image (all of it without
-    a teacher); the rest learns the teacher's K + 1 estimates.
+    """`image_share`: the part of each batch that learns to predict its own image; the rest learns
+    the class where the network has a classifier, and otherwise a teacher's K + 1 estimates. Without
+    either it is the whole batch.
+
+    `class_noise`: noise levels of the part that learns the class.
 
     `off_data`: largest change of a pixel, on [0, 1], by which the teacher's part leaves the data
     before noise is added: each image moves toward another one or in a random direction. Attacks
@@ -44,6 +47,7 @@ class ObjectiveConfig:
     """
 
     noise: NoiseConfig = NoiseConfig()
+    class_noise: NoiseConfig = NoiseConfig(mean=-0.7, std=0.6)
     image_share: float = 0.5
     off_data: float = 0.0
     teacher_classes: int = 0
@@ -92,13 +96,16 @@ class Learner(nn.Module):
         self.denoiser = denoiser
         self.uncertainty = Uncertainty() if uncertainty else None
 
-    def forward(
-        self, noised: Tensor, sigma: Tensor, labels: Tensor, augment: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The network's estimates, and u(sigma) (B,)."""
-        denoised = self.denoiser(noised, sigma, labels=labels, augment=augment)
-        u = torch.zeros_like(sigma) if self.uncertainty is None else self.uncertainty(sigma)
-        return denoised, u
+    def forward(self, part: "NoisedBatch") -> tuple[Tensor, Tensor | None, Tensor]:
+        """The network's estimates, its logits or None, and u(sigma) of the estimates (B,)."""
+        logits = None
+        if self.denoiser.has_classifier:
+            taught = slice(part.plain, None)
+            logits = self.denoiser(part.noised[taught], part.sigma[taught], outputs="logits")
+            part = part.part(slice(part.plain))
+        denoised = self.denoiser(part.noised, part.sigma, labels=part.labels, augment=part.augment)
+        u = torch.zeros_like(part.sigma)
+        return denoised, logits, u if self.uncertainty is None else self.uncertainty(part.sigma)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class OptimalDenoiser(nn.Module):
     A class estimate sums over the class alone; the unconditional one over all data with the classes
     equally likely. `bandwidth` > 0 replaces each image by a Gaussian of that width, so that one
     image is a Gaussian and several are a mixture, both with known density (`log_density`).
-    Implements `DenoiserLike`.
+    Implements `DenoiserLike` and `NoisyClassifier`.
 
     x: (N, C, H, W) in [-1, 1]; labels: (N,) int64 with every class 0..K-1 present.
     """
@@ -87,3 +87,7 @@ class OptimalDenoiser(nn.Module):
         scores = self.log_prior[:, None] - self._distances(x) / (2 * total)
         constant = 0.5 * self.points.shape[2] * (2 * math.pi * total[:, :, 0]).log()
         return torch.logsumexp(scores, dim=2) - constant
+
+    def class_log_posterior(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """log p(y | x, sigma) with the classes equally likely a priori: (B, K)."""
+        return self.log_density(x, sigma).log_softmax(1)

@@ -25,6 +25,9 @@ from rdc.networks.blocks import (
     group_norm,
 )
 
+Conditioning = Literal["label", "multihead", "classifier", "none"]
+Outputs = Literal["all", "classes", "unconditional", "logits"]
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -32,11 +35,15 @@ class UNetConfig:
 
     `conditioning`: "label" feeds the class to every block; "multihead" runs the trunk once and
     answers with one output per class and one unconditional output (Chen et al. 2024, appendix B);
-    "none" knows no classes, and `num_classes` is 0.
+    "classifier" is unconditional and classifies noised images with a linear layer on the encoder
+    (`outputs="logits"`); "none" knows no classes, and `num_classes` is 0.
     `width_multipliers`: one resolution level per entry, each half the size of the one before.
     `head_blocks`: residual blocks inside each head, `head_width` channels wide; 0 is the published
     network, whose classes differ only in the last 3x3 convolution.
     `augment_features`: numbers that describe how a training image was augmented; 0 without.
+    `patch`: side of the squares of pixels that become channels of the trunk's input and output
+    (Shi et al., CVPR 2016): the trunk works at `image_size / patch`, to which `width_multipliers`
+    and `attention_resolutions` then refer. Only for the architecture "rdc".
     `architecture`: "rdc" is ours; "ddpmpp" and "ncsnpp" are those of Song et al. 2021 as EDM trains
     them, "adm" is that of Dhariwal & Nichol 2021 (`blocks.STYLES` has the differences).
     """
@@ -44,7 +51,7 @@ class UNetConfig:
     image_size: int = 32
     channels: int = 3
     num_classes: int = 10
-    conditioning: Literal["label", "multihead", "none"] = "multihead"
+    conditioning: Conditioning = "multihead"
     width: int = 128
     width_multipliers: tuple[int, ...] = (1, 2, 2)
     blocks_per_level: int = 2
@@ -55,17 +62,18 @@ class UNetConfig:
     dropout: float = 0.0
     augment_features: int = 0
     architecture: Architecture = field(default="rdc", metadata=ADDED)
+    patch: int = field(default=1, metadata=ADDED)
 
     def __post_init__(self) -> None:
         multipliers = self.width_multipliers
-        smallest = 2 ** (len(multipliers) - 1)
+        smallest = 2 ** (len(multipliers) - 1) * max(self.patch, 1)
         unconditional = self.conditioning == "none"
         fits = 8 <= self.image_size <= 256 and self.image_size % smallest == 0
         require(
             self,
             image_size=(
                 fits,
-                f"8 to 256 and divisible by {smallest}, once per level after the first",
+                f"8 to 256 and divisible by {smallest}: the patch, and 2 per level after the first",
             ),
             channels=(self.channels in (1, 3), "1 or 3"),
             num_classes=(
@@ -73,8 +81,8 @@ class UNetConfig:
                 "0 where conditioning is 'none'" if unconditional else "at least 2",
             ),
             conditioning=(
-                self.conditioning in ("label", "multihead", "none"),
-                "'label', 'multihead' or 'none'",
+                self.conditioning in get_args(Conditioning),
+                f"one of {get_args(Conditioning)}",
             ),
             width=(self.width > 0 and self.width % 8 == 0, "a positive multiple of 8"),
             width_multipliers=(len(multipliers) > 0 and min(multipliers) > 0, "positive integers"),
@@ -85,18 +93,24 @@ class UNetConfig:
             dropout=(0 <= self.dropout < 1, "in [0, 1)"),
             augment_features=(self.augment_features >= 0, "0 or more"),
             architecture=(self.architecture in STYLES, f"one of {get_args(Architecture)}"),
+            patch=(
+                self.patch == 1 or (self.patch > 1 and self.architecture == "rdc"),
+                "1, or more where architecture is 'rdc'",
+            ),
         )
 
 
 class Heads(nn.Module):
     """`count` outputs of the same features: (B, features, H, W) -> (B, count, C, H, W).
 
-    All heads are computed at once, as the groups of grouped convolutions.
+    All heads are computed at once, as the groups of grouped convolutions. With patches the outputs
+    are `patch` times as high and wide as the features.
     """
 
     def __init__(self, config: UNetConfig, embedding: int, count: int) -> None:
         super().__init__()
-        self.count = count
+        self.count, self.patch = count, config.patch
+        channels = count * config.channels * config.patch**2
         style = STYLES[config.architecture]
         features = config.width * config.width_multipliers[0]
         depth, width = config.head_blocks, count * config.head_width
@@ -106,16 +120,31 @@ class Heads(nn.Module):
         )
         if depth:
             self.norm = group_norm(width, heads=count, eps=style.eps)
-            self.out = conv3x3(width, count * config.channels, groups=count, zero=True)
+            self.out = conv3x3(width, channels, groups=count, zero=True)
         else:
             self.norm = group_norm(features, eps=style.eps)
-            self.out = conv3x3(features, count * config.channels, zero=True)
+            self.out = conv3x3(features, channels, zero=True)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         h = self.stem(features)
         for block in self.blocks:
             h = block(h, embedding)
-        return rearrange(self.out(F.silu(self.norm(h))), "b (k c) h w -> b k c h w", k=self.count)
+        return rearrange(
+            self.out(F.silu(self.norm(h))), "b (k c p q) h w -> b k c (h p) (w q)",
+            k=self.count, p=self.patch, q=self.patch,
+        )  # fmt: skip
+
+
+class LinearHead(nn.Module):
+    """Logits (B, K) of features (B, width, H, W): normalized, averaged over the pixels, linear."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = group_norm(width)
+        self.linear = nn.Linear(width, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(F.silu(self.norm(features)).mean((2, 3)))
 
 
 class UNet(nn.Module):
@@ -135,7 +164,10 @@ class UNet(nn.Module):
         if config.augment_features:
             # Without a bias: an image that was left alone adds nothing.
             self.embed_augment = nn.Linear(config.augment_features, told, bias=False)
-        self._build_decoder(self._build_encoder())
+        skips = self._build_encoder()
+        if config.conditioning == "classifier":
+            self.linear_head = LinearHead(skips[-1], config.num_classes)
+        self._build_decoder(skips)
         if config.conditioning == "label":
             # Row K stands for "no label": the unconditional estimate.
             self.embed_label = nn.Embedding(config.num_classes + 1, told)
@@ -148,11 +180,12 @@ class UNet(nn.Module):
     def _build_encoder(self) -> list[int]:
         """The way down; the widths of its skips, from the image on."""
         config = self.config
-        self.stem = conv3x3(config.channels, config.width)
+        given = config.channels * config.patch**2
+        self.stem = conv3x3(given, config.width)
         skips, channels = [config.width], config.width
         encoder: list[Block] = []
         pyramid: list[PyramidLevel] = []
-        above = config.channels
+        above = given
         for level, width in enumerate(self._widths):
             if level > 0:
                 down, channels = self._resampling(channels, level, "down")
@@ -191,7 +224,8 @@ class UNet(nn.Module):
         return [self.config.width * multiplier for multiplier in self.config.width_multipliers]
 
     def _attends(self, level: int) -> bool:
-        return self.config.image_size // 2**level in self.config.attention_resolutions
+        size = self.config.image_size // self.config.patch
+        return size // 2**level in self.config.attention_resolutions
 
     def _resampling(self, channels: int, level: int, how: Resample) -> tuple[Block, int]:
         """A block that arrives at a level, and its width."""
@@ -212,8 +246,9 @@ class UNet(nn.Module):
             style=self.style,
         )
 
-    def trunk(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Features shared by all heads: (B, width, H, W)."""
+    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features at the lowest resolution, and those of all levels for the decoder."""
+        x = F.pixel_unshuffle(x, self.config.patch)
         above, pyramid = x, iter(self.pyramid)
         x = self.stem(x)
         skips = [x]
@@ -224,6 +259,11 @@ class UNet(nn.Module):
             skips.append(x)
         for block in self.middle:
             x = block(x, embedding)
+        return x, skips
+
+    def decode(self, x: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        """Features shared by all heads: (B, width, H, W)."""
+        skips = list(skips)
         for block in self.decoder:
             if block.resample != "up":
                 x = torch.cat([x, skips.pop()], dim=1)
@@ -237,17 +277,21 @@ class UNet(nn.Module):
         *,
         labels: Tensor | None = None,
         augment: Tensor | None = None,
-        outputs: Literal["all", "classes", "unconditional"] = "all",
+        outputs: Outputs = "all",
     ) -> Tensor:
         """Label-conditional: (B, C, H, W) for `labels` (B,), or unconditionally without labels.
 
         Multi-head: (B, K + 1, C, H, W), the last one unconditional; `outputs` leaves out the heads
         that are not needed: (B, K, C, H, W) for "classes", (B, C, H, W) for "unconditional".
-        Without classes: (B, C, H, W).
+        Without classes, or with a classifier: (B, C, H, W); the classifier's `outputs="logits"` are
+        (B, K) and leave out the decoder.
         `augment` (B, augment_features) says how the images were augmented; by default not at all.
         """
         embedding = F.silu(self._embed(c_noise, labels, augment))
-        features = self.trunk(x, embedding)
+        encoded, skips = self.encode(x, embedding)
+        if outputs == "logits":
+            return self.linear_head(encoded)
+        features = self.decode(encoded, skips, embedding)
         if self.config.conditioning != "multihead":
             return self.head(features, embedding)[:, 0]
         if outputs == "classes":
