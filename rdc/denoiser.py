@@ -222,7 +222,9 @@ class Denoiser(
         return self(x, sigma, outputs="logits").log_softmax(1)
 
     def _guided(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        with torch.inference_mode(False):  # whose tensors the gradient could not save
+            sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)).clone()
+            labels = labels.clone()
         score = gradient(
             lambda rows: self.class_log_posterior(rows, sigma).gather(1, labels[:, None])[:, 0], x
         )

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from rdc import Denoiser, UNetConfig
+from rdc import (
+    AmortizedDiffusionClassifier,
+    Denoiser,
+    RobustDiffusionClassifier,
+    UNetConfig,
+)
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 from tests.support.denoisers import random_denoiser
@@ -21,7 +27,7 @@ from tests.support.oracle import some_images, two_classes
 from tests.support.tiny import NETWORK, tiny_denoiser
 from training import batches
 from training.batches import Batches, batch_rows, step_generator
-from training.denoising import TrainConfig, build_teacher
+from training.denoising import DenoiserTask, TrainConfig, build_teacher
 from training.ema import EMA
 from training.objective import (
     NoiseConfig,
@@ -300,3 +306,38 @@ def test_cnn_trains(tmp_path: Path) -> None:
     out = launch(tmp_path, ACCELERATE, "training.classifier", "--steps", "60")
     assert run_record(out)["validation_accuracy"] > 0.8
     assert ImageClassifier.from_pretrained(out).config.class_names == tuple("0123456789")
+
+
+CLASSIFIER_FLAGS = [
+    "--network.conditioning", "classifier", "--network.patch", "2", "--augment", "flip-shift",
+    "--objective.image-share", "0.25", "--rdc.classifier.estimator", "posterior",
+]  # fmt: skip
+
+
+def test_a_classifier_of_noised_images_learns_beside_the_denoiser(tmp_path: Path) -> None:
+    """A quarter of the rows denoise at their own noise levels, the others learn the class."""
+    config = tyro.cli(TrainConfig, args=["--out", str(tmp_path), *TINY_FLAGS, *CLASSIFIER_FLAGS])
+    task = DenoiserTask(config, load("digits", "train"), torch.device("cpu"))
+    batch = task.batch(0)
+    assert batch.plain == 4 and len(batch.x) == 16
+    part = batch.part(slice(1, None, 2))
+    denoised, logits, _ = task.module(part)
+    assert denoised.shape == (2, 1, 8, 8) and logits is not None and logits.shape == (6, 10)
+    losses = task.losses(task.module, batch, slice(1, None, 2))
+    assert losses.shape == (8,)
+    expected = torch.nn.functional.cross_entropy(logits, part.labels[2:], reduction="none")
+    torch.testing.assert_close(losses[2:], expected)
+    losses.mean().backward()
+    assert all(p.grad is not None for p in task.module.parameters())
+    task.save(task.averaged, tmp_path, None)
+    saved = RobustDiffusionClassifier.from_pretrained(tmp_path)
+    assert isinstance(saved.classifier, AmortizedDiffusionClassifier)
+    assert saved(some_images(1, (1, 8, 8), dtype=torch.float32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_classifier_needs_rows_of_both_kinds(share: float) -> None:
+    network = replace(DEFAULT.network, conditioning="classifier")
+    objective = ObjectiveConfig(image_share=share)
+    with pytest.raises(ValueError, match=r"--objective\.image-share"):
+        TrainConfig(out=Path("unused"), network=network, objective=objective)
