@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracle import central_difference, some_images, two_classes
-from test_likelihood import TINY, random_denoiser
 
 from rdc import (
     AmortizedDiffusionClassifier,
@@ -21,6 +19,8 @@ from rdc import (
 )
 from rdc.classifier import build_classifier
 from rdc.images import to_x
+from tests.support.denoisers import TINY, random_denoiser
+from tests.support.oracle import central_difference, some_images, two_classes
 
 POSTERIOR = ClassifierConfig(sigma_min=0.5, draws=4, estimator="posterior")
 
