@@ -20,6 +20,7 @@ from rdc.levels import Levels, Spacing, Weighting
 from rdc.likelihood import chunk_rows, class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
 from rdc.noise import Noise, NoiseMode
+from rdc.runs.atomic import write_atomically
 
 Estimator = Literal["losses", "posterior"]
 
@@ -233,7 +234,7 @@ class RobustDiffusionClassifier(Defense, OnHub):
             raise TypeError(f"only a Denoiser can be saved, not {type(self.denoiser).__name__}")
         facts = replace(facts or Facts(), rdc=self.config)
         self.denoiser.save_pretrained(directory, facts=facts, **weights)
-        (Path(directory) / RDC_SETTINGS).write_text(to_json(self.config))
+        write_atomically(Path(directory) / RDC_SETTINGS, to_json(self.config))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Configurations are frozen dataclasses: checked where they are made, and kept as JSON."""
+"""Configurations: frozen dataclasses, checked where they are made and stored as JSON."""
 
 import dataclasses
 import inspect
@@ -12,17 +12,42 @@ T = TypeVar("T")
 
 # Metadata of a field that is younger than some files: where it is missing they mean its default.
 ADDED = {"added": True}
+LARGEST_JSON = 2**24
+"""Bytes of a JSON file that is read whole."""
+SMALLEST, LARGEST = 1e-12, 1e12
+"""Sizes of the numbers in a configuration, 0 apart: others overflow in float32 or vanish."""
 
 
 def require(config: Any, **rules: tuple[bool, str]) -> None:
-    """Refuse a configuration unless each named field holds; beside it, what would be right."""
-    broken = [
-        f"{name}={getattr(config, name)!r} must be {right}"
-        for name, (holds, right) in rules.items()
-        if not holds
-    ]
+    """Refuse a configuration unless every named field holds, each with the text of what is right.
+
+    All numbers, also in tuples, must be finite and either 0 or of a size in [1e-12, 1e12].
+
+    Raises:
+        ValueError: names every field that does not hold, its value and what is right.
+    """
+    fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
+    values = {name: getattr(config, name) for name in (*rules, *(each.name for each in fields))}
+    size = f"0 or of a size in [{SMALLEST:g}, {LARGEST:g}]"
+    unbounded = {name: size for name, value in values.items() if not _bounded(value)}
+    broken = {name: right for name, (holds, right) in rules.items() if not holds} | unbounded
     if broken:
-        raise ValueError(f"{type(config).__name__}: " + "; ".join(broken))
+        texts = (f"{name}={short(values[name])} must be {right}" for name, right in broken.items())
+        raise ValueError(f"{type(config).__name__}: {'; '.join(texts)}")
+
+
+def _bounded(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_bounded, value))
+    if not isinstance(value, int | float) or value == 0:
+        return True
+    return SMALLEST <= abs(value) <= LARGEST  # false for NaN
+
+
+def short(value: Any) -> str:
+    """The representation of a value, cut after 200 characters."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def to_json(config: Any) -> str:
@@ -33,17 +58,34 @@ def to_json(config: Any) -> str:
 def from_json(cls: type[T], path: Path) -> T:
     """The configuration dataclass `cls` from a JSON file.
 
-    Unknown keys are errors, and so are missing ones, but for fields that are ADDED.
+    Unknown keys are errors, and so are missing ones, except for fields that are ADDED.
+
+    Raises:
+        ValueError: names the file, the key, its value and what it must be.
     """
     return _decode(cls, read_json(path), str(path))
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, or an error that names the file."""
+    """The content of a JSON file of at most 16 MiB; errors name the file."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file; give a JSON file")
+    if (size := path.stat().st_size) > LARGEST_JSON:
+        raise ValueError(
+            f"{path} has {size:,} bytes, but its settings take no more than {LARGEST_JSON:,}; give "
+            "the file that was saved with the model or the run"
+        )
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """The value that UTF-8 text in JSON stands for; errors begin with `where`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        return json.loads(content.decode())
+    except RecursionError:
+        raise ValueError(f"{where} is not JSON of ours: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
 
 
 def _decode(cls: type[T], values: Any, where: str) -> T:
@@ -54,11 +96,15 @@ def _decode(cls: type[T], values: Any, where: str) -> T:
     missing = sorted(name for name in set(fields) - set(values) if fields[name] != ADDED)
     if unknown or missing:
         raise ValueError(
-            f"{where} does not describe a {cls.__name__}: unknown keys {unknown}, "
-            f"missing keys {missing}"
+            f"{where} does not describe a {cls.__name__}: unknown keys {short(unknown)}, "
+            f"missing keys {short(missing)}"
         )
     hints = typing.get_type_hints(cls)
-    return cls(**{k: _decode_value(hints[k], v, f"{where}: {k}") for k, v in values.items()})
+    decoded = {k: _decode_value(hints[k], v, f"{where}: {k}") for k, v in values.items()}
+    try:
+        return cls(**decoded)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _decode_value(hint: Any, value: Any, where: str) -> Any:
@@ -68,7 +114,7 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
             return _decode(typing.cast(type, option), value, where)
     value = tuple(value) if isinstance(value, list) else value
     if not any(_fits(option, value) for option in options):
-        raise ValueError(f"{where}={value!r} must be {inspect.formatannotation(hint)}")
+        raise ValueError(f"{where}={short(value)} must be {inspect.formatannotation(hint)}")
     return value
 
 

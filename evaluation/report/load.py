@@ -12,7 +12,8 @@ from typing import Any
 from evaluation.eps import written
 from evaluation.report.calibration import Answer, answers
 from evaluation.results.metrics import CLEAN, FROZEN, WORST
-from rdc.runs.run_log import SETTINGS, Record, entries
+from rdc.runs.run_log import Record, entries
+from rdc.runs.settings import INPUTS, SETTINGS
 
 SUMMARY = "summary.json"
 UNATTACKED = "0"
@@ -136,7 +137,7 @@ def inside(folder: Path) -> list[Path]:
 
 
 def unfinished(folder: Path) -> str:
-    settings = parsed(folder / SETTINGS)
+    settings = {k: v for k, v in parsed(folder / SETTINGS).items() if k != INPUTS}
     flags = [word for name, value in flatten(settings) for word in flag(name, value)]
     command = shlex.join(["python", "-m", "evaluation.evaluate", "--out", str(folder), *flags])
     return (

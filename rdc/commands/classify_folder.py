@@ -7,7 +7,6 @@ processes, and a run that was killed and started again, therefore end with the s
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -17,12 +16,13 @@ import torch
 from tqdm import tqdm
 
 from rdc.classifier import RobustDiffusionClassifier, classify
-from rdc.config import read_json
 from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.hub.weights import sha256, weights_sha256
 from rdc.images import iterate_images, to_images
+from rdc.runs.atomic import replacing
 from rdc.runs.device import default_device
-from rdc.runs.run_log import SETTINGS, RunLog
+from rdc.runs.run_log import RunLog
+from rdc.runs.settings import require_own_folder
 
 PREDICTIONS = "predictions.jsonl"
 FILES = "files.jsonl"
@@ -76,7 +76,7 @@ def classify_folder(
     state.wait_for_everyone()
     device = cast(torch.device, state.device)
     run = FolderRun(folder, out, model, batch_size=batch_size, seed=seed, device=device)
-    run_log = RunLog(out, run.settings, process=state.process_index)
+    run_log = RunLog(out, run.settings, inputs=run.inputs, process=state.process_index)
     state.wait_for_everyone()
     with tqdm(total=run.count, unit="image", disable=not state.is_main_process) as bar:
         run.share(run_log, state.process_index, state.num_processes, bar)
@@ -94,26 +94,18 @@ def list_files(folder: Path, out: Path) -> None:
     """
     if not folder.exists():
         raise FileNotFoundError(f"path={folder} does not exist; give an image or a folder")
-    listed, part = out / FILES, out / f".{FILES}"
-    out.mkdir(parents=True, exist_ok=True)
-    others = [path for path in out.iterdir() if path != listed and path.name[0] != "."]
-    if others and not (out / SETTINGS).exists():
-        raise ValueError(
-            f"out={out} holds files but no {SETTINGS}: it is not of an earlier run; give a new or "
-            "an empty folder"
-        )
-    root = root_of(folder)
-    with part.open("w", encoding="utf-8") as file:
-        for path in iterate_images(folder):
-            file.write(json.dumps(listing(path, root)) + "\n")
-    if listed.exists() and count_and_hash(listed) != count_and_hash(part):
-        before, now = count_and_hash(listed)[0], count_and_hash(part)[0]
-        part.unlink()
-        raise ValueError(
-            f"path={folder}: its images, by name, size and time, are not those that the run in "
-            f"{out} began with ({before} then, {now} now); give another --out"
-        )
-    part.replace(listed)
+    require_own_folder(out, beside=[FILES])
+    listed, root = out / FILES, root_of(folder)
+    with replacing(listed) as part:
+        with part.open("w", encoding="utf-8") as file:
+            for path in iterate_images(folder):
+                file.write(json.dumps(listing(path, root)) + "\n")
+        if listed.exists() and count_and_hash(listed) != count_and_hash(part):
+            before, now = count_and_hash(listed)[0], count_and_hash(part)[0]
+            raise ValueError(
+                f"path={folder}: its images, by name, size and time, are not those that the run "
+                f"in {out} began with ({before} then, {now} now); give another --out"
+            )
 
 
 def listing(path: Path, root: Path) -> Row:
@@ -138,7 +130,7 @@ def count_and_hash(file: Path) -> tuple[int, str]:
 class FolderRun:
     """The work of `classify_folder` after the images are listed: a process's share, and the merge.
 
-    `settings` are those that the predictions depend on.
+    The predictions depend on `settings` and `inputs`.
     """
 
     def __init__(
@@ -155,9 +147,11 @@ class FolderRun:
             )
         self.count, files = count_and_hash(out / FILES)
         self.settings = {
-            "weights": weights_sha256(saved), "config": read_json(saved / CONFIG),
-            "rdc": asdict(self.model.config), "seed": seed, "batch_size": batch_size,
-            "path": str(self.root.resolve()), "images": self.count, "files": files,
+            "path": str(self.root.resolve()), "seed": seed, "batch_size": batch_size,
+        }  # fmt: skip
+        self.inputs = {
+            "weights": weights_sha256(saved), "images": files,
+            **{name: sha256(saved / name) for name in (CONFIG, RDC_SETTINGS)},
         }  # fmt: skip
 
     def batches(self) -> Iterator[list[str]]:
@@ -184,13 +178,15 @@ class FolderRun:
                 f"out={self.out} has {len(places)} of {needed} batches although all processes are "
                 "done: they must write to the same folder"
             )
-        part, failed = self.out / f".{PREDICTIONS}", 0
-        with part.open("w", encoding="utf-8") as file:
+        failed = 0
+        with (
+            replacing(self.out / PREDICTIONS) as part,
+            part.open("w", encoding="utf-8") as file,
+        ):
             for number, _ in enumerate(self.batches()):
                 for row in read_rows(*places[number]):
                     failed += "error" in row
                     file.write(json.dumps(row) + "\n")
-        part.replace(self.out / PREDICTIONS)
         return failed
 
 

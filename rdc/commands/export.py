@@ -12,6 +12,7 @@ from rdc.denoiser import Denoiser
 from rdc.hub.checkpoint import RDC_SETTINGS, TRAINING
 from rdc.hub.model_card import CARD, Facts, accuracy, add_training, weights, with_sections
 from rdc.hub.weights import MAX_SHARD_SIZE, weights_sha256
+from rdc.runs.atomic import write_atomically
 
 SUMMARY = "summary.json"
 
@@ -44,13 +45,13 @@ def export(
     facts = Facts(sources=(source,))
     saved.save_pretrained(out, facts=facts, dtype=dtype, max_shard_size=max_shard_size)
     if (folder / CARD).is_file():
-        (out / CARD).write_bytes((folder / CARD).read_bytes())
+        write_atomically(out / CARD, (folder / CARD).read_bytes())
     if (folder / TRAINING).is_file():
-        (out / TRAINING).write_bytes((folder / TRAINING).read_bytes())
+        write_atomically(out / TRAINING, (folder / TRAINING).read_bytes())
         add_training(out, read_json(out / TRAINING))
     sections["Weights"] = weights(out, [source])
     card = (out / CARD).read_text(encoding="utf-8")
-    (out / CARD).write_text(with_sections(card, sections), encoding="utf-8")
+    write_atomically(out / CARD, with_sections(card, sections))
 
 
 def read_summary(evaluation: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import secrets
 import warnings
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import PIL
 
 from rdc.data.dataset import Shape
 from rdc.data.decode import Batch, Encoded, Target, decoded, in_threads, target_of
+from rdc.runs.atomic import replacing
 
 # To be raised when the same files and the same Pillow would give other pixels.
 VERSION = 1
@@ -70,24 +70,15 @@ def _map(path: Path) -> np.memmap:
 
 
 def _write(path: Path, encoded: Encoded, target: Target) -> None:
-    """Under another name first: neither a kill nor a second process leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")
     header = {
         "descr": "|u1",
         "fortran_order": False,
         "shape": (len(encoded.labels), *target.shape),
     }
-    try:
-        with temporary.open("xb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for pixels in decoded(encoded, target):
-                file.write(pixels.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("xb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for pixels in decoded(encoded, target):
+            file.write(pixels.tobytes())
 
 
 def _in_memory(encoded: Encoded, target: Target) -> np.ndarray:

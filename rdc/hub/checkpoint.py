@@ -24,6 +24,7 @@ from rdc.hub.weights import (
     load_weights,
     write_weights,
 )
+from rdc.runs.atomic import write_atomically
 
 PACKAGED = Path(__file__).parents[1] / "pretrained"
 CONFIG = "config.json"
@@ -180,5 +181,5 @@ class Pretrained(OnHub, PyTorchModelHubMixin):
         """
         module, directory = typing.cast(Any, self), Path(directory)
         write_weights(module, directory, dtype=dtype, max_shard_size=max_shard_size)
-        (directory / CONFIG).write_text(to_json(self.config), encoding="utf-8")
+        write_atomically(directory / CONFIG, to_json(self.config))
         write_card(directory, model_card(module, facts or Facts(), saved=directory))

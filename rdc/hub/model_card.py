@@ -15,6 +15,7 @@ from huggingface_hub import CardData, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from rdc.hub.weights import weight_files, weights_sha256
+from rdc.runs.atomic import write_atomically
 
 CARD = "README.md"
 SIGNATURE = re.compile(r"\n<!-- written by rdc, not edited: ([0-9a-f]{16}) -->\n\Z")
@@ -111,7 +112,7 @@ def write_card(directory: Path, card: str) -> None:
     """Write the card, unless there is one that somebody wrote or edited."""
     path = directory / CARD
     if not path.exists() or is_generated(path.read_text(encoding="utf-8")):
-        path.write_text(card, encoding="utf-8")
+        write_atomically(path, card)
 
 
 def add_training(directory: Path, training: Mapping[str, Any]) -> None:
@@ -123,7 +124,7 @@ def add_training(directory: Path, training: Mapping[str, Any]) -> None:
     card.data["datasets"] = [_data_name(training)]
     sections = {"Data": _data(training), "Training": _training(training)}
     page = _front(card.data) + with_sections(card.text, sections)
-    path.write_text(_signed(page), encoding="utf-8")
+    write_atomically(path, _signed(page))
 
 
 def with_sections(card: str, sections: Mapping[str, str]) -> str:

@@ -1,7 +1,5 @@
-"""Where a result comes from: command, commit, versions, data."""
+"""Facts for the reader of a result: command, commit, versions, data."""
 
-import hashlib
-import json
 import platform
 import subprocess
 import sys
@@ -10,31 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from rdc.data import Dataset
+from rdc.runs.fingerprints import data_fingerprint
 
 PACKAGES = ("torch", "accelerate", "numpy")
 
 
 def provenance(data: Dataset) -> dict[str, Any]:
-    """What a reader needs to repeat a run; `commit` is None outside a git checkout."""
+    """Facts that a reader needs to repeat a run; `commit` is None outside a git checkout."""
     program = getattr(sys.modules["__main__"], "__spec__", None)
     start = f"python -m {program.name}" if program else Path(sys.argv[0]).name
     return {
         "command": " ".join([start, *sys.argv[1:]]),
         "commit": commit(),
-        "data_fingerprint": fingerprint(data),
+        "data_fingerprint": data_fingerprint(data),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }
-
-
-def fingerprint(data: Dataset) -> str:
-    """SHA-256 over pixels and what they mean, labels and class names."""
-    facts = [tuple(data.pixels.shape), data.peak, data.class_names]
-    digest = hashlib.sha256(json.dumps(facts).encode())
-    # In parts: pixels that are mapped from a file may be more than fits into memory.
-    for part in (*data.pixels.split(1024), data.labels):
-        digest.update(part.contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def commit() -> str | None:

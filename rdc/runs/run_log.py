@@ -1,12 +1,17 @@
-"""What a run has done so far: JSON lines that survive whatever ends the process."""
+"""Records of a run as JSON lines that survive whatever ends the process."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SETTINGS = "settings.json"
+from rdc.config import parse_json
+from rdc.runs.atomic import flush_entry
+from rdc.runs.settings import lock_settings
+
+LONGEST = 2**26
+"""Bytes of a record's line; a longer one is neither written nor read."""
 Record = dict[str, Any]
 
 
@@ -21,25 +26,42 @@ class Entry(NamedTuple):
 class RunLog:
     """The records of a run in `folder`, one file per process; a kill loses at most the last line.
 
-    The folder belongs to `settings`: a run with others is refused. Every process of a run makes one
-    of these, and all see what was recorded before, by however many processes.
+    The folder belongs to `settings` and `inputs`; one that was begun with others is refused (see
+    `rdc.runs.settings.lock_settings`). Every process of a run makes one of these, and all see what
+    was recorded before, by however many processes.
     """
 
-    def __init__(self, folder: Path, settings: Record, *, process: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Any,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        process: int = 0,
+    ) -> None:
         self.folder = folder
         self.file = folder / f"records-{process:03d}.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        keep_settings(folder, settings)
+        lock_settings(folder, settings, inputs=inputs)
         if self.file.exists():
             cut_torn_line(self.file)
 
     def append(self, records: Iterable[Record]) -> None:
-        """Add records that belong together; a kill leaves all of them or the first ones."""
-        text = "".join(json.dumps(record) + "\n" for record in records)
+        """Add records that belong together; a kill leaves all of them or the first ones.
+
+        Raises:
+            ValueError: a record is longer than `LONGEST` bytes; nothing is written.
+        """
+        lines = [json.dumps(record) + "\n" for record in records]
+        longest = max(map(len, lines), default=0)
+        if longest > LONGEST:
+            raise ValueError(f"a record of {longest} bytes: at most {LONGEST}; use smaller batches")
+        new = not self.file.exists()
         with self.file.open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write("".join(lines))
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            flush_entry(self.folder)
 
     def entries(self) -> Iterator[Entry]:
         """`entries` of the folder."""
@@ -51,45 +73,32 @@ class RunLog:
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """All complete records of all processes, in the order of their files, one at a time."""
+    """All complete records of all processes, in the order of their files, one at a time.
+
+    Raises:
+        ValueError: a complete line is not a JSON object; the file and the line's place are named.
+    """
     for file in sorted(folder.glob("records-*.jsonl")):
         offset = 0
         with file.open("rb") as lines:
-            for line in lines:
+            while line := lines.readline(LONGEST):
                 if line.endswith(b"\n"):
-                    yield Entry(json.loads(line), file, offset)
+                    yield Entry(read_record(line, file, offset), file, offset)
+                elif len(line) == LONGEST:
+                    raise ValueError(
+                        f"{file}: the line at byte {offset} is longer than {LONGEST} bytes; it is "
+                        "no record of a run: remove the file, and its records are made again"
+                    )
                 offset += len(line)
 
 
-def keep_settings(folder: Path, settings: Record) -> None:
-    """Write the settings of a run into its folder; refuse a folder that has others.
-
-    Raises:
-        ValueError: names every setting that differs, before and now.
-    """
-    settings = json.loads(json.dumps(settings, default=str))
-    known = folder / SETTINGS
-    if not known.exists():
-        part = folder / f".{SETTINGS}.{os.getpid()}"
-        part.write_text(json.dumps(settings, indent=2) + "\n")
-        part.replace(known)
-        return
-    changed = list(differences(json.loads(known.read_text()), settings))
-    if changed:
-        raise ValueError(
-            f"{folder} holds a run with other settings: {'; '.join(changed)}; give the same ones "
-            "to continue it, or another folder"
-        )
-
-
-def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Every value that differs, by its place in nested settings: "a.b: 1 -> 2"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted({*before, *now}):
-            place = f"{name}.{key}" if name else key
-            yield from differences(before.get(key), now.get(key), place)
-    elif before != now:
-        yield f"{name}: {before!r} -> {now!r}"
+def read_record(line: bytes, file: Path, offset: int) -> Record:
+    """The record of a line of `file` that begins at byte `offset`."""
+    where = f"{file}: the line at byte {offset}"
+    record = parse_json(line, where)
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} must be a JSON object; remove it, and its record is made again")
+    return record
 
 
 def cut_torn_line(file: Path) -> None:

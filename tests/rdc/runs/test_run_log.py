@@ -1,12 +1,14 @@
-"""A run's records survive whatever ends it, and its folder belongs to its settings."""
+"""A run's records survive whatever ends it."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdc.runs.run_log import RunLog, cut_torn_line, differences, keep_settings
+import rdc.runs.run_log
+from rdc.runs.run_log import RunLog, cut_torn_line
 
 
 def test_records_are_read_by_everybody(tmp_path: Path) -> None:
@@ -19,6 +21,14 @@ def test_records_are_read_by_everybody(tmp_path: Path) -> None:
     for entry in run_log.entries():
         line = entry.file.read_bytes()[entry.offset :].split(b"\n")[0]
         assert f'"batch": {entry.record["batch"]}'.encode() in line
+
+
+def test_a_log_belongs_to_its_settings_and_inputs(tmp_path: Path) -> None:
+    RunLog(tmp_path, {"seed": 0}, inputs={"weights": "a"}).append([{"batch": 0}])
+    for seed, weights in ((1, "a"), (0, "b")):
+        with pytest.raises(ValueError, match="holds a run with other settings: "):
+            RunLog(tmp_path, {"seed": seed}, inputs={"weights": weights})
+    assert len(list(RunLog(tmp_path, {"seed": 0}, inputs={"weights": "a"}).read())) == 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -57,20 +67,28 @@ def test_what_is_cut(tmp_path: Path, content: bytes, kept: bytes) -> None:
     assert (tmp_path / "lines").read_bytes() == kept
 
 
-def test_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
-    keep_settings(tmp_path, {"seed": 0, "rdc": {"steps": 3, "levels": (1, 2)}})
-    keep_settings(tmp_path, {"seed": 0, "rdc": {"steps": 3, "levels": (1, 2)}})
-    with pytest.raises(ValueError, match=r"other settings: seed: 0 -> 1; give"):
-        keep_settings(tmp_path, {"seed": 1, "rdc": {"steps": 3, "levels": (1, 2)}})
-    with pytest.raises(ValueError, match=r"rdc.levels: \[1, 2\] -> \[1\]; rdc.steps: 3 -> 4; give"):
-        keep_settings(tmp_path, {"seed": 0, "rdc": {"steps": 4, "levels": (1,)}})
-    with pytest.raises(ValueError, match=r"data: None -> 'x'"):
-        keep_settings(tmp_path, {"seed": 0, "rdc": {"steps": 3, "levels": (1, 2)}, "data": "x"})
+@pytest.mark.parametrize("line", [b"{", b"\xff", b"[1]", b"null", b"[" * 100_000, b'{"a": 1}}'])
+def test_a_complete_line_that_is_no_record_is_named(tmp_path: Path, line: bytes) -> None:
+    run_log = RunLog(tmp_path, {})
+    run_log.append([{"batch": 0}])
+    with run_log.file.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(
+        ValueError, match=r"records-000.jsonl: the line at byte 13 (is not|must be)"
+    ):
+        list(run_log.read())
 
 
-def test_differences_have_their_place() -> None:
-    assert list(differences({"a": {"b": 1}}, {"a": {"b": 1}})) == []
-    assert list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 0}})) == [
-        "a.b: 1 -> 0", "a.c: 2 -> None",
-    ]  # fmt: skip
-    assert list(differences({"a": {"b": 1}}, {"a": 3})) == ["a: {'b': 1} -> 3"]
+def test_lines_have_a_longest(tmp_path: Path, monkeypatch) -> None:
+    """Whatever is in the folder, reading takes the memory of one line."""
+    monkeypatch.setattr(rdc.runs.run_log, "LONGEST", 1000)
+    run_log = RunLog(tmp_path, {})
+    with pytest.raises(ValueError, match=r"a record of \d+ bytes: at most 1000; use smaller batch"):
+        run_log.append([{"batch": 0}, {"text": "x" * 1000}])
+    assert not run_log.file.exists()
+    run_log.append([{"text": "x" * (1000 - len(json.dumps({"text": ""})) - 1)}])
+    assert len(list(run_log.read())) == 1
+    with run_log.file.open("a") as file:
+        file.write("x" * 1000 + "\n")
+    with pytest.raises(ValueError, match=r"the line at byte 1000 is longer than 1000 bytes"):
+        list(run_log.read())
