@@ -274,7 +274,7 @@ def test_other_settings_of_a_begun_folder(model: Path, folder: Path, tmp_path, c
     out = tmp_path / "out"
     assert run("classify", folder, "--model", model, "--out", out) == 0
     assert run("classify", folder, "--model", model, "--out", out, "--seed", 1) == 1
-    assert "other settings: seed: 0 -> 1" in capsys.readouterr().err
+    assert "other settings: --seed: 0 -> 1" in capsys.readouterr().err
 
 
 def test_the_command_end_to_end(model: Path, folder: Path) -> None:

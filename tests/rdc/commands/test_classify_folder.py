@@ -77,7 +77,7 @@ def batches(out: Path, process: int = 0) -> list[int]:
 def share(model, images: Path, out: Path, process: int, processes: int) -> tuple:
     """One process's part of a run, and the run."""
     run = FolderRun(images, out, model, batch_size=4, seed=0, device=torch.device("cpu"))
-    run_log = RunLog(out, run.settings, process=process)
+    run_log = RunLog(out, run.settings, inputs=run.inputs, process=process)
     with tqdm(disable=True) as bar:
         run.share(run_log, process, processes, bar)
     return run, run_log
@@ -239,7 +239,7 @@ def go_on(begun: Path, **changes) -> int:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"seed": 1}, "seed: 0 -> 1"), ({"batch_size": 5}, "batch_size: 4 -> 5")],
+    [({"seed": 1}, "--seed: 0 -> 1"), ({"batch_size": 5}, "--batch-size: 4 -> 5")],
 )
 def test_other_settings_are_refused(begun: Path, changes, message: str) -> None:
     with pytest.raises(ValueError, match=f"out holds a run with other settings: {message}"):
@@ -249,12 +249,12 @@ def test_other_settings_are_refused(begun: Path, changes, message: str) -> None:
 
 def test_another_model_is_refused(begun: Path) -> None:
     tiny_rdc(seed=1).save_pretrained(begun / "model")
-    with pytest.raises(ValueError, match="other settings: weights: '"):
+    with pytest.raises(ValueError, match="other settings: weights: its content has changed"):
         go_on(begun)
     tiny_rdc().save_pretrained(begun / "model")
     settings = (begun / "model" / "rdc.json").read_text()
     (begun / "model" / "rdc.json").write_text(settings.replace("20.0", "10.0"))
-    with pytest.raises(ValueError, match=r"rdc.classifier.temperature: 20.0 -> 10.0; give"):
+    with pytest.raises(ValueError, match=r"settings: rdc\.json: its content has changed"):
         go_on(begun)
 
 
@@ -287,7 +287,7 @@ def test_changed_images_are_refused(begun: Path, change: str) -> None:
 def test_another_folder_is_refused(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even with equal names, sizes and times; the same folder may be called otherwise."""
     shutil.copytree(begun / "in", begun / "copy")
-    with pytest.raises(ValueError, match=r"other settings: path: '.*in' -> '.*copy'; give"):
+    with pytest.raises(ValueError, match=r"other settings: --path: '.*in' -> '.*copy'; give"):
         classify_folder(begun / "copy", begun / "out", begun / "model", batch_size=4)
     monkeypatch.chdir(begun)
     assert classify_folder(Path("in"), begun / "out", begun / "model", batch_size=4) == 2

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from rdc.data import Dataset, Split, load
 from rdc.data.dataset import hold_out, origin, same_classes
-from rdc.runs.provenance import fingerprint
+from rdc.runs.fingerprints import data_fingerprint
 from tests.support.pictures import tree
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -155,15 +155,19 @@ def test_the_fingerprint_tells_data_sets_apart() -> None:
         data.subset(slice(1_999)),
         data.subset(slice(0)),
     ]
-    assert len({fingerprint(each) for each in [data, *others]}) == 8
+    assert len({data_fingerprint(each) for each in [data, *others]}) == 8
 
 
 def test_the_fingerprint_depends_on_values_only() -> None:
     data = bytes_of(10, 3, 4, 6)
     swapped = data.pixels.transpose(2, 3).contiguous().transpose(2, 3)
-    assert fingerprint(replace(data, pixels=swapped)) == fingerprint(data)
+    assert data_fingerprint(replace(data, pixels=swapped)) == data_fingerprint(data)
     every = data.subset(torch.arange(10))
-    assert fingerprint(data.subset(slice(None))) == fingerprint(every) == fingerprint(data)
+    assert (
+        data_fingerprint(data.subset(slice(None)))
+        == data_fingerprint(every)
+        == data_fingerprint(data)
+    )
 
 
 def test_the_library_starts_light(tmp_path: Path) -> None:
