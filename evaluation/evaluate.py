@@ -27,7 +27,7 @@ def main(config: EvaluateConfig) -> None:
             bar.update(len(unit.rows))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        print(finish(runner)["text"])
+        print(finish(runner).text)
         print(f"wrote {config.out / 'summary.json'}")
     accelerator.end_training()
 

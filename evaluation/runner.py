@@ -18,19 +18,19 @@ from accelerate.utils import InitProcessGroupKwargs
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from evaluation.answers import Answers, answers
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import wide
 from evaluation.attacks.rng import spawn
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build, default_transfer_model
 from evaluation.gradient_modes import noises
-from evaluation.results.metrics import CLEAN
-from evaluation.results.protocols import Answers, answers
+from evaluation.results.records import CLEAN, Record, unique, worst
 from evaluation.suites import run, suite
 from rdc import Defense, ImageClassifier
 from rdc.data import load
 from rdc.runs.device import default_device
-from rdc.runs.run_log import Record, RunLog
+from rdc.runs.run_log import RunLog
 
 T = TypeVar("T")
 
@@ -83,10 +83,14 @@ class Runner:
         self.max_rows = config.max_rows
 
     @cached_property
-    def records(self) -> RunLog:
-        """What is done. Only now the folder belongs to these settings."""
+    def log(self) -> RunLog:
+        """The records on disk. Only now the folder belongs to these settings."""
         settings = {**asdict(self.config), "out": None}
         return RunLog(self.config.out, settings, process=self.accelerator.process_index)
+
+    def records(self) -> list[Record]:
+        """The records of all processes so far."""
+        return unique(map(Record.from_json, self.log.read()))
 
     def fresh_model(self) -> nn.Module:
         """The defense as new: one that has been attacked might remember it."""
@@ -115,7 +119,7 @@ class Runner:
 
     def incomplete(self) -> list[Unit]:
         """All units that have no complete records yet."""
-        known = {(r["eps"], r["image"], r["attack"]) for r in self.records.read()}
+        known = {(r.eps, r.image, r.attack) for r in self.records()}
 
         def complete(unit: Unit) -> bool:
             return all(
@@ -131,12 +135,12 @@ class Runner:
 
         `announce` hears of every attack as it begins.
         """
-        run_log = self.records  # refuses a folder of other settings before any work
+        log = self.log  # refuses a folder of other settings before any work
         images, labels = self.images_and_labels(unit.rows)
         seeds = [spawn([self.config.seed], row)[0] for row in unit.rows]
         found: list[Record] = []
-        worst, culprits = images, [CLEAN] * len(images)
-        survivors = torch.full((len(images),), torch.inf)
+        most: dict[int, Record] = {}
+        harmful = images.clone()
         for name, attacked, spent in self._attacked(unit, images, labels, seeds, announce):
             started = time.perf_counter()
             frozen = self._answers(attacked, seeds, draws=1)
@@ -144,15 +148,13 @@ class Runner:
             unseen = None
             if self.sizes.eot_samples > 1:
                 unseen = self._answers(attacked, seeds, draws=self.config.eval_draws)
-            found += records(unit, name, labels, attacked - images, frozen, unseen, spent)
-
-            right = rightness(frozen, unseen, labels.cpu())
-            fewer = right < survivors
-            worst = torch.where(wide(fewer).to(images.device), attacked, worst)
-            culprits = [name if f else c for f, c in zip(fewer.tolist(), culprits, strict=True)]
-            survivors = right.minimum(survivors)
-        self._save(unit, worst, culprits)
-        run_log.append(found)
+            new = records(unit, name, labels, attacked - images, frozen, unseen, spent)
+            most = worst([*most.values(), *new], lambda record: -standing(record))
+            taken = torch.tensor([most[record.image] is record for record in new])
+            harmful = torch.where(wide(taken).to(images.device), attacked, harmful)
+            found += new
+        self._save(unit, harmful, [record.attack for record in most.values()])
+        log.append([record.to_json() for record in found])
 
     def images_and_labels(self, rows: range) -> tuple[Tensor, Tensor]:
         """Images and labels on the device."""
@@ -275,22 +277,22 @@ def records(
     """One record per image of a unit."""
     linf, l2 = change.flatten(1).abs().amax(1).tolist(), change.flatten(1).norm(dim=1).tolist()
     return [
-        {
-            "image": row, "label": int(labels[i]), "eps": unit.eps, "attack": attack,
-            "frozen": int(frozen.classes[i, 0]),
-            "frozen_confidence": round(float(frozen.confidences[i, 0]), 4),
-            "predictions": unseen.classes[i].tolist() if unseen else [],
-            "confidences": [round(p, 4) for p in unseen.confidences[i].tolist()] if unseen else [],
-            "linf": linf[i], "l2": l2[i], "seconds": round(spent, 6),
-        }
+        Record(
+            image=row, label=int(labels[i]), eps=unit.eps, attack=attack,
+            frozen=int(frozen.classes[i, 0]),
+            frozen_confidence=round(float(frozen.confidences[i, 0]), 4),
+            predictions=tuple(unseen.classes[i].tolist()) if unseen else (),
+            confidences=tuple(round(p, 4) for p in unseen.confidences[i].tolist())
+            if unseen else (),
+            linf=linf[i], l2=l2[i], seconds=round(spent, 6),
+        )
         for i, row in enumerate(unit.rows)
     ]  # fmt: skip
 
 
-def rightness(frozen: Answers, unseen: Answers | None, labels: Tensor) -> Tensor:
-    """How many answers are right (B,); among equals of unseen draws the frozen one decides."""
-    right = (frozen.classes == labels[:, None]).sum(1)
-    return right if unseen is None else right + 2 * (unseen.classes == labels[:, None]).sum(1)
+def standing(record: Record) -> int:
+    """Answers that are right; among equals of unseen draws the frozen one decides."""
+    return record.right + 2 * record.predictions.count(record.label)
 
 
 def seconds_each(compute: Callable[[int], object], most: int) -> float:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.attacks.rng import spawn
-from evaluation.checks import Check, from_records, headline
+from evaluation.checks import Check, from_records
 from evaluation.checks import run as run_checks
 from evaluation.defenses import networks, weights
-from evaluation.results.metrics import CLEAN, summarize
+from evaluation.results.metrics import accuracies
+from evaluation.results.records import CLEAN
+from evaluation.results.summary import SUMMARY, Summary
 from evaluation.runner import Runner
 from evaluation.suites import black_box
 from rdc.runs.provenance import provenance
@@ -18,26 +20,22 @@ from rdc.runs.provenance import provenance
 CHECKS = "checks.json"
 
 
-def finish(runner: Runner) -> dict[str, Any]:
-    """Write `summary.json` from the records of all processes, and return what it says."""
-    config, records = runner.config, list(runner.records.read())
-    checks = [*of_model(runner), *of_records(runner)]
-    names = networks(config.defense)
-    figures = summarize(records, norm=config.norm)
-    answering = [record["seconds"] for record in records if record["attack"] == CLEAN]
-    summary = {
-        "config": asdict(config),
-        **provenance(runner.data),
-        "weights": weights(names),
-        "calls_per_image": runner.cost,
-        "seconds_per_image": statistics.median(answering),
-        "class_names": list(runner.data.class_names),
-        "norm": figures["norm"],
-        "accuracy": figures["accuracy"],
-        "checks": [asdict(check) for check in checks],
-        "text": f"{headline(checks)}\n\n{figures['text']}",
-    }  # fmt: skip
-    write(summary, config.out / "summary.json")
+def finish(runner: Runner) -> Summary:
+    """Write `summary.json` from the records of all processes."""
+    config, records = runner.config, runner.records()
+    answering = [record.seconds for record in records if record.attack == CLEAN]
+    summary = Summary(
+        config=asdict(config),
+        provenance=provenance(runner.data),
+        weights=weights(networks(config.defense)),
+        class_names=runner.data.class_names,
+        norm=config.norm,
+        accuracies=accuracies(records),
+        checks=(*of_model(runner), *of_records(runner)),
+        calls_per_image=runner.cost,
+        seconds_per_image=statistics.median(answering),
+    )
+    write(summary.to_json(), config.out / SUMMARY)
     return summary
 
 
@@ -59,8 +57,8 @@ def of_model(runner: Runner) -> list[Check]:
 
 def of_records(runner: Runner) -> list[Check]:
     """Checks on what all attacks have found."""
-    records = list(runner.records.read())
-    attacks = {record["attack"] for record in records if record["eps"]}
+    records = runner.records()
+    attacks = {record.attack for record in records if record.eps}
     return from_records(
         records, black_box={name for name in attacks if black_box(name)}, norm=runner.config.norm
     )

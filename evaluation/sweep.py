@@ -173,7 +173,7 @@ def table(runs: Sequence[tuple[str, Runner]]) -> Results:
     """The scores of every defense under every threat."""
     found: Results = {}
     for name, runner in runs:
-        found.setdefault(name, {}).update(results(runner.records.read(), runner.config.norm))
+        found.setdefault(name, {}).update(results(runner.records(), runner.config.norm))
     return found
 
 

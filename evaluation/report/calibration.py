@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation.results.records import Record, worst
 from evaluation.results.statistics import clopper_pearson
-from rdc.runs.run_log import Record
 
 BINS = 10
 
@@ -25,26 +25,22 @@ class Answer:
         return self.predicted == self.label
 
 
-def answers(records: Sequence[Record], eps: str) -> list[Answer]:
+def answers(records: Sequence[Record], eps: float) -> list[Answer]:
     """The worst answer for every image at a budget, by image.
 
     The most confident wrong one over the attacks, those of smaller budgets, and the image as it is;
     where all are right, the least confident.
     """
-    worst: dict[int, Answer] = {}
-    for record in records:
-        if float(f"{record['eps']:g}") > float(eps):
-            continue
-        answer = Answer(
-            record["image"], record["label"], record["frozen"], record["frozen_confidence"]
-        )
-        if answer.image not in worst or harm(answer) > harm(worst[answer.image]):
-            worst[answer.image] = answer
-    return [worst[image] for image in sorted(worst)]
+    within = (record for record in records if record.eps <= eps)
+    return [
+        Answer(record.image, record.label, record.frozen, record.frozen_confidence)
+        for record in worst(within, harm).values()
+    ]
 
 
-def harm(answer: Answer) -> float:
-    return -answer.confidence if answer.right else answer.confidence
+def harm(record: Record) -> float:
+    """Confidence in the frozen draw's answer; negative where that is right."""
+    return -record.frozen_confidence if record.right else record.frozen_confidence
 
 
 def confusion(found: Sequence[Answer], classes: int) -> np.ndarray:

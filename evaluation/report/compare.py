@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from evaluation.report.load import UNATTACKED, Run, flatten
+from evaluation.report.load import Run, flatten, spoken
 from evaluation.results.statistics import mcnemar
 
 SIGNIFICANT = 0.05
@@ -21,7 +21,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        config = self.runs[0].summary["config"]
+        config = self.runs[0].summary.config
         return f"{config['data']}, {config['split']} split, {self.runs[0].images} images"
 
     @property
@@ -43,15 +43,15 @@ class Group:
     def of(self, norm: str) -> list[Run]:
         return [run for run in self.runs if run.norm == norm]
 
-    def budgets(self, norm: str) -> list[str]:
-        return sorted({eps for run in self.of(norm) for eps in run.budgets}, key=float)
+    def budgets(self, norm: str) -> list[float]:
+        return sorted({eps for run in self.of(norm) for eps in run.budgets})
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
     """Runs by the images they saw: pixels, labels, class names and their number."""
     found: dict[tuple, list[Run]] = {}
     for run in runs:
-        key = (run.summary["data_fingerprint"], tuple(run.classes), run.images)
+        key = (run.summary.provenance["data_fingerprint"], tuple(run.classes), run.images)
         found.setdefault(key, []).append(run)
     return [Group(same) for same in found.values()]
 
@@ -62,7 +62,7 @@ class Pair:
 
     first: Run
     second: Run
-    eps: str
+    eps: float
     only_first: int
     only_second: int
     p: float
@@ -71,7 +71,7 @@ class Pair:
     def overlap(self) -> bool:
         """Whether the two intervals have accuracies in common."""
         one, other = self.first.share(self.eps), self.second.share(self.eps)
-        return one["low"] <= other["high"] and other["low"] <= one["high"]
+        return one.low <= other.high and other.low <= one.high
 
 
 def pairs(group: Group, norm: str) -> list[Pair]:
@@ -82,17 +82,17 @@ def pairs(group: Group, norm: str) -> list[Pair]:
     found = []
     sound = [run for run in group.of(norm) if not run.failed]
     for first, second in combinations(sound, 2):
-        shared = [
-            eps for eps in (UNATTACKED, *first.budgets) if eps in (UNATTACKED, *second.budgets)
-        ]
+        shared = [eps for eps in (0.0, *first.budgets) if eps in (0.0, *second.budgets)]
         found += [pair(first, second, eps) for eps in shared]
     return found
 
 
-def pair(first: Run, second: Run, eps: str) -> Pair:
+def pair(first: Run, second: Run, eps: float) -> Pair:
     one, other = ({a.image: a.right for a in run.answers[eps]} for run in (first, second))
     if one.keys() != other.keys():
-        raise ValueError(f"{first.name}, {second.name}: records of different images at eps {eps}")
+        raise ValueError(
+            f"{first.name}, {second.name}: records of different images at {spoken(eps)}"
+        )
     both = [(one[image], other[image]) for image in one]
     p = mcnemar([a for a, _ in both], [b for _, b in both])
     return Pair(first, second, eps, sum(a > b for a, b in both), sum(b > a for a, b in both), p)
@@ -102,9 +102,10 @@ def differences(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     """Settings and versions that are not the same in all runs: name, value, names of the runs."""
     found: dict[str, dict[str, list[str]]] = {}
     for run in runs:
-        facts = dict(flatten(run.summary["config"]))
-        facts |= {"commit": run.summary.get("commit"), "python": run.summary.get("python")}
-        facts |= dict(flatten(run.summary.get("packages", {})))
+        facts = dict(flatten(run.summary.config))
+        origin = run.summary.provenance
+        facts |= {"commit": origin["commit"], "python": origin["python"]}
+        facts |= dict(flatten(origin["packages"]))
         facts |= {"draws that judge": run.draws} if run.draws else {}
         for name, value in facts.items():
             if not name.startswith(OWN):

@@ -7,10 +7,11 @@ from typing import Any
 from evaluation.report.calibration import calibration, calibration_error
 from evaluation.report.examples import EACH, Example, key, scale
 from evaluation.report.figures import NORMS
-from evaluation.report.load import UNATTACKED, Run, flatten, spoken
+from evaluation.report.load import Run, flatten, spoken
 from evaluation.report.markup import Html, between, join, picture, table, tag
 from evaluation.report.tables import figure, number, protocol_name, struck
-from evaluation.results.metrics import CLEAN, WORST
+from evaluation.results.metrics import WORST
+from evaluation.results.records import CLEAN
 
 STATES = {True: ("passed", "passed"), False: ("FAILED", "failed"), None: ("not applied", "open")}
 
@@ -19,7 +20,7 @@ def section(
     run: Run,
     place: int,
     *,
-    shown: str,
+    shown: float,
     pictures: Mapping[str, bytes],
     kept: Mapping[str, list[Example]],
     opened: bool,
@@ -47,8 +48,7 @@ def section(
 def summary(run: Run) -> Html:
     """What a folded run shows: its name, its checks, and its accuracies under frozen noise."""
     said = [
-        join(spoken(eps), ": ", struck(figure(run.share(eps)), run))
-        for eps in (UNATTACKED, *run.budgets)
+        join(spoken(eps), ": ", struck(figure(run.share(eps)), run)) for eps in (0.0, *run.budgets)
     ]
     line = tag("small", "checks ", state(run), "; accuracy in %: ", between(", ", said))
     return tag("summary", tag("h3", run.name), " ", line)
@@ -61,7 +61,7 @@ def state(run: Run) -> Html:
 
 
 def facts(run: Run) -> Html:
-    config = run.summary["config"]
+    config = run.summary.config
     kind = config.get("defense", {}).get("kind", "?")
     return join(
         f"Defense {kind}, {NORMS.get(run.norm, run.norm)}, {config['data']}, {config['split']} "
@@ -78,13 +78,13 @@ def warning(run: Run) -> Html:
 
 
 def checks(run: Run) -> Html:
-    if not run.summary["checks"]:
+    if not run.summary.checks:
         return tag("p", "No checks were run.", class_="open")
     items = []
-    for check in sorted(run.summary["checks"], key=lambda check: check["passed"] is not False):
-        word, kind = STATES[check["passed"]]
-        said = (tag("b", check["name"]), " ", tag("b", word, class_=kind), " ")
-        items.append(tag("li", *said, tag("span", check["detail"])))
+    for check in sorted(run.summary.checks, key=lambda check: check.passed is not False):
+        word, kind = STATES[check.passed]
+        said = (tag("b", check.name), " ", tag("b", word, class_=kind), " ")
+        items.append(tag("li", *said, tag("span", check.detail)))
     return tag("ul", *items, class_="checks")
 
 
@@ -93,9 +93,9 @@ def attacks(run: Run) -> Html:
     titles = (*map(protocol_name, run.protocols), "largest L∞", "largest L2", "s/image")
     head = tag("tr", tag("th", "budget"), tag("th", "attack"),
                *(tag("th", title, class_="number") for title in titles))  # fmt: skip
-    bodies = [[attack_row(run, UNATTACKED, CLEAN)]]
+    bodies = [[attack_row(run, 0.0, CLEAN)]]
     for eps in run.budgets:
-        names = [name for name in run.summary["accuracy"][eps] if name != WORST]
+        names = [name for name in run.summary.accuracies[eps] if name != WORST]
         bodies.append([attack_row(run, eps, name) for name in (*names, WORST)])
     caption = (
         f"Accuracy in % [95 % interval] by protocol, n = {run.images} images in every cell. Worst: "
@@ -106,12 +106,12 @@ def attacks(run: Run) -> Html:
     return table(head=[head], bodies=bodies, caption=caption)
 
 
-def attack_row(run: Run, eps: str, attack: str) -> Html:
-    rows = [r for r in run.records if f"{r['eps']:g}" == eps and attack in (WORST, r["attack"])]
-    linf, l2 = (max(r[norm] for r in rows) for norm in ("linf", "l2"))
+def attack_row(run: Run, eps: float, attack: str) -> Html:
+    rows = [r for r in run.records if r.eps == eps and attack in (WORST, r.attack)]
+    linf, l2 = max(r.linf for r in rows), max(r.l2 for r in rows)
     # A worst case takes all of its attacks.
-    seconds = sum(r["seconds"] for r in rows) / run.images
-    facts = ["-"] * 3 if eps == UNATTACKED else [f"{linf:.4f}", f"{l2:.4f}", f"{seconds:.3g}"]
+    seconds = sum(r.seconds for r in rows) / run.images
+    facts = [f"{linf:.4f}", f"{l2:.4f}", f"{seconds:.3g}"] if eps else ["-"] * 3
     return tag(
         "tr",
         tag("td", spoken(eps), class_="attack"),
@@ -123,7 +123,7 @@ def attack_row(run: Run, eps: str, attack: str) -> Html:
 
 
 def grids(
-    run: Run, shown: str, pictures: Mapping[str, bytes], kept: Mapping[str, list[Example]]
+    run: Run, shown: float, pictures: Mapping[str, bytes], kept: Mapping[str, list[Example]]
 ) -> Html:
     if not kept:
         return tag(
@@ -143,7 +143,7 @@ def grids(
     return join(tag("p", how, class_="soft"), tag("div", *figures, class_="figures"))
 
 
-def answered(run: Run, shown: str, pictures: Mapping[str, bytes]) -> Html:
+def answered(run: Run, shown: float, pictures: Mapping[str, bytes]) -> Html:
     """Confusion matrices and reliability diagrams, clean and attacked."""
     how = (
         f"Under frozen noise, n = {run.images} images each; attacked is the worst answer for an "
@@ -155,14 +155,14 @@ def answered(run: Run, shown: str, pictures: Mapping[str, bytes]) -> Html:
     )
     figures = []
     for kind in ("confusion", "reliability"):
-        for state, eps in (("clean", UNATTACKED), ("attacked", shown)):
+        for state, eps in (("clean", 0.0), ("attacked", shown)):
             png = pictures[f"{kind}-{state}"]
             image = picture(png, alt=f"{kind} of {run.name}, {state}", width=460, kind="chart")
             figures.append(tag("figure", image, tag("figcaption", said(run, kind, state, eps))))
     return join(tag("p", how, class_="soft"), tag("div", *figures, class_="figures"))
 
 
-def said(run: Run, kind: str, state: str, eps: str) -> Html:
+def said(run: Run, kind: str, state: str, eps: float) -> Html:
     found = run.answers[eps]
     right = sum(answer.right for answer in found)
     if kind == "confusion":
@@ -178,30 +178,28 @@ def said(run: Run, kind: str, state: str, eps: str) -> Html:
 
 
 def cost(run: Run) -> Html:
-    calls = run.summary.get("calls_per_image") or {}
+    calls = run.summary.calls_per_image
     counted = ", ".join(f"{count:,} {name}" for name, count in calls.items()) or "not recorded"
-    attacking = sum(record["seconds"] for record in run.records if record["attack"] != CLEAN)
-    answering = run.summary.get("seconds_per_image")
+    attacking = sum(record.seconds for record in run.records if record.attack != CLEAN)
     said = f"Attacking an image, all attacks and budgets together: {attacking / run.images:.3g} s"
     said += f" and at most these calls of networks: {counted}."
-    if answering is not None:
-        said += f" Answering it: {answering:.3g} s."
+    said += f" Answering it: {run.summary.seconds_per_image:.3g} s."
     return tag("p", said)
 
 
 def provenance(run: Run) -> Html:
     """Where the figures come from, enough to make them again."""
-    found = run.summary
-    commit = found.get("commit") or "unknown"
+    found = run.summary.provenance
+    commit = found["commit"] or "unknown"
     origin: dict[str, Any] = {
-        "command": found.get("command"),
+        "command": found["command"],
         "commit": commit.removesuffix("+") + (" and changes" if commit.endswith("+") else ""),
         "data, SHA-256": found["data_fingerprint"],
-        **{f"weights of {n}, SHA-256": h for n, h in (found.get("weights") or {}).items()},
-        "python": found.get("python"),
-        **(found.get("packages") or {}),
+        **{f"weights of {n}, SHA-256": h for n, h in run.summary.weights.items()},
+        "python": found["python"],
+        **found["packages"],
     }
-    settings = {name: json.dumps(value) for name, value in flatten(found["config"])}
+    settings = {name: json.dumps(value) for name, value in flatten(run.summary.config)}
     seeds = [f"{name} {value}" for name, value in settings.items() if name.endswith("seed")]
     return join(
         tag("p", "Seeds: ", between(", ", seeds), "."),

@@ -14,9 +14,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from evaluation.report.figures import STYLE, WIDTH, png, short
-from evaluation.report.load import UNATTACKED, Run
-from evaluation.results.metrics import CLEAN
-from rdc.runs.run_log import Record
+from evaluation.report.load import Run
+from evaluation.results.records import CLEAN, Record
 
 EACH = 3
 """Images shown with a wrong answer, and with a right one."""
@@ -39,10 +38,10 @@ class Example:
 
     @property
     def wrong(self) -> bool:
-        return self.record["frozen"] != self.record["label"]
+        return not self.record.right
 
 
-def examples(run: Run, eps: str) -> dict[str, list[Example]]:
+def examples(run: Run, eps: float) -> dict[str, list[Example]]:
     """The first attacked images with a wrong answer and the first with a right one; nothing where
     the run's images were not kept.
     """
@@ -56,14 +55,12 @@ def examples(run: Run, eps: str) -> dict[str, list[Example]]:
     return {name: part for name, part in found.items() if part}
 
 
-def saved(run: Run, eps: str) -> Iterator[Example]:
+def saved(run: Run, eps: float) -> Iterator[Example]:
     """All images of a budget that the run kept, in order."""
-    files = sorted((run.folder / "images").glob(f"eps{eps}-*.safetensors"), key=first_row)
+    files = sorted((run.folder / "images").glob(f"eps{eps:g}-*.safetensors"), key=first_row)
     for file in files:
         tensors, attacks = load_file(file), culprits(file)
-        given = load_file(file.with_name(f"eps{UNATTACKED}-{first_row(file):05d}.safetensors"))[
-            "images"
-        ]
+        given = load_file(file.with_name(f"eps0-{first_row(file):05d}.safetensors"))["images"]
         for i, attacked in enumerate(tensors["images"]):
             image = first_row(file) + i
             purified = tensors["purified"][i] if "purified" in tensors else None
@@ -82,13 +79,13 @@ def first_row(file: Path) -> int:
     return int(file.stem.rsplit("-", 1)[1])
 
 
-def of(run: Run, eps: str, image: int, attack: str, change: np.ndarray, file: Path) -> Record:
+def of(run: Run, eps: float, image: int, attack: str, change: np.ndarray, file: Path) -> Record:
     """The record of an attack on an image, which made this change."""
-    place = image, attack, UNATTACKED if attack == CLEAN else eps
+    place = image, attack, 0.0 if attack == CLEAN else eps
     size = np.abs(change).max(), np.linalg.norm(change)
     for record in run.records:
-        here = record["image"], record["attack"], f"{record['eps']:g}"
-        recorded = record["linf"], record["l2"]
+        here = record.image, record.attack, record.eps
+        recorded = record.linf, record.l2
         if here == place and np.allclose(size, recorded, rtol=0, atol=TOLERANCE):
             return record
     raise ValueError(
@@ -164,7 +161,7 @@ def key(example: Example, largest: float) -> str:
 
 def caption(record: Record, classes: list[str]) -> str:
     """What it is, what the defense answers and how sure it is of that."""
-    label, answer = (short(classes[record[key]], 14) for key in ("label", "frozen"))
-    wrong = ", wrong" if record["frozen"] != record["label"] else ""
+    label, answer = (short(classes[number], 14) for number in (record.label, record.frozen))
+    wrong = ", wrong" if not record.right else ""
     gap = " " if len(label + answer) <= 13 else "\n"
-    return f"{label}{gap}→ {answer}\n{100 * record['frozen_confidence']:.0f} %{wrong}"
+    return f"{label}{gap}→ {answer}\n{100 * record.frozen_confidence:.0f} %{wrong}"

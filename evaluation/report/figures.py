@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.report.calibration import Answer, calibration, calibration_error, confusion
-from evaluation.report.load import UNATTACKED, Run, spoken
+from evaluation.report.load import Run, spoken
 
 WIDTH = 4.6
 """Inches: narrow enough that the type is legible on a phone, where the figure fills the screen."""
@@ -67,19 +67,19 @@ def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = canvas(3.3, left=0.55, right=1.2, bottom=0.45, top=0.4)
         axes = figure.add_subplot()
-        largest = max(float(run.budgets[-1]) for run in runs)
+        largest = max(run.budgets[-1] for run in runs)
         for place, run in enumerate(runs):
             aside = (place - (len(runs) - 1) / 2) * min(0.02, 0.06 / len(runs)) * largest
             curve(axes, run, order.index(run.defense), aside)
         chance = 100 / len(runs[0].classes)
         axes.axhline(chance, color=GRAY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
         axes.text(0, chance + 1, f"chance {chance:g} %", color=GRAY, fontsize=7.5, va="bottom")
-        budgets = sorted({eps for run in runs for eps in run.budgets}, key=float)
+        budgets = sorted({eps for run in runs for eps in run.budgets})
         names = ["0", *(spoken(eps).removeprefix("eps ") for eps in budgets)]
         pixels = len(budgets) <= 7 and all(name.endswith("/255") for name in names[1:])
         if len(budgets) <= 7:
             ticks = [name.removesuffix("/255") if pixels else name for name in names]
-            axes.set_xticks([0, *map(float, budgets)], ticks)
+            axes.set_xticks([0, *budgets], ticks)
         axes.set(ylim=(0, 101), xlim=(-0.04 * largest, 1.04 * largest))
         axes.set_xlabel(("budget eps in 1/255" if pixels else "budget eps") + UNITS.get(norm, ""))
         axes.set_ylabel("accuracy in %")
@@ -92,9 +92,9 @@ def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
 
 
 def curve(axes: Axes, run: Run, number: int, aside: float) -> None:
-    shares = [run.share(eps) for eps in (UNATTACKED, *run.budgets)]
-    x = np.array([0.0, *map(float, run.budgets)]) + aside
-    y, low, high = (100 * np.array([s[key] for s in shares]) for key in ("accuracy", "low", "high"))
+    shares = [run.share(eps) for eps in (0.0, *run.budgets)]
+    x = np.array([0.0, *run.budgets]) + aside
+    y, low, high = 100 * np.array([(share.mean, share.low, share.high) for share in shares]).T
     color = COLORS[number % len(COLORS)]
     axes.errorbar(
         x, y, yerr=[y - low, high - y], color=color, marker=MARKERS[number % len(MARKERS)],
@@ -106,12 +106,12 @@ def curve(axes: Axes, run: Run, number: int, aside: float) -> None:
 
 def label_ends(axes: Axes, runs: Sequence[Run], order: Sequence[str], largest: float) -> None:
     """Names beside the last points, pushed apart where they would overlap."""
-    ends = sorted(runs, key=lambda run: run.share(run.budgets[-1])["accuracy"])
-    wanted = [100 * run.share(run.budgets[-1])["accuracy"] for run in ends]
+    ends = sorted(runs, key=lambda run: run.share(run.budgets[-1]).mean)
+    wanted = [100 * run.share(run.budgets[-1]).mean for run in ends]
     heights = spread(wanted, gap=min(6.0, 100 / len(ends)))
     for run, end, y in zip(ends, wanted, heights, strict=True):
         color = COLORS[order.index(run.defense) % len(COLORS)]
-        x = float(run.budgets[-1])
+        x = run.budgets[-1]
         axes.annotate(
             short(run.defense, 15) if not run.failed else f"✗ {short(run.defense, 13)}",
             (x + 0.03 * largest, end), (1.09 * largest, y), color=color, fontsize=8, va="center",

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -11,23 +11,16 @@ from typing import Any
 
 from evaluation.eps import written
 from evaluation.report.calibration import Answer, answers
-from evaluation.results.metrics import CLEAN, FROZEN, WORST
-from rdc.runs.run_log import Record, entries
+from evaluation.results.metrics import WORST, Accuracy
+from evaluation.results.protocols import FROZEN
+from evaluation.results.records import Record, read_records
+from evaluation.results.summary import SUMMARY, Summary
 from rdc.runs.settings import INPUTS, SETTINGS
 
-SUMMARY = "summary.json"
-UNATTACKED = "0"
-"""The budget of images as they are, as summary.json writes it."""
-NEEDED = ("config", "norm", "class_names", "accuracy", "checks", "data_fingerprint")
-Share = dict[str, float]
 
-
-def spoken(eps: str) -> str:
-    """A budget as people say it: "clean", or "eps 8/255" for the "0.0313725" of summary.json."""
-    if eps == UNATTACKED:
-        return "clean"
-    exact = round(255 * float(eps)) / 255
-    return f"eps {written(exact) if f'{exact:g}' == eps else eps}"
+def spoken(eps: float) -> str:
+    """Name of a budget: "clean", or as in "eps 8/255"."""
+    return f"eps {written(eps)}" if eps else "clean"
 
 
 @dataclass(frozen=True)
@@ -40,48 +33,48 @@ class Run:
     folder: Path
     name: str
     defense: str
-    summary: dict[str, Any]
+    summary: Summary
     records: list[Record]
 
     @property
     def norm(self) -> str:
-        return self.summary["norm"]
+        return self.summary.norm
 
     @property
     def classes(self) -> list[str]:
-        return [str(name) for name in self.summary["class_names"]]
+        return list(self.summary.class_names)
 
     @property
-    def budgets(self) -> list[str]:
-        """The budgets as summary.json writes them, ascending, without the clean "0"."""
-        return sorted((eps for eps in self.summary["accuracy"] if eps != UNATTACKED), key=float)
+    def budgets(self) -> list[float]:
+        """The budgets, ascending, without the 0 of images as they are."""
+        return self.summary.budgets
 
     @property
     def protocols(self) -> list[str]:
-        return list(self.summary["accuracy"][UNATTACKED][CLEAN])
+        return self.summary.protocols
 
     @property
     def draws(self) -> int:
         """Draws that judge an image and that no attack has seen; 0 for a defense without noise."""
-        return len(self.records[0]["predictions"])
+        return len(self.records[0].predictions)
 
     @property
     def images(self) -> int:
-        return int(self.share(UNATTACKED)["images"])
+        return self.summary.images
 
-    def share(self, eps: str, attack: str = WORST, protocol: str = FROZEN) -> Share:
+    def share(self, eps: float, attack: str = WORST, protocol: str = FROZEN) -> Accuracy:
         """An accuracy with its interval; at eps 0 there is only the clean one."""
-        return self.summary["accuracy"][eps][CLEAN if eps == UNATTACKED else attack][protocol]
+        return self.summary.accuracy(eps, attack, protocol)
 
     @cached_property
-    def answers(self) -> dict[str, list[Answer]]:
+    def answers(self) -> dict[float, list[Answer]]:
         """By budget, the worst answer for every image under the frozen draw."""
-        return {eps: answers(self.records, eps) for eps in (UNATTACKED, *self.budgets)}
+        return {eps: answers(self.records, eps) for eps in (0.0, *self.budgets)}
 
     @property
     def broken(self) -> list[str]:
         """The checks that failed."""
-        return [check["name"] for check in self.summary["checks"] if check["passed"] is False]
+        return [check.name for check in self.summary.checks if check.passed is False]
 
     @property
     def failed(self) -> bool:
@@ -90,7 +83,7 @@ class Run:
     @property
     def state(self) -> str:
         """Of the checks: "failed", "passed" or, where none could say, "not run"."""
-        passed = any(check["passed"] for check in self.summary["checks"])
+        passed = any(check.passed for check in self.summary.checks)
         return "failed" if self.failed else "passed" if passed else "not run"
 
 
@@ -146,7 +139,7 @@ def unfinished(folder: Path) -> str:
     )
 
 
-def flatten(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Settings by dotted name, as the command line spells them."""
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -167,16 +160,8 @@ def flag(name: str, value: Any) -> list[str]:
 
 
 def read(folder: Path) -> Run:
-    summary = parsed(folder / SUMMARY)
-    missing = [name for name in NEEDED if name not in summary]
-    if missing or FROZEN not in summary["accuracy"].get(UNATTACKED, {}).get(CLEAN, {}):
-        raise ValueError(
-            f"{folder / SUMMARY} has no {', '.join(missing) or 'accuracy under frozen noise'}: it "
-            "was written by another version; run evaluation.evaluate into a new folder"
-        )
-    run = Run(
-        folder, folder.name, folder.name, summary, unique(entry.record for entry in entries(folder))
-    )
+    summary = Summary.read(folder / SUMMARY)
+    run = Run(folder, folder.name, folder.name, summary, read_records(folder))
     agree(run)
     return run
 
@@ -188,22 +173,17 @@ def parsed(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not JSON ({error}); run evaluation.evaluate again") from error
 
 
-def unique(records: Iterable[Record]) -> list[Record]:
-    """Of records of the same image and attack, which a killed run can leave, the last."""
-    return list({(r["eps"], r["attack"], r["image"]): r for r in records}.values())
-
-
 def agree(run: Run) -> None:
     """The records must be those that the summary counts: pictures and tests come from them."""
     for eps, found in run.answers.items():
         share = run.share(eps)
         right = sum(answer.right for answer in found)
-        images = share["images"]
-        if len(found) != images or abs(right - share["accuracy"] * images) > 0.5:
+        images = share.images
+        if len(found) != images or abs(right - share.mean * images) > 0.5:
             raise ValueError(
-                f"{run.folder}: {SUMMARY} says {100 * share['accuracy']:.1f} % of {images} images "
-                f"at eps {eps}, the records say {right} of {len(found)}; run evaluation.evaluate "
-                "with the same settings to summarize them again"
+                f"{run.folder}: {SUMMARY} says {100 * share.mean:.1f} % of {images} images "
+                f"at {spoken(eps)}, the records say {right} of {len(found)}; run "
+                "evaluation.evaluate with the same settings to summarize them again"
             )
 
 

@@ -10,10 +10,9 @@ from evaluation.report.compare import Group, groups
 from evaluation.report.details import section
 from evaluation.report.examples import draw, examples
 from evaluation.report.figures import NORMS
-from evaluation.report.load import UNATTACKED, Run, load, spoken
+from evaluation.report.load import Run, load, spoken
 from evaluation.report.markup import Html, picture, tag
 from evaluation.report.tables import headline, paired, unequal
-from evaluation.results.metrics import cell
 
 STYLE = Path(__file__).with_name("style.css")
 PAGE = "index.html"
@@ -50,8 +49,8 @@ def state(runs: Sequence[Run]) -> tuple[str, str]:
     failed = [f"{run.name}: {', '.join(run.broken)}" for run in runs if run.failed]
     silent = [run.name for run in runs if run.state == "not run"]
     passed = sum(run.state == "passed" for run in runs)
-    ran = sum(check["passed"] is not None for run in runs for check in run.summary["checks"])
-    rest = sum(len(run.summary["checks"]) for run in runs) - ran
+    ran = sum(check.passed is not None for run in runs for check in run.summary.checks)
+    rest = sum(len(run.summary.checks) for run in runs) - ran
     if failed:
         others = f" Not run in {', '.join(silent)}." if silent else ""
         return f"CHECKS FAILED in {'; '.join(failed)}.{others}", "failed"
@@ -71,8 +70,8 @@ def overview(runs: Sequence[Run]) -> list[str]:
     lines = ["accuracy in % [95 % interval], frozen noise, worst of the attacks"]
     for run in runs:
         said = []
-        for eps in (UNATTACKED, *run.budgets):
-            said.append(f"{spoken(eps)}: {cell(run.share(eps))}")
+        for eps in (0.0, *run.budgets):
+            said.append(f"{spoken(eps)}: {run.share(eps)}")
         mark = "CHECKS FAILED  " if run.failed else ""
         lines.append(f"{run.name:<{width}}  {mark}{'  '.join(said)}  {run.images} images")
     return lines
@@ -108,7 +107,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def title(runs: Sequence[Run]) -> str:
-    data = ", ".join(dict.fromkeys(str(run.summary["config"]["data"]) for run in runs))
+    data = ", ".join(dict.fromkeys(str(run.summary.config["data"]) for run in runs))
     names = list(dict.fromkeys(run.defense for run in runs))
     return f"Robustness on {data}: " + (names[0] if len(names) == 1 else f"{len(names)} defenses")
 
@@ -147,7 +146,7 @@ def alone(run: Run, number: int, out: Path, *, opened: bool) -> Html:
     kept = examples(run, shown)
     name = figures.short(run.name, 48) + (" (checks failed)" if run.failed else "")
     pictures = {}
-    for where, eps in (("clean", UNATTACKED), (f"attacked, {spoken(shown)}", shown)):
+    for where, eps in (("clean", 0.0), (f"attacked, {spoken(shown)}", shown)):
         found, kind = run.answers[eps], where.split(",")[0]
         title = f"{name}\n{where}"
         pictures[f"confusion-{kind}"] = figures.confusions(found, run.classes, title)

@@ -4,29 +4,18 @@ from collections.abc import Sequence
 
 from evaluation.report.compare import SIGNIFICANT, Group, Pair, differences, pairs
 from evaluation.report.figures import NORMS
-from evaluation.report.load import UNATTACKED, Run, Share, spoken
+from evaluation.report.load import Run, spoken
 from evaluation.report.markup import Html, between, join, table, tag
-from evaluation.results.metrics import CLEAN, WORST
+from evaluation.results.metrics import WORST, Accuracy
+from evaluation.results.protocols import PROTOCOLS
+from evaluation.results.records import CLEAN
 
-PROTOCOLS = {
-    "frozen": (
-        "Frozen noise",
-        "the noise that the defense draws for an image is fixed and known to the attacker; for a "
-        "defense without noise, its answer",
-    ),
-    "fresh": ("Fresh noise", "mean over {judged} draws per image that no attack has seen"),
-    "majority": ("Majority", "the vote of these {judged} draws"),
-    "worst draw": (
-        "Worst draw",
-        "right only where all {judged} draws are; the attacker may send an image again",
-    ),
-}
 MOST_PAIRS = 12
 """Rows of paired tests that are shown unasked."""
 
 
 def protocol_name(protocol: str) -> str:
-    return PROTOCOLS[protocol][0] if protocol in PROTOCOLS else protocol
+    return PROTOCOLS[protocol].title if protocol in PROTOCOLS else protocol
 
 
 def struck(content: object, run: Run) -> Html:
@@ -34,18 +23,18 @@ def struck(content: object, run: Run) -> Html:
     return tag("s", content, title="a check of this run failed") if run.failed else join(content)
 
 
-def figure(share: Share) -> Html:
+def figure(share: Accuracy) -> Html:
     """Accuracy in % above its interval, with a decimal where so many images carry one."""
-    digits = 1 if share["images"] >= 1000 else 0
-    low, high = 100 * share["low"], 100 * share["high"]
+    digits = 1 if share.images >= 1000 else 0
+    low, high = 100 * share.low, 100 * share.high
     interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
-    return join(f"{100 * share['accuracy']:.1f}", " ", tag("small", interval))
+    return join(f"{100 * share.mean:.1f}", " ", tag("small", interval))
 
 
-def number(run: Run, eps: str, attack: str, protocol: str, *, class_: str = "number") -> Html:
+def number(run: Run, eps: float, attack: str, protocol: str, *, class_: str = "number") -> Html:
     """The cell of an accuracy; empty where the run has none."""
-    known = run.summary["accuracy"].get(eps, {})
-    if protocol not in known.get(CLEAN if eps == UNATTACKED else attack, {}):
+    known = run.summary.accuracies.get(eps, {})
+    if protocol not in known.get(attack if eps else CLEAN, {}):
         return tag("td", "-", class_=class_)
     share = run.share(eps, attack, protocol)
     return tag("td", struck(figure(share), run), class_=class_)
@@ -53,15 +42,12 @@ def number(run: Run, eps: str, attack: str, protocol: str, *, class_: str = "num
 
 def headline(group: Group) -> Html:
     """Protocols and, in them, defenses down; norms and, in them, budgets across."""
-    columns = [(norm, eps) for norm in group.norms for eps in (UNATTACKED, *group.budgets(norm))]
+    columns = [(norm, eps) for norm in group.norms for eps in (0.0, *group.budgets(norm))]
     norms = [
         tag("th", NORMS.get(norm, norm), colspan=1 + len(group.budgets(norm)), class_="first")
         for norm in group.norms
     ]
-    budgets = [
-        tag("th", "clean" if eps == UNATTACKED else f"eps {eps}", class_=edge(eps))
-        for _, eps in columns
-    ]
+    budgets = [tag("th", spoken(eps), class_=edge(eps)) for _, eps in columns]
     found = table(
         head=[tag("tr", tag("th"), *norms), tag("tr", tag("th", "defense"), *budgets)],
         bodies=[rows(group, protocol, columns) for protocol in group.protocols],
@@ -75,18 +61,24 @@ def meanings(group: Group) -> Html:
     """What the protocols of a table are."""
     judged = " or ".join(map(str, sorted({run.draws for run in group.runs if run.draws})))
     items = [
-        tag("li", tag("b", PROTOCOLS[name][0]), ": ", PROTOCOLS[name][1].format(judged=judged), ".")
+        tag(
+            "li",
+            tag("b", PROTOCOLS[name].title),
+            ": ",
+            PROTOCOLS[name].meaning.format(draws=judged),
+            ".",
+        )
         for name in group.protocols
         if name in PROTOCOLS
     ]
     return tag("ul", *items, class_="soft")
 
 
-def edge(eps: str) -> str:
-    return "number first" if eps == UNATTACKED else "number"
+def edge(eps: float) -> str:
+    return "number" if eps else "number first"
 
 
-def rows(group: Group, protocol: str, columns: list[tuple[str, str]]) -> list[Html]:
+def rows(group: Group, protocol: str, columns: list[tuple[str, float]]) -> list[Html]:
     title = tag("th", protocol_name(protocol), colspan=1 + len(columns))
     found = [tag("tr", title, class_="protocol")]
     for defense in group.defenses:
@@ -136,8 +128,8 @@ def paired(group: Group) -> Html:
 
 
 def pair_table(found: list[Pair], norm: str, limit: float) -> Html:
-    budgets = sorted({pair.eps for pair in found}, key=float)
-    by_runs: dict[tuple[str, str], dict[str, Pair]] = {}
+    budgets = sorted({pair.eps for pair in found})
+    by_runs: dict[tuple[str, str], dict[float, Pair]] = {}
     for pair in found:
         by_runs.setdefault((pair.first.name, pair.second.name), {})[pair.eps] = pair
     heads = [tag("th", spoken(eps), class_="number") for eps in budgets]

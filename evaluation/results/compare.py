@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor
-
 from evaluation.eps import written
-from evaluation.results.metrics import CLEAN, FROZEN, PROTOCOLS, WORST, cell, scores, share
+from evaluation.results.metrics import WORST, Accuracy, scores
+from evaluation.results.protocols import FROZEN, PROTOCOLS
+from evaluation.results.records import CLEAN, Record
 from evaluation.results.statistics import mcnemar
-from rdc.runs.run_log import Record
 
-Results = dict[str, dict[str, dict[str, Tensor]]]
-"""What each image scores (N,), by defense, threat and protocol."""
+Results = dict[str, dict[str, dict[str, list[float]]]]
+"""Scores of each image in [0, 1], by defense, threat and protocol."""
 
 
-def results(records: Iterable[Record], norm: str) -> dict[str, dict[str, Tensor]]:
+def results(records: Iterable[Record], norm: str) -> dict[str, dict[str, list[float]]]:
     """The worst case of a run's images, by threat and protocol; "clean" is the first threat."""
     return {
         f"{norm} {written(eps)}" if eps else "clean": attacks[WORST if eps else CLEAN]
@@ -47,7 +46,7 @@ def comparison(found: Results, *, reference: str | None = None) -> str:
 def accuracies(found: Results, threats: list[str]) -> str:
     """A row per defense and protocol, a column per threat."""
     rows = [
-        [name, protocol, *(cell(share(by[threat][protocol])) for threat in threats)]
+        [name, protocol, *(str(Accuracy.of(by[threat][protocol])) for threat in threats)]
         for name, by in found.items()
         for protocol in PROTOCOLS
         if protocol in by["clean"]
@@ -65,15 +64,15 @@ def p_values(found: Results, threats: list[str], reference: str | None) -> str:
             if other is None or other == name:
                 row.append("")
                 continue
-            right = [b[threat][FROZEN].bool().tolist() for b in (by, found[other])]
+            right = [[score == 1 for score in b[threat][FROZEN]] for b in (by, found[other])]
             row.append(f"{mcnemar(*right):.2g} ({other})")
         rows.append(row)
     return markdown(["defense", *threats], rows)
 
 
-def best(found: Mapping[str, dict[str, Tensor]]) -> str | None:
+def best(found: Mapping[str, dict[str, list[float]]]) -> str | None:
     """The most accurate defense on the frozen draw; the first of equals."""
-    return max(found, key=lambda name: found[name][FROZEN].sum().item(), default=None)
+    return max(found, key=lambda name: sum(found[name][FROZEN]), default=None)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

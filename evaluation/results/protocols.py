@@ -1,56 +1,76 @@
-"""How a random defense is judged: on the frozen draw that its attacker knows, or on draws that no
-attack has seen, by their mean, by the majority of their votes, or by the worst of them.
+"""Protocols: rules that make one score of what a defense answers for an image.
 
-The same defense is right on 95 % of clean images under a fresh draw and on 36 % when any of 20
-answers may be the wrong one. A number without its protocol, and without the clean accuracy under
-the same protocol, says nothing.
+A random defense may be right on 95 % of clean images under a fresh draw and on 36 % when any of 20
+answers may be the wrong one. A figure needs its protocol beside it, and the clean accuracy under
+the same protocol.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from torch import Tensor
+from evaluation.results.records import Record
 
-from evaluation.attacks.eot import Expectation, Model
-from evaluation.attacks.rng import spawn
-
-JUDGMENT = 2**31 + 1
-"""The path of `spawn` that judges take: no attack and no selection has seen these draws."""
+FROZEN = "frozen"
 
 
-class Answers(NamedTuple):
-    """What a model says about B images under R draws: each (B, R)."""
+@dataclass(frozen=True)
+class Protocol:
+    """`score` is that of one record, in [0, 1].
 
-    classes: Tensor
-    confidences: Tensor
-    """softmax probabilities of the classes"""
-
-
-def answers(
-    model: Model, images: Tensor, seeds: Sequence[int], *, draws: int, max_rows: int = 256
-) -> Answers:
-    """What `model` says about each image (B, C, H, W) under `draws` draws of its own.
-
-    With `draws` = 1 the frozen draw, which an attacker may know; `seeds` (B) then do nothing.
+    `name` stands in files and tables, `title` in the report; `meaning` has a place for the number
+    of unseen {draws}.
     """
-    victim = Expectation(model, draws=draws, max_rows=max_rows)
-    logits = victim.logits(images, seeds=spawn(seeds, JUDGMENT))
-    confidences, classes = logits.softmax(2).max(2)
-    return Answers(classes, confidences)
+
+    name: str
+    title: str
+    meaning: str
+    score: Callable[[Record], float]
 
 
-def one_shot(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Share of draws under which an image is classified correctly: (B, R) to (B,)."""
-    return (predicted == labels[:, None]).double().mean(1)
+def frozen(record: Record) -> float:
+    """1 where the frozen draw gives the label, else 0."""
+    return float(record.right)
 
 
-def majority(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Whether most draws say the right class (B,) bool; of equals, the one that came first."""
-    equal = predicted[:, :, None] == predicted[:, None, :]
-    winner = equal.sum(2).argmax(1)
-    return predicted.gather(1, winner[:, None])[:, 0] == labels
+def fresh(record: Record) -> float:
+    """Share of unseen draws that give the label."""
+    return record.share
 
 
-def worst(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Whether every draw says the right class (B,) bool: an attacker may resubmit."""
-    return (predicted == labels[:, None]).all(1)
+def majority(record: Record) -> float:
+    """1 where most unseen draws give the label, else 0; of equal classes the first counts."""
+    return float(max(record.predictions, key=record.predictions.count) == record.label)
+
+
+def worst_draw(record: Record) -> float:
+    """1 where every unseen draw gives the label, else 0: an attacker may resubmit."""
+    return float(record.share == 1)
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            FROZEN, "Frozen noise",
+            "the noise that the defense draws for an image is fixed and known to the attacker; for "
+            "a defense without noise, its answer", frozen,
+        ),
+        Protocol(
+            "fresh", "Fresh noise",
+            "mean over {draws} draws per image that no attack has seen", fresh,
+        ),
+        Protocol("majority", "Majority", "the vote of these {draws} draws", majority),
+        Protocol(
+            "worst draw", "Worst draw",
+            "right only where all {draws} draws are; the attacker may send an image again",
+            worst_draw,
+        ),
+    )
+}  # fmt: skip
+"""All protocols by name."""
+
+
+def applicable(records: Iterable[Record]) -> list[Protocol]:
+    """The protocols that the draws of the records allow: all, or "frozen" alone without draws."""
+    drawn = all(record.predictions for record in records)
+    return [p for p in PROTOCOLS.values() if drawn or p.name == FROZEN]

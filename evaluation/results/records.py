@@ -1,0 +1,123 @@
+"""Records: the answers of a defense for one image under one attack, as a run writes them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rdc.runs.run_log import entries
+
+CLEAN = "none"
+"""Name of the attack on images as they are, whose `eps` is 0."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The answers of a defense for one image under one attack.
+
+    `image`: number of the image in the data; `label`: its class.
+    `eps`, `attack`: budget on the [0, 1] scale and name of the attack; 0 and "none" without one.
+    `frozen`, `frozen_confidence`: class under the frozen draw, and its softmax probability.
+    `predictions`, `confidences`: the same under draws that no attack has seen, one each; empty for
+        a defense that draws nothing.
+    `linf`, `l2`: norms of the change, in pixels of [0, 1].
+    `seconds`: time of the attack for this image.
+    """
+
+    image: int
+    label: int
+    eps: float
+    attack: str
+    frozen: int
+    frozen_confidence: float
+    predictions: tuple[int, ...]
+    confidences: tuple[float, ...]
+    linf: float
+    l2: float
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the frozen draw gives the label."""
+        return self.frozen == self.label
+
+    @property
+    def share(self) -> float:
+        """Share of the unseen draws that give the label, in [0, 1]."""
+        return self.predictions.count(self.label) / len(self.predictions)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Record":
+        """The record that `to_json` wrote.
+
+        Raises:
+            ValueError: names the first field that is missing, unknown or of another kind.
+        """
+        if not isinstance(values, dict) or values.keys() != KINDS.keys():
+            raise ValueError(f"record: not an object with the fields {', '.join(KINDS)}")
+        for name, fits in KINDS.items():
+            if not fits(values[name]):
+                raise ValueError(f"record: {name}={values[name]!r} is no value of this field")
+        if len(values["predictions"]) != len(values["confidences"]):
+            raise ValueError("record: predictions and confidences must be equally many")
+        lists = {name: tuple(values[name]) for name in ("predictions", "confidences")}
+        return cls(**{**values, **lists})
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value) and value >= 0
+
+
+def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, list | tuple) and all(map(fits, values))
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    **{field.name: _number for field in fields(Record)},
+    **dict.fromkeys(("image", "label", "frozen"), _count),
+    "attack": lambda value: isinstance(value, str),
+    "predictions": _all(_count),
+    "confidences": _all(_number),
+}
+"""What each field may hold in a file, in the order of the fields."""
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records of a run's folder, each once.
+
+    Raises:
+        ValueError: names the file and the place of a line that is no record.
+    """
+    found = []
+    for entry in entries(folder):
+        try:
+            found.append(Record.from_json(entry.record))
+        except ValueError as error:
+            raise ValueError(
+                f"{entry.file}, byte {entry.offset}: {error}; it was damaged or written by another "
+                "version: evaluate again into a new folder"
+            ) from error
+    return unique(found)
+
+
+def unique(records: Iterable[Record]) -> list[Record]:
+    """Of records of the same image, budget and attack, which a killed run can leave, the last."""
+    return list({(r.eps, r.attack, r.image): r for r in records}.values())
+
+
+def worst(records: Iterable[Record], harm: Callable[[Record], float]) -> dict[int, Record]:
+    """The record of most harm for each image, the first of equals; by image, ascending."""
+    found: dict[int, tuple[float, Record]] = {}
+    for record in records:
+        value = harm(record)
+        if record.image not in found or value > found[record.image][0]:
+            found[record.image] = value, record
+    return {image: found[image][1] for image in sorted(found)}
