@@ -23,13 +23,13 @@ from evaluation import runner as runner_module
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import DefenseConfig, build
 from evaluation.evaluate import main
-from evaluation.results.protocols import Answers
-from evaluation.runner import Runner, Unit, rightness, seconds_each
+from evaluation.runner import Runner, Unit, seconds_each, standing
 from evaluation.suites import SuiteConfig
 from rdc import Defense
 from rdc.data import load
 from rdc.runs.run_log import RunLog
 from tests.support.children import evaluate_noisy
+from tests.support.records import record
 
 ROOT = Path(__file__).parents[2]
 CLASSIFIER = DefenseConfig(kind="classifier")
@@ -143,11 +143,10 @@ def test_saved_images_are_what_the_records_say(whole: Path) -> None:
 
 
 def test_most_harmful_is_what_unseen_draws_and_then_the_frozen_one_get_wrong() -> None:
-    frozen = Answers(torch.tensor([[1], [0], [1], [0]]), torch.ones(4, 1))
-    unseen = Answers(torch.tensor([[0, 0], [0, 1], [0, 1], [0, 0]]), torch.ones(4, 2))
-    labels = torch.ones(4, dtype=torch.int64)
-    assert rightness(frozen, unseen, labels).argsort().tolist() == [3, 0, 1, 2]
-    assert rightness(frozen, None, labels).tolist() == [1, 0, 1, 0]
+    drawn = {1: (1, [0, 0]), 2: (0, [0, 1]), 3: (1, [0, 1]), 0: (0, [0, 0])}
+    rows = [record(0, 0.1, str(n), *said, label=1) for n, said in drawn.items()]
+    assert [row.attack for row in sorted(rows, key=standing)] == ["0", "1", "2", "3"]
+    assert [standing(record(0, 0.1, "a", frozen, label=1)) for frozen in (1, 0)] == [1, 0]
 
 
 def test_what_the_summary_holds(whole: Path) -> None:

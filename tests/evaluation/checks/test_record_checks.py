@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from evaluation.checks import Check, from_records
 from evaluation.checks.context import Threat
-from rdc.runs.run_log import Record
+from evaluation.results.records import Record
+from tests.support import records as support
 
 BLACK = {"square"}
 
@@ -19,16 +20,13 @@ def record(image: int, eps: float, attack: str, right: bool | Sequence[bool], **
     """Label 3; `right` of the frozen draw, or of several fresh ones."""
     fresh = [] if isinstance(right, bool) else [3 if answer else 5 for answer in right]
     frozen = fresh[0] if fresh else 3 if right else 5
-    return {
-        "image": image, "label": 3, "eps": eps, "attack": attack, "frozen": frozen,
-        "predictions": fresh, "linf": eps, "l2": eps, **rest,
-    }  # fmt: skip
+    return support.record(image, eps, attack, frozen, fresh, label=3, **rest)
 
 
 def records(right: Mapping[tuple[float, str], Sequence]) -> list[Record]:
     """One list of images per (eps, attack), and all clean images right."""
     count = len(next(iter(right.values())))
-    every = {(0, "none"): [True] * count, **right}
+    every = {(0.0, "none"): [True] * count, **right}
     return [
         record(image, eps, attack, answer)
         for (eps, attack), answers in every.items()
@@ -135,9 +133,7 @@ def test_the_frozen_draw_is_looked_at_by_itself() -> None:
     rows = records({(0, "none"): [draws(4, 4)] * 20, (0.1, "a"): [draws(4, 4)] * 20,
                     (0.1, "square"): [draws(4, 4)] * 20})  # fmt: skip
     assert named("white box beats black box", rows).passed
-    for row in rows:
-        if row["attack"] == "square":
-            row["frozen"] = 5
+    rows = [replace(row, frozen=5) if row.attack == "square" else row for row in rows]
     check = named("white box beats black box", rows)
     assert check.passed is False and "20 of 20 images (eps 0.1)" in check.detail
 

@@ -32,6 +32,7 @@ from evaluation.report.page import default_out, state
 from evaluation.results.statistics import mcnemar
 from tests.support.fake_runs import BROKEN, CHECKS, Fake, make
 from tests.support.pages import Node, read
+from tests.support.records import record
 
 HOSTILE = '$x_{$ <img src="https://evil.example/x" onerror="a()">&amp;'
 
@@ -163,12 +164,12 @@ def test_curves_are_the_figures(report: Report) -> None:
     (run,) = load([report.folder / "classifier-linf"])[0]
     axes = Figure().add_subplot()
     curve(axes, run, 0, 0.01)
-    shares = [run.share(eps) for eps in ("0", "0.1", "0.2")]
+    shares = [run.share(eps) for eps in (0.0, 0.1, 0.2)]
     assert axes.lines[0].get_xdata() == pytest.approx([0.01, 0.11, 0.21])
-    assert axes.lines[0].get_ydata() == pytest.approx([100 * s["accuracy"] for s in shares])
+    assert axes.lines[0].get_ydata() == pytest.approx([100 * s.mean for s in shares])
     caps = [line.get_ydata() for line in axes.lines[1:]]
-    assert caps[0] == pytest.approx([100 * s["low"] for s in shares])
-    assert caps[1] == pytest.approx([100 * s["high"] for s in shares])
+    assert caps[0] == pytest.approx([100 * s.low for s in shares])
+    assert caps[1] == pytest.approx([100 * s.high for s in shares])
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12).map(sorted))
@@ -216,7 +217,7 @@ def test_pairs_are_of_the_same_images_norm_and_budget(tmp_path: Path) -> None:
     assert [[r.name for r in group.runs] for group in others] == [["d"], ["e"]]
     found = pairs(first, "linf")
     assert [(p.first.name, p.second.name, p.eps) for p in found] == [
-        ("a", "b", "0"), ("a", "b", "0.2"),
+        ("a", "b", 0.0), ("a", "b", 0.2),
     ]  # fmt: skip
     right = [[survived(r, 0.2, image) for image in range(12)] for r in runs[:2]]
     assert found[1].p == mcnemar(*right)
@@ -226,8 +227,8 @@ def test_pairs_are_of_the_same_images_norm_and_budget(tmp_path: Path) -> None:
 
 
 def survived(run: Run, eps: float, image: int) -> bool:
-    rows = [r for r in run.records if r["image"] == image and r["eps"] in (0, eps)]
-    return all(r["frozen"] == r["label"] for r in rows)
+    rows = [r for r in run.records if r.image == image and r.eps in (0, eps)]
+    return all(r.right for r in rows)
 
 
 def test_different_images_stay_apart_and_differences_are_named(tmp_path: Path, unpictured) -> None:
@@ -261,22 +262,22 @@ def test_state_of_the_checks(tmp_path: Path) -> None:
 
 
 def test_worst_answer_of_an_image() -> None:
-    def record(image: int, eps: float, frozen: int, confidence: float) -> dict:
-        return {"image": image, "label": 1, "eps": eps, "frozen": frozen,
-                "frozen_confidence": confidence}  # fmt: skip
-
-    rows = [
-        record(0, 0.0, 1, 0.99), record(0, 0.1, 1, 0.7), record(0, 0.1, 1, 0.8),
-        record(1, 0.0, 1, 0.5), record(1, 0.1, 2, 0.6), record(1, 0.1, 3, 0.9),
-        record(2, 0.0, 4, 0.4), record(2, 0.1, 1, 0.1), record(2, 0.2, 5, 1.0),
+    said = [
+        (0, 0.0, 1, 0.99), (0, 0.1, 1, 0.7), (0, 0.1, 1, 0.8),
+        (1, 0.0, 1, 0.5), (1, 0.1, 2, 0.6), (1, 0.1, 3, 0.9),
+        (2, 0.0, 4, 0.4), (2, 0.1, 1, 0.1), (2, 0.2, 5, 1.0),
     ]  # fmt: skip
-    assert answers(rows, "0.1") == [
+    rows = [
+        record(image, eps, "a", frozen, label=1, frozen_confidence=sure)
+        for image, eps, frozen, sure in said
+    ]
+    assert answers(rows, 0.1) == [
         Answer(0, 1, 1, 0.7), Answer(1, 1, 3, 0.9), Answer(2, 1, 4, 0.4),
     ]  # fmt: skip
-    assert [answer.confidence for answer in answers(rows, "0")] == [0.99, 0.5, 0.4]
+    assert [answer.confidence for answer in answers(rows, 0.0)] == [0.99, 0.5, 0.4]
     # What is within a budget is within a larger one.
-    assert answers(rows, "0.2") == [*answers(rows, "0.1")[:2], Answer(2, 1, 5, 1.0)]
-    counts = confusion(answers(rows, "0.1"), 5)
+    assert answers(rows, 0.2) == [*answers(rows, 0.1)[:2], Answer(2, 1, 5, 1.0)]
+    counts = confusion(answers(rows, 0.1), 5)
     assert counts.sum() == 3 and counts[1].tolist() == [0, 1, 0, 1, 1]
 
 
@@ -290,7 +291,7 @@ def test_calibration_by_hand() -> None:
 
 
 def test_budgets_are_said_as_people_write_them() -> None:
-    assert [spoken(eps) for eps in ("0", "0.1", "0.0313725", "0.2", "1")] == [
+    assert [spoken(eps) for eps in (0.0, 0.1, 8 / 255, 0.2, 1.0)] == [
         "clean", "eps 0.1", "eps 8/255", "eps 0.2", "eps 1",
     ]  # fmt: skip
 
@@ -302,28 +303,28 @@ def test_many_classes_have_a_matrix_without_names() -> None:
 
 def test_examples_are_images_of_their_records(tmp_path: Path, unpictured) -> None:
     found = run(tmp_path / "rdc", Fake("rdc", purifies=True, images=20, eps=(0.1, 0.2)))
-    kept = examples(found, "0.2")
+    kept = examples(found, 0.2)
     assert len(kept["wrong"]) == len(kept["right"]) == 3
     for name, part in kept.items():
         for example in part:
-            assert example.record["eps"] == 0.2 and example.clean["eps"] == 0
-            assert example.record["linf"] == pytest.approx(
+            assert example.record.eps == 0.2 and example.clean.eps == 0
+            assert example.record.linf == pytest.approx(
                 abs(example.attacked - example.given).max(), abs=1e-6
             )
             assert example.purified is not None and example.wrong == (name == "wrong")
     shutil.rmtree(found.folder / "images")
-    assert examples(found, "0.2") == {}
+    assert examples(found, 0.2) == {}
     page = read(write([found.folder], tmp_path / "out"))
     assert any("holds none of eps 0.2" in p.text for p in page.all("p", "open"))
 
 
 def test_differences_of_gray_and_color_images() -> None:
     """Up is red or bright, down blue or dark, by how much of the largest change."""
-    record = {"label": 0, "frozen": 1, "frozen_confidence": 0.5}
+    said = record(0, 0.2, "a", 1, label=0)
     for channels, colors in ((1, ["#b2182b", "#ffffff", "#2166ac"]),
                              (3, ["#ffffff", "#808080", "#000000"])):  # fmt: skip
         given = np.full((channels, 1, 3), 0.5)
-        example = Example(given, given + np.array([0.2, 0.0, -0.2]), None, record, record)
+        example = Example(given, given + np.array([0.2, 0.0, -0.2]), None, said, said)
         assert scale([example]) == pytest.approx(0.2)
         assert [to_hex(c) for c in difference(example, 0.2)[0]] == colors
         assert draw([example], ["a name", "of another class"], "title").startswith(b"\x89PNG")
@@ -375,9 +376,15 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "is not a folder"),
-        (lambda folder: (folder / "summary.json").write_text("{"), "is not JSON"),
-        (edit(lambda s: s.pop("checks")), "has no checks"),
-        (edit(lambda s: s["accuracy"]["0"]["none"].pop("frozen")), "under frozen noise"),
+        (
+            lambda folder: (folder / "summary.json").write_text("{"),
+            "JSONDecodeError",
+        ),
+        (edit(lambda s: s.pop("checks")), "KeyError"),
+        (
+            edit(lambda s: s["accuracy"]["0"]["none"].pop("frozen")),
+            "under the frozen draw",
+        ),
         (edit(lambda s: s["accuracy"]["0.1"]["worst"]["frozen"].update(accuracy=0)), "records say"),
         (edit(doubled), "of 24 images"),
         (lambda folder: (folder / "records-001.jsonl").unlink(), "records say"),

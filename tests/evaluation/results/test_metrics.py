@@ -1,23 +1,20 @@
 """Figures from records by hand: protocols, worst cases, comparisons."""
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
-import torch
 
 from evaluation.results.compare import best, comparison, results
-from evaluation.results.metrics import PROTOCOLS, scores, share, summarize
+from evaluation.results.metrics import Accuracy, accuracies, scores, table
+from evaluation.results.protocols import PROTOCOLS
+from evaluation.results.records import Record
 from evaluation.results.statistics import clopper_pearson
+from tests.support import records
 
-IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
-
-def record(image: int, eps: float, attack: str, frozen: int, *predictions: int) -> dict[str, Any]:
+def record(image: int, eps: float, attack: str, frozen: int, *predictions: int) -> Record:
     """Of an image whose label is its number plus one."""
-    return {
-        "image": image, "label": image + 1, "eps": eps, "attack": attack, "frozen": frozen,
-        "predictions": list(predictions),
-    }  # fmt: skip
+    return records.record(image, eps, attack, frozen, predictions, label=image + 1)
 
 
 ROWS = [
@@ -30,52 +27,51 @@ ROWS = [
 ]
 
 
-def accuracies(rows: list[dict], eps: str, attack: str) -> dict[str, float]:
-    figures = summarize(rows, norm="linf")["accuracy"][eps][attack]
-    return {protocol: figure["accuracy"] for protocol, figure in figures.items()}
+def means(rows: list[Record], eps: float, attack: str) -> dict[str, float]:
+    figures = accuracies(rows)[eps][attack]
+    return {protocol: figure.mean for protocol, figure in figures.items()}
 
 
 def test_every_protocol_by_hand() -> None:
     """Two images, two draws, two attacks. Draws stay within their image."""
-    assert accuracies(ROWS, "0", "none") == dict(zip(PROTOCOLS, (1, 0.75, 1, 0.5), strict=True))
-    assert accuracies(ROWS, "0.1", "b") == dict(zip(PROTOCOLS, (0.5, 1, 1, 1), strict=True))
-    assert accuracies(ROWS, "0.1", "a") == dict(zip(PROTOCOLS, (1, 0.25, 0.5, 0), strict=True))
+    assert means(ROWS, 0.0, "none") == dict(zip(PROTOCOLS, (1, 0.75, 1, 0.5), strict=True))
+    assert means(ROWS, 0.1, "b") == dict(zip(PROTOCOLS, (0.5, 1, 1, 1), strict=True))
+    assert means(ROWS, 0.1, "a") == dict(zip(PROTOCOLS, (1, 0.25, 0.5, 0), strict=True))
 
 
 def test_worst_is_taken_per_image_and_protocol_and_counts_the_image_as_it_is() -> None:
     """Under "b" alone the second image's worst draw would be right; clean it is not."""
-    worst = accuracies(ROWS, "0.1", "worst")
+    worst = means(ROWS, 0.1, "worst")
     assert worst == dict(zip(PROTOCOLS, (0.5, 0.25, 0.5, 0), strict=True))
-    alone = accuracies([row for row in ROWS if row["attack"] != "a"], "0.1", "worst")
+    alone = means([row for row in ROWS if row.attack != "a"], 0.1, "worst")
     assert alone == dict(zip(PROTOCOLS, (0.5, 0.75, 1, 0.5), strict=True))
 
 
 def test_what_breaks_an_image_within_a_budget_breaks_it_within_a_larger_one() -> None:
     """At 0.2 "b" misses the second image, which it had at 0.1: the attack failed, not the image."""
     missed = [record(0, 0.2, "b", 0, 0, 1), record(1, 0.2, "b", 2, 2, 2)]
-    assert accuracies([*ROWS, *missed], "0.2", "b")["frozen"] == 0.5
-    worst = accuracies([*missed, *ROWS], "0.2", "worst")
+    assert means([*ROWS, *missed], 0.2, "b")["frozen"] == 0.5
+    worst = means([*missed, *ROWS], 0.2, "worst")
     assert worst == dict(zip(PROTOCOLS, (0, 0.25, 0, 0), strict=True))
 
 
 def test_order_of_records_and_repeated_ones_change_nothing() -> None:
-    before = summarize(ROWS, norm="l2")
+    before = accuracies(ROWS)
     # A run that was killed while it wrote has some records twice.
-    assert summarize([*ROWS, *ROWS[2:4]], norm="l2") == before
-    shuffled = summarize(ROWS[::-1], norm="l2")
-    assert shuffled["accuracy"] == before["accuracy"]
-    assert list(before["accuracy"]["0.1"]) == ["b", "a", "worst"]
+    assert accuracies([*ROWS, *ROWS[2:4]]) == before
+    assert accuracies(ROWS[::-1]) == before
+    assert list(before[0.1]) == ["b", "a", "worst"]
 
 
 def test_one_draw_has_one_protocol() -> None:
-    rows = [{**row, "predictions": []} for row in ROWS]
-    assert list(accuracies(rows, "0.1", "worst")) == ["frozen"]
-    text = summarize(rows, norm="linf")["text"]
+    rows = [replace(row, predictions=(), confidences=()) for row in ROWS]
+    assert list(means(rows, 0.1, "worst")) == ["frozen"]
+    text = table(accuracies(rows), "linf")
     assert "frozen" in text and "majority" not in text
 
 
 def test_table_for_the_terminal() -> None:
-    lines = summarize(ROWS, norm="linf")["text"].splitlines()
+    lines = table(accuracies(ROWS), "linf").splitlines()
     assert lines[0] == "accuracy in % [95 % interval], linf"
     assert lines[1].split() == ["frozen", "fresh", "majority", "worst", "draw"]
     assert [line[:14].strip() for line in lines[2:]] == [
@@ -86,9 +82,9 @@ def test_table_for_the_terminal() -> None:
 
 
 def test_interval_of_images_that_are_right_in_some_draws() -> None:
-    figure = share(torch.tensor([1.0, 1.0, 0.5, 0.0]))
-    assert figure["accuracy"] == 0.625 and figure["images"] == 4
-    assert (figure["low"], figure["high"]) == (clopper_pearson(2, 4)[0], clopper_pearson(3, 4)[1])
+    figure = Accuracy.of([1.0, 1.0, 0.5, 0.0])
+    assert figure.mean == 0.625 and figure.images == 4
+    assert (figure.low, figure.high) == (clopper_pearson(2, 4)[0], clopper_pearson(3, 4)[1])
 
 
 def test_comparison_by_hand() -> None:
@@ -134,4 +130,4 @@ def test_comparison_knows_its_reference() -> None:
 
 def test_scores_are_of_images_in_order() -> None:
     rows = [record(image, 0.0, "none", 1) for image in (2, 0, 1)]
-    assert scores(rows)[0.0]["none"]["frozen"].tolist() == [1, 0, 0]
+    assert scores(rows)[0.0]["none"]["frozen"] == [1, 0, 0]

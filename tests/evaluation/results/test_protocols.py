@@ -1,28 +1,37 @@
 """Protocols on defenses whose randomness is known."""
 
+from statistics import fmean
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from evaluation.answers import JUDGMENT, answers
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.rng import spawn
 from evaluation.attacks.worst_case import SELECTION
-from evaluation.results.protocols import JUDGMENT, answers, majority, one_shot, worst
+from evaluation.results.protocols import fresh, majority, worst_draw
+from evaluation.results.records import Record
 from rdc.noise import Noise
+from tests.support.records import record
 
-LABELS = torch.tensor([0, 1, 2])
-PREDICTED = torch.tensor([[0, 0, 0, 0], [1, 2, 2, 1], [2, 0, 1, 0]])
+
+def drawn(label: int, *predictions: int) -> Record:
+    return record(0, 0.1, "a", 0, predictions, label=label)
+
+
+ROWS = [drawn(0, 0, 0, 0, 0), drawn(1, 1, 2, 2, 1), drawn(2, 2, 0, 1, 0)]
 
 
 def test_protocols_on_a_table() -> None:
-    assert one_shot(PREDICTED, LABELS).tolist() == [1.0, 0.5, 0.25]
-    assert worst(PREDICTED, LABELS).tolist() == [True, False, False]
-    assert majority(PREDICTED, LABELS).tolist() == [True, True, False]
+    assert [*map(fresh, ROWS)] == [1.0, 0.5, 0.25]
+    assert [*map(worst_draw, ROWS)] == [1, 0, 0]
+    assert [*map(majority, ROWS)] == [1, 1, 0]
 
 
 def test_majority_of_equals_is_the_class_that_came_first() -> None:
-    predicted = torch.tensor([[2, 1, 1, 2], [1, 2, 2, 1]])
-    assert majority(predicted, torch.tensor([2, 2])).tolist() == [True, False]
+    assert majority(drawn(2, 2, 1, 1, 2)) == 1
+    assert majority(drawn(2, 1, 2, 2, 1)) == 0
 
 
 class Coin(nn.Module):
@@ -44,11 +53,11 @@ def predictions(coin: Coin, images: Tensor, seeds, *, draws: int, max_rows: int 
 
 def test_draws_belong_to_images_and_not_to_batches() -> None:
     coin, images, seeds = Coin(), torch.zeros(40, 1, 2, 2), list(range(40))
-    drawn = predictions(coin, images, seeds, draws=50)
-    assert 0.66 < drawn.double().mean() < 0.74
-    assert torch.equal(predictions(coin, images, seeds, draws=50, max_rows=7), drawn)
-    assert torch.equal(predictions(coin, images[5:9], seeds[5:9], draws=50), drawn[5:9])
-    shares = drawn.double().mean(1)
+    said = predictions(coin, images, seeds, draws=50)
+    assert 0.66 < said.double().mean() < 0.74
+    assert torch.equal(predictions(coin, images, seeds, draws=50, max_rows=7), said)
+    assert torch.equal(predictions(coin, images[5:9], seeds[5:9], draws=50), said[5:9])
+    shares = said.double().mean(1)
     assert shares.std() == pytest.approx((0.21 / 50) ** 0.5, rel=0.4)  # independent images
 
 
@@ -75,7 +84,7 @@ def test_one_draw_is_the_frozen_one() -> None:
 
 def test_worst_of_many_fails_clean_images_too() -> None:
     coin = Coin()
-    drawn = predictions(coin, torch.zeros(200, 1, 2, 2), list(range(200)), draws=5)
-    labels = torch.ones(200, dtype=torch.int64)
-    assert worst(drawn, labels).double().mean() == pytest.approx(0.7**5, abs=0.08)
-    assert majority(drawn, labels).double().mean() == pytest.approx(0.837, abs=0.08)
+    said = predictions(coin, torch.zeros(200, 1, 2, 2), list(range(200)), draws=5)
+    rows = [drawn(1, *row) for row in said.tolist()]
+    assert fmean(map(worst_draw, rows)) == pytest.approx(0.7**5, abs=0.08)
+    assert fmean(map(majority, rows)) == pytest.approx(0.837, abs=0.08)

@@ -1,0 +1,74 @@
+"""Summaries as files hold them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluation.checks import Check
+from evaluation.results.metrics import accuracies
+from evaluation.results.summary import Summary
+from tests.support.records import record
+
+EPS = 8 / 255
+ROWS = [
+    *(record(image, 0.0, "none", 0, (0, 0), label=0) for image in range(3)),
+    *(record(image, EPS, "a", image, (0, image), label=0) for image in range(3)),
+]
+SUMMARY = Summary(
+    config={"eps": [EPS], "images": 3},
+    provenance={
+        "command": "x", "commit": None, "data_fingerprint": "d1", "python": "3", "packages": {}
+    },
+    weights={"cnn": "ab"},
+    class_names=("zero", "one"),
+    norm="linf",
+    accuracies=accuracies(ROWS),
+    checks=(Check("a", True, "b"),),
+    calls_per_image={"gradients": 3, "forwards": 4},
+    seconds_per_image=0.5,
+)  # fmt: skip
+
+
+def test_a_summary_comes_back_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(SUMMARY.to_json()))
+    found = Summary.read(file)
+    assert found == SUMMARY
+    assert found.accuracy(8 / 255).mean == pytest.approx(1 / 3)
+    assert found.accuracy(8 / 255, "a", "fresh").mean == pytest.approx(2 / 3)
+    assert (found.budgets, found.images) == ([8 / 255], 3)
+    assert found.text.startswith("all 1 checks passed\n\naccuracy")
+
+
+def test_budgets_of_six_digits_are_those_of_the_settings() -> None:
+    old = SUMMARY.to_json()
+    old["accuracy"] = {{"8/255": "0.0313725"}.get(k, k): v for k, v in old["accuracy"].items()}
+    assert Summary.from_json(old) == SUMMARY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found.pop("norm"),
+        lambda found: found["accuracy"].pop("0"),
+        lambda found: found["accuracy"].update({"0.3": {}}),
+        lambda found: found["accuracy"]["8/255"]["a"]["frozen"].update(low=float("nan")),
+        lambda found: found.update(checks=[{"name": "a"}]),
+        lambda found: found.update(accuracy=[]),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, change) -> None:
+    file, found = tmp_path / "summary.json", SUMMARY.to_json()
+    change(found)
+    file.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"summary\.json is no summary of this version"):
+        Summary.read(file)
+
+
+def test_the_clean_accuracy_has_one_name() -> None:
+    with pytest.raises(KeyError):
+        SUMMARY.accuracy(0.3)
+    assert SUMMARY.accuracy(0.0) == SUMMARY.accuracy(0.0, "a")
+    assert replace(SUMMARY, checks=()).text.startswith("checks were not run")
