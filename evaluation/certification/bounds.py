@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 from evaluation.results.statistics import clopper_pearson
 
 TOLERANCE = 1e-12  # of bounds that have no closed form
+LEAST_AT_ONCE, MOST_AT_ONCE = 10, 100  # samples between two looks at the results
 
 
 def radius_of(probability: float, *, sigma: float) -> float:
@@ -39,18 +40,19 @@ def lower_bound(hits: int, samples: int, *, alpha: float) -> float:
     return clopper_pearson(hits, samples, confidence=1 - 2 * alpha)[0]
 
 
-def predicted_class(counts: Sequence[int], *, alpha: float) -> int | None:
+def predicted_class(counts: ArrayLike, *, alpha: float) -> int | None:
     """PREDICT of Cohen et al. 2019: the class of g from the counts (K,) of noisy copies, or None.
 
     A class other than g's is returned with probability at most `alpha` (Hung & Fithian 2019).
     None, an abstention, where the two most frequent classes are too close: a two-sided binomial
     test at 1/2 has a p-value above `alpha`.
     """
-    if sum(counts) < 1:
-        raise ValueError(f"counts={list(counts)}: no samples; give at least one")
-    first, second = np.argsort(counts, stable=True)[::-1][:2].tolist()
-    top, next_ = int(counts[first]), int(counts[second])
-    return None if binomtest(top, top + next_).pvalue > alpha else first
+    counts = np.asarray(counts)
+    if counts.sum() < 1:
+        raise ValueError(f"counts={counts.tolist()}: no samples; give at least one")
+    second, first = np.argsort(counts, stable=True)[-2:].tolist()
+    ours, both = int(counts[first]), int(counts[first] + counts[second])
+    return None if binomtest(ours, both).pvalue > alpha else first
 
 
 def log_evidence(hits: ArrayLike, samples: ArrayLike, probability: ArrayLike) -> np.ndarray:
@@ -62,7 +64,8 @@ def log_evidence(hits: ArrayLike, samples: ArrayLike, probability: ArrayLike) ->
     which reaches 1 / alpha at any time with probability at most alpha (Ville 1939). It is the
     wealth of a bet against p (Voracek, NeurIPS 2024; Waudby-Smith & Ramdas 2024).
     """
-    hits, misses = np.asarray(hits), np.subtract(samples, hits)
+    hits, probability = np.asarray(hits), np.asarray(probability)
+    misses = np.asarray(samples) - hits
     mixture = betaln(hits + 0.5, misses + 0.5) - betaln(0.5, 0.5)
     return mixture - xlogy(hits, probability) - xlog1py(misses, -probability)
 
@@ -92,6 +95,33 @@ def _anytime_lower_bound(hits: int, samples: int, alpha: float) -> float:
     return max(0.0, root - TOLERANCE)
 
 
+class FixedTest:
+    """Count `planned` samples, then bound the probability of a hit from below (CERTIFY)."""
+
+    def __init__(self, planned: int, *, alpha: float) -> None:
+        self.planned = planned
+        self.alpha = alpha
+        self.hits = 0
+        self.samples = 0
+
+    @property
+    def next_samples(self) -> int:
+        """Samples to draw next; 0 when all are counted."""
+        return min(MOST_AT_ONCE, self.planned - self.samples)
+
+    def update(self, outcomes: np.ndarray) -> None:
+        """Count `outcomes` (M,) bool, hits or not."""
+        self.hits += int(outcomes.sum())
+        self.samples += len(outcomes)
+
+    @property
+    def bounds(self) -> Interval:
+        """Bounds on the probability; 1 from above, where nothing is claimed."""
+        if self.next_samples:
+            raise RuntimeError(f"{self.samples} of {self.planned} samples are no result yet")
+        return Interval(lower_bound(self.hits, self.samples, alpha=self.alpha), 1.0)
+
+
 class SequentialTest:
     """Compare an unknown probability p with each of `probabilities`, in as few samples as it takes.
 
@@ -99,11 +129,12 @@ class SequentialTest:
     p is then taken to lie on the side of the observed share. The probability that any of them ever
     ends wrongly is at most `alpha`, for all together: where p0 lies between p and the observed
     share, its likelihood is greater than that of p, so that a wrong decision about p0 needs the
-    evidence against p itself to reach 1 / `alpha`.
+    evidence against p itself to reach 1 / `alpha`. After `most` samples it ends undecided.
     """
 
-    def __init__(self, probabilities: Sequence[float], *, alpha: float) -> None:
+    def __init__(self, probabilities: Sequence[float], *, alpha: float, most: int = 10**9) -> None:
         self.probabilities = np.array(probabilities)
+        self.most = most
         self.alpha = alpha
         self.hits = 0
         self.samples = 0
@@ -114,6 +145,14 @@ class SequentialTest:
         """The probabilities whose comparison with p has not ended."""
         low, high = self._decided
         return self.probabilities[(low < self.probabilities) & (self.probabilities < high)]
+
+    @property
+    def next_samples(self) -> int:
+        """Samples to draw next, a quarter of those so far; 0 when the test has ended."""
+        if not len(self.undecided):
+            return 0
+        wanted = min(max(LEAST_AT_ONCE, self.samples // 4), MOST_AT_ONCE)
+        return min(wanted, self.most - self.samples)
 
     def update(self, outcomes: np.ndarray) -> None:
         """Count `outcomes` (M,) bool in their order, up to the last decision."""

@@ -1,0 +1,163 @@
+"""Certified radii of a classifier under randomized smoothing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from evaluation.certification.certificate import Certificate, Certification
+from evaluation.certification.config import SmoothingConfig
+from evaluation.certification.sampling import Candidate, certificates, classify
+from evaluation.certification.smoothed import SmoothedClassifier
+from evaluation.work_queue import Claims
+from rdc.defense import batch_coupled
+from rdc.images import check_images
+from rdc.runs.fingerprints import tensors_hash, weights_hash
+from rdc.runs.run_log import RunLog
+
+
+def certify(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    sigma: float,
+    max_rows: int = 256,
+    out: str | Path | None = None,
+    context: Mapping[str, Any] | None = None,
+    accelerator: Accelerator | None = None,
+    progress: Callable[[int], object] = lambda samples: None,
+    **settings: Any,
+) -> Certification:
+    """Certified L2 radii of the classifier that `model` becomes under Gaussian noise.
+
+    The certificates are about g(v) = argmax_c P[model(v + sigma n) = c] (Cohen et al., ICML 2019),
+    not about `model` itself; `SmoothedClassifier.predict` gives the answers of g. Each certificate
+    is wrong with probability alpha at most.
+
+    model: [0, 1] images (B, C, H, W) to logits (B, K). It gets noisy images, outside [0, 1]. Its
+        own randomness may be frozen, or fresh for every call.
+    images, labels: (N, C, H, W) in [0, 1], on the model's device, and (N,) int64.
+    sigma: standard deviation of the noise, on the scale of the images.
+    max_rows: noisy images per call of the model.
+    out: folder for a record of each image; the same call continues after an interruption.
+    context: further settings of the run, such as the model's, to which the folder then belongs,
+        as it does to the images, the model's weights and `settings`.
+    accelerator: its processes share the images; they need the same folder `out`.
+    progress: told how many of N * (selection + samples) samples are done since the last time.
+    settings: fields of `SmoothingConfig`, such as method="fixed", samples=10_000.
+
+    Raises ValueError where nothing can be certified: too few samples for alpha, a model whose
+    answer for an image depends on its batch, or a smoothed classifier with frozen noise.
+    """
+    config = SmoothingConfig(sigma=sigma, **settings)
+    require_data(images, labels)
+    require_certifiable(model, images)
+    if max_rows < 1:
+        raise ValueError(f"max_rows={max_rows} must be at least 1")
+    if accelerator is not None and accelerator.num_processes > 1 and out is None:
+        raise ValueError("out=None: several processes need a folder in which they share records")
+    records = Records(
+        len(images), out, accelerator,
+        settings={**(context or {}), **asdict(config)},
+        inputs={
+            "images and labels": tensors_hash({"images": images, "labels": labels}),
+            "the model": weights_hash(model),
+        },
+    )  # fmt: skip
+    progress((len(images) - len(records.missing)) * config.planned_samples)
+    candidates = (
+        Candidate(index, images[index], int(labels[index]), config)
+        for index in records.missing
+        if records.take(index)
+    )
+    for each in certificates(
+        model, candidates, max_rows=max_rows, device=images.device, progress=progress
+    ):
+        records.append(each)
+    return Certification(config, records.all())
+
+
+class Records:
+    """The certificates of a run: in memory, or in a folder that outlives it."""
+
+    def __init__(
+        self,
+        count: int,
+        out: str | Path | None,
+        accelerator: Accelerator | None,
+        *,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+    ) -> None:
+        self.accelerator = accelerator
+        self._found: list[Certificate] = []
+        self._log = self._claims = None
+        if out is not None:
+            process = accelerator.process_index if accelerator else 0
+            self._log = RunLog(Path(out), settings, inputs=inputs, process=process)
+            self._found = self._read()
+        known = {each.image for each in self._found}
+        self.missing = [index for index in range(count) if index not in known]
+        if accelerator is not None and out is not None:
+            self._claims = Claims(Path(out) / ".claims", accelerator)
+
+    def take(self, index: int) -> bool:
+        """Whether this process certifies the image; the first one to ask does."""
+        return self._claims is None or self._claims.take(str(index))
+
+    def append(self, certificate: Certificate) -> None:
+        self._found.append(certificate)
+        if self._log is not None:
+            self._log.append([asdict(certificate)])
+
+    def all(self) -> list[Certificate]:
+        """All certificates by image; of several processes when the last one is done."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+            if self._claims is not None and self.accelerator.is_main_process:
+                self._claims.forget()
+        found = self._found if self._log is None else self._read()
+        return sorted(found, key=lambda each: each.image)
+
+    def _read(self) -> list[Certificate]:
+        assert self._log is not None
+        return [Certificate(**record) for record in self._log.read()]
+
+
+def require_data(images: Tensor, labels: Tensor) -> None:
+    """Refuse images outside [0, 1], and labels that are not one class number for each of them."""
+    if images.ndim != 4:
+        raise ValueError(f"images: shape {tuple(images.shape)}; give (N, C, H, W)")
+    channels, height, width = images.shape[1:]
+    check_images(images, (channels, height, width))
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels: {labels.dtype} of shape {tuple(labels.shape)} for {len(images)} images; give "
+            f"class numbers ({len(images)},) int64"
+        )
+
+
+def require_certifiable(model: nn.Module, images: Tensor) -> None:
+    """Refuse a model about which randomized smoothing proves nothing."""
+    if isinstance(model, SmoothedClassifier):
+        raise ValueError(
+            "model: already a SmoothedClassifier. Certificates hold for fresh smoothing noise that "
+            "certify draws itself; frozen smoothing noise has none. Pass its `model` and `sigma`"
+        )
+    if batch_coupled(model):
+        raise ValueError(
+            "model: its answer for an image depends on the other images of the batch, so that the "
+            "noisy copies of an image are not independent; use a defense without batch_coupled "
+            "guidance"
+        )
+    if any(part.training for part in model.modules() if isinstance(part, _BatchNorm)):
+        raise ValueError(
+            "model: batch normalization in training mode makes answers depend on the batch; call "
+            "model.eval() first"
+        )
+    classify(model, images[:1])  # refuses other shapes before any work
