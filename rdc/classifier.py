@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdc.config import ADDED, from_json, require, to_json
+from rdc.config import ADDED, from_json, require
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserLike, NoisyClassifier
 from rdc.gradients import SecondOrder, by_row
@@ -19,8 +19,7 @@ from rdc.images import check_form, to_images, to_x
 from rdc.levels import Levels, Spacing, Weighting
 from rdc.likelihood import chunk_rows, class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
-from rdc.noise import Noise, NoiseMode
-from rdc.runs.atomic import write_atomically
+from rdc.noise import MOST_DRAWS, Noise, NoiseMode
 
 Estimator = Literal["losses", "posterior"]
 
@@ -53,6 +52,11 @@ class ClassifierConfig:
         require(
             self,
             estimator=(self.estimator in get_args(Estimator), f"one of {get_args(Estimator)}"),
+            levels=(1 <= self.levels <= MOST_DRAWS, f"1 to {MOST_DRAWS}"),
+            draws=(
+                self.draws >= 1 and self.levels * self.draws <= MOST_DRAWS,
+                f"at least 1, and levels x draws at most {MOST_DRAWS}",
+            ),
             temperature=(self.temperature > 0, "positive"),
             sigma_data=(self.sigma_data > 0, "positive"),
         )
@@ -234,7 +238,6 @@ class RobustDiffusionClassifier(Defense, OnHub):
             raise TypeError(f"only a Denoiser can be saved, not {type(self.denoiser).__name__}")
         facts = replace(facts or Facts(), rdc=self.config)
         self.denoiser.save_pretrained(directory, facts=facts, **weights)
-        write_atomically(Path(directory) / RDC_SETTINGS, to_json(self.config))
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,11 @@ def classify(
     with torch.no_grad():
         parts = [_classify(model, part.to(weights)) for part in batch.split(batch_size)]
     log_posterior, maximized = (torch.cat(part) for part in zip(*parts, strict=True))
+    if broken := int((~log_posterior.isfinite().all(1)).sum()):
+        raise FloatingPointError(
+            f"model: its posterior is NaN or infinite for {broken} of {len(batch)} images: its "
+            "weights or settings overflow in its precision; give another model, or float64"
+        )
     return Prediction(
         labels=log_posterior.argmax(1),
         probabilities=log_posterior.exp(),

@@ -11,7 +11,7 @@ from rdc.denoiser import DenoiserLike
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
 from rdc.likelihood import chunk_rows
-from rdc.noise import Noise, NoiseMode
+from rdc.noise import MOST_DRAWS, Noise, NoiseMode
 
 GradientMode = Literal["exact", "bpda"]
 Rule = Literal["momentum", "adam"]
@@ -41,12 +41,15 @@ class MaximizationConfig:
         require(
             self,
             rule=(self.rule in get_args(Rule), f"one of {get_args(Rule)}"),
-            steps=(self.steps >= 0, "0 or more"),
-            budget=(self.budget > 0, "positive"),
+            steps=(0 <= self.steps <= MOST_DRAWS, f"0 to {MOST_DRAWS}"),
+            budget=(0 < self.budget <= 1, "in (0, 1]"),
             step_size=(self.step_size > 0, "positive"),
             momentum=(self.momentum >= 0, "0 or more"),
             sigma_min=(0 < self.sigma_min <= self.sigma_max, "positive and at most sigma_max"),
-            draws=(self.draws >= 1, "at least 1"),
+            draws=(
+                self.draws >= 1 and self.steps * self.draws <= MOST_DRAWS,
+                f"at least 1, and steps x draws at most {MOST_DRAWS}",
+            ),
         )
 
     @classmethod

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 NoiseMode = Literal["frozen", "fresh"]
+MOST_DRAWS = 10_000
+"""Draws of one image; configurations that ask for more are refused, whatever asks for them."""
 
 _COPIES: ContextVar[tuple[int, ...]] = ContextVar("copies", default=(0,))
 

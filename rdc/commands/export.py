@@ -29,7 +29,7 @@ def export(
 
     `model`: a packaged name, a directory (also a training run's) or a hub id. Its settings, its
         training record and its card, whoever wrote it, come along.
-    `dtype`, `max_shard_size`: of the weights, see `rdc.hub.weights.write_weights`.
+    `dtype`, `max_shard_size`: of the weights, see `rdc.hub.weights.write_model`.
     `evaluation`: the runner's folder or summary.json about `model`; its figures go into the card.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -7,6 +7,7 @@ shaped tensors and truncated files are errors.
 
 import typing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -15,6 +16,7 @@ import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin, snapshot_download
 
 from rdc.config import from_json, to_json
+from rdc.hub.building import build, skeleton
 from rdc.hub.model_card import CARD, Facts, is_generated, model_card, write_card
 from rdc.hub.weights import (
     INDEX,
@@ -22,9 +24,9 @@ from rdc.hub.weights import (
     SHARDS,
     WEIGHTS,
     load_weights,
-    write_weights,
+    require_fit,
+    write_model,
 )
-from rdc.runs.atomic import write_atomically
 
 PACKAGED = Path(__file__).parents[1] / "pretrained"
 CONFIG = "config.json"
@@ -159,9 +161,10 @@ class Pretrained(OnHub, PyTorchModelHubMixin):
             model, CONFIG, revision=revision, token=token, local_files_only=local_files_only
         )
         config = from_json(cls.config_class, settings)
-        # The initial weights are overwritten: they must not cost the caller random numbers.
-        with torch.random.fork_rng(devices=[]):
-            module: Any = cls(config)  # type: ignore[call-arg]
+        make: Any = partial(cls, config)
+        # Before memory is taken: the settings may ask for any amount of it.
+        require_fit(skeleton(make, settings), settings.parent)
+        module = build(make)
         load_weights(module, settings.parent)
         return module.eval().requires_grad_(False)
 
@@ -175,11 +178,15 @@ class Pretrained(OnHub, PyTorchModelHubMixin):
     ) -> None:
         """Write the configuration, the weights and a model card.
 
-        `dtype`, `max_shard_size`: of the weights, see `rdc.hub.weights.write_weights`.
-        `facts`: what the card can say beside what the model knows. A card that somebody wrote or
-            edited is left as it is.
+        dtype, max_shard_size: of the weights, see `rdc.hub.weights.write_model`.
+        facts: for the card, beside what the model knows. A card that somebody wrote or edited is
+            left as it is. `facts.rdc` is written as `rdc.json`; without it, that file is removed.
         """
         module, directory = typing.cast(Any, self), Path(directory)
-        write_weights(module, directory, dtype=dtype, max_shard_size=max_shard_size)
-        write_atomically(directory / CONFIG, to_json(self.config))
-        write_card(directory, model_card(module, facts or Facts(), saved=directory))
+        facts = facts or Facts()
+        texts = {
+            CONFIG: to_json(self.config),
+            RDC_SETTINGS: None if facts.rdc is None else to_json(facts.rdc),
+        }
+        write_model(module, directory, texts, dtype=dtype, max_shard_size=max_shard_size)
+        write_card(directory, model_card(module, facts, saved=directory))

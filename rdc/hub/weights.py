@@ -1,58 +1,58 @@
 """Weights on disk: `model.safetensors`, or shards of it and their index; written and read whole."""
 
 import hashlib
-import json
-import os
 import re
-import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from rdc.config import read_json, short
+from rdc.runs.atomic import make_folder, replace_files
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
 MAX_SHARD_SIZE = "5GB"  # the Hugging Face hub's own
+LARGEST_HEADER = 2**24
 DTYPES = (torch.float32, torch.bfloat16)
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def write_weights(
+def write_model(
     module: nn.Module,
     directory: Path,
+    texts: Mapping[str, str | None],
     *,
     dtype: torch.dtype = torch.float32,
     max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
-    """Write the module's tensors into `directory`, in several files where one would be too large.
+    """Write the module's tensors and the files `texts` (name to content) into `directory`.
 
-    `max_shard_size`: no file is larger; bytes, or a text like "15MB" (10^6 bytes each).
-    `dtype`: of the floating-point tensors. torch.bfloat16 halves the files and rounds every weight
-        by at most 1/256 of its size.
-    What the directory held before stays until all new files are written.
+    dtype: of the floating-point tensors. torch.bfloat16 halves the files and rounds every weight by
+        at most 1/256 of its size.
+    max_shard_size: no file of weights is larger; bytes, or a text like "15MB" (10^6 bytes each).
+    texts: the first one is the configuration; a content of None removes the file.
+
+    Everything is written beside the old files before they are replaced. While they are, the folder
+    has no configuration: a kill leaves the old model, the new one or, with a clear error, none.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype} must be one of {DTYPES}")
     tensors = {name: _stored(tensor, dtype) for name, tensor in module.state_dict().items()}
     room = _room(tensors, max_shard_size)
-    before = set(_names(directory))
-    partial = directory / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with TemporaryDirectory(dir=make_folder(directory), prefix=".model.") as temporary:
+        partial = Path(temporary)
         save_torch_state_dict(tensors, partial, max_shard_size=room)
-        written = _names(partial)
-        for name in written:
-            os.replace(partial / name, directory / name)
-    finally:
-        shutil.rmtree(partial)
-    for name in before - set(written):
-        (directory / name).unlink()
+        for name, text in texts.items():
+            if text is not None:
+                (partial / name).write_text(text, encoding="utf-8")
+        replace_files(partial, directory, old=[*texts, *_names(directory)], last=next(iter(texts)))
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -122,8 +122,8 @@ def weight_files(directory: Path) -> list[Path]:
 def _weight_map(index: Path) -> dict[str, str]:
     """The file of every tensor."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        weight_map = read_json(index)["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{index} is not a safetensors index: {error!r}") from error
     plain = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -131,55 +131,151 @@ def _weight_map(index: Path) -> dict[str, str]:
     # Nothing outside of the folder is read, whatever an index asks for.
     for name in weight_map.values():
         if not isinstance(name, str) or not plain.fullmatch(name):
-            raise ValueError(f"{index}: {name!r} is not the name of a shard")
+            raise ValueError(f"{index}: {short(name)} is not the name of a shard")
     return weight_map
+
+
+class Stored(NamedTuple):
+    """A tensor as the header of its file describes it; `dtype` in the terms of safetensors."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_headers(directory: Path) -> dict[str, Stored]:
+    """All tensors of a model by name, from the headers of its files: the weights are not read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `weight_files`, and where a file is broken or does not
+            hold what the index says.
+    """
+    files, index = weight_files(directory), directory / INDEX
+    weight_map = _weight_map(index) if index.is_file() else None
+    found: dict[str, Stored] = {}
+    for file in files:
+        part = _header(file)
+        promised = {name for name, holder in (weight_map or {}).items() if holder == file.name}
+        if weight_map is not None and part.keys() != promised:
+            raise ValueError(
+                f"{file} does not hold what {index.name} says: missing "
+                f"{short(sorted(promised - part.keys()))}, extra "
+                f"{short(sorted(part.keys() - promised))}"
+            )
+        found |= part
+    return found
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+    if size > LARGEST_HEADER and file.stat().st_size > LARGEST_HEADER:
+        raise ValueError(
+            f"{file}: a header of {size:,} bytes, but that of a model takes no more than "
+            f"{LARGEST_HEADER:,}"
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {
+                name: Stored(file, tuple(tensor.get_shape()), tensor.get_dtype())
+                for name, tensor in slices.items()
+            }
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
     """All tensors of a model, by name, in the precision of the files."""
-    files = weight_files(directory)
-    index = directory / INDEX
-    if not index.is_file():
-        return _read(files[0])
-    weight_map = _weight_map(index)
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        part = _read(file)
-        promised = {name for name, holder in weight_map.items() if holder == file.name}
-        if part.keys() != promised:
-            raise ValueError(
-                f"{file} does not hold what {index.name} says: missing "
-                f"{sorted(promised - part.keys())}, extra {sorted(part.keys() - promised)}"
-            )
-        tensors |= part
-    return tensors
+    return dict(_tensors(read_headers(directory)))
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
+def _tensors(headers: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
+    """Name and content of one tensor after the other."""
+    for file in dict.fromkeys(stored.file for stored in headers.values()):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                yield name, opened.get_tensor(name)
+
+
+def require_fit(module: nn.Module, directory: Path) -> None:
+    """Compare names, shapes and types of the module's tensors with the headers in `directory`.
+
+    Floating-point tensors may be stored as any of float16, bfloat16, float32 and float64, all
+    others as what they are.
+
+    Raises:
+        ValueError: names the tensors that are missing, too many, or of another shape or type.
+    """
+    found, own = read_headers(directory), module.state_dict()
+    shared = sorted(found.keys() & own.keys())
+    wrong = {
+        "missing": sorted(own.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - own.keys()),
+        "of another shape": [
+            f"{name} {found[name].shape} for {tuple(own[name].shape)}"
+            for name in shared
+            if found[name].shape != tuple(own[name].shape)
+        ],
+        "of another type": [
+            f"{name} {found[name].dtype} for {own[name].dtype}"
+            for name in shared
+            if found[name].dtype not in _types(own[name].dtype)
+        ],
+    }
+    texts = [f"{kind}: {_some(names)}" for kind, names in wrong.items() if names]
+    if texts:
+        raise ValueError(
+            f"{_where(directory)} does not fit the network in its config.json; tensors "
+            f"{'; tensors '.join(texts)}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)} in all)"
+
+
+def _types(dtype: torch.dtype) -> tuple[str, ...]:
+    """The stored types that convert exactly, float64 where its values do."""
+    if dtype.is_floating_point:
+        return ("F16", "BF16", "F32", "F64")
+    return {torch.bool: ("BOOL",), torch.uint8: ("U8",), torch.int8: ("I8",),
+            torch.int32: ("I32",), torch.int64: ("I64",)}.get(dtype, ())  # fmt: skip
+
+
+def _where(directory: Path) -> Path:
+    return directory / (INDEX if (directory / INDEX).is_file() else WEIGHTS)
 
 
 def load_weights(module: nn.Module, directory: Path) -> None:
     """Fill `module` from the weights in `directory`, which must match it exactly.
 
     The module keeps its own precision: weights that were stored as bfloat16 become float32.
+
+    Raises:
+        ValueError: as `require_fit`, and where weights are not finite or do not convert exactly.
     """
-    tensors: dict[str, Any] = read_weights(directory)
-    where = directory / (INDEX if (directory / INDEX).is_file() else WEIGHTS)
-    try:
-        module.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{where} does not fit the network in its config.json: {error}") from error
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    require_fit(module, directory)
+    own = module.state_dict()
+    broken, inexact = [], []
+    for name, stored in _tensors(read_headers(directory)):
+        with torch.no_grad():
+            own[name].copy_(stored)
+        if not torch.isfinite(stored).all():
+            broken.append(name)
+        elif stored.dtype == torch.float64 and not torch.equal(own[name].to(stored), stored):
+            inexact.append(name)
     if broken:
-        raise ValueError(f"{where}: NaN or infinity in {broken}")
+        raise ValueError(f"{_where(directory)}: NaN or infinity in {_some(broken)}")
+    if inexact:
+        raise ValueError(
+            f"{_where(directory)}: float64 that {own[inexact[0]].dtype} does not hold exactly in "
+            f"{_some(inexact)}; round them yourself: tensor.float()"
+        )
 
 
 def weights_sha256(directory: Path) -> str:
-    """What identifies weights: the file's SHA-256, or that of the list that `sha256sum` makes.
+    """Identity of weights: the file's SHA-256, or that of the list that `sha256sum` makes.
 
     The list has a line "HASH  NAME" for every shard, in order.
     """
@@ -191,5 +287,6 @@ def weights_sha256(directory: Path) -> str:
 
 
 def sha256(file: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -42,9 +42,9 @@ class ImageClassifierConfig:
         one_each = f": one for all channels, or {self.channels}"
         require(
             self,
-            image_size=(self.image_size >= 1, "at least 1"),
+            image_size=(1 <= self.image_size <= 4096, "1 to 4096"),
             channels=(self.channels in (1, 3), "1 or 3"),
-            num_classes=(self.num_classes >= 2, "at least 2"),
+            num_classes=(2 <= self.num_classes <= 100_000, "2 to 100000"),
             mean=(len(self.mean) in counts and all(0 <= m <= 1 for m in self.mean),
                   f"in [0, 1]{one_each}"),
             std=(len(self.std) in counts and all(s > 0 for s in self.std), f"positive{one_each}"),
@@ -114,10 +114,10 @@ def build_network(config: ImageClassifierConfig) -> nn.Module:
     It has timm's two halves, `forward_features` and `forward_head`.
     """
     size = (config.channels, config.num_classes)
-    if ours := re.fullmatch(r"cnn-(\d+)", config.architecture):
+    if ours := re.fullmatch(r"cnn-(\d{1,5})", config.architecture):
         # Not channels_last, which rounds otherwise: published figures rest on these bits.
         return CNN(int(ours[1]), config.image_size, *size)
-    if ours := re.fullmatch(r"wrn-(\d+)-(\d+)", config.architecture):
+    if ours := re.fullmatch(r"wrn-(\d{1,3})-(\d{1,3})", config.architecture):
         network = WideResNet(int(ours[1]), int(ours[2]), *size)
     else:
         network = _timm_network(config)

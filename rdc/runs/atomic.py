@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,30 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
-def make_folder(folder: Path) -> None:
+def replace_files(new: Path, folder: Path, *, old: Collection[str], last: str) -> None:
+    """Move the files in the folder `new` to `folder`, in place of those named in `old`.
+
+    The file `last` is removed first and put in place last: while it exists, all files in `folder`
+    are the old ones or all are the new ones.
+    """
+    flush(new)
+    names = sorted(path.name for path in new.iterdir())
+    for name in [last, *(name for name in old if name not in names)]:
+        remove(folder / name)
+        flush_entry(folder)
+    for name in sorted(names, key=lambda name: name == last):
+        flush_entry(folder)
+        os.replace(new / name, folder / name)
+    flush_entry(folder)
+
+
+def make_folder(folder: Path) -> Path:
     """Create a folder and those above it, and flush the entry of every new one to the disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         flush_entry(folder.parent)
+    return folder
 
 
 def flush(path: Path) -> None:

@@ -13,6 +13,7 @@ from rdc.images import check_form, to_x
 from rdc.noise import Noise
 from tests.support.denoisers import SMALL, small_rdc
 from tests.support.oracle import central_difference, some_images, two_classes
+from tests.support.tiny import tiny_rdc
 
 
 def log_odds(logits: torch.Tensor) -> torch.Tensor:
@@ -233,3 +234,12 @@ def test_modules_never_wait_for_values() -> None:
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(bad))}|noise levels"):
         ClassifierConfig(**bad)
+
+
+def test_a_posterior_that_overflows_is_refused() -> None:
+    """Its largest entry would be class 0, whatever the image."""
+    model = tiny_rdc()
+    for weights in model.parameters():
+        weights.mul_(1e30)
+    with pytest.raises(FloatingPointError, match=r"model: its posterior .* 2 of 2 images"):
+        rdc.classify(torch.rand(2, 1, 8, 8), model)

@@ -1,9 +1,14 @@
 """A saved model comes back bit for bit; a directory that does not fit is refused."""
 
 import dataclasses
+import itertools
 import json
+import os
+import resource
 import shutil
 import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import rdc.hub.checkpoint
-from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, packaged_models
+import rdc.runs.atomic
+from rdc import (
+    Denoiser,
+    DenoiserConfig,
+    MaximizationConfig,
+    RDCConfig,
+    RobustDiffusionClassifier,
+    packaged_models,
+)
 from rdc.config import from_json, to_json
 from rdc.hub.checkpoint import locate
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
@@ -147,6 +160,84 @@ def test_loading_costs_no_random_numbers(saved: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_other_threads_draw_as_if_nothing_were_loaded(saved: Path) -> None:
+    """Restoring the generator's state afterwards would undo what others drew meanwhile."""
+    torch.manual_seed(0)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(lambda: [Denoiser.from_pretrained(saved) for _ in range(5)])
+        drawn = torch.stack([torch.randn(()) for _ in range(1000)])
+        loading.result()
+    torch.manual_seed(0)
+    expected = torch.stack([torch.randn(()) for _ in range(1000)])
+    assert torch.equal(drawn, expected)
+
+
+@pytest.fixture
+def default_dtype() -> Iterator[None]:
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_default_precision_has_no_influence(saved: Path, default_dtype: None) -> None:
+    expected = Denoiser.from_pretrained(saved).denoise(2 * images() - 1, 0.3)
+    torch.set_default_dtype(torch.float64)
+    loaded = Denoiser.from_pretrained(saved)
+    assert torch.equal(loaded.denoise(2 * images() - 1, 0.3), expected)
+    torch.set_default_dtype(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"float32, but torch's default is torch.bfloat16: call"):
+        Denoiser.from_pretrained(saved)
+
+
+def test_the_default_device_has_no_influence(saved: Path) -> None:
+    with torch.device("meta"):
+        loaded = Denoiser.from_pretrained(saved)
+    assert {tensor.device.type for tensor in (*loaded.parameters(), *loaded.buffers())} == {"cpu"}
+    assert torch.equal(loaded.denoise(images(), 0.3), tiny_denoiser().denoise(images(), 0.3))
+
+
+def test_a_killed_save_leaves_one_model_or_a_clear_error(saved: Path, monkeypatch) -> None:
+    """Weights of one model are never read with the settings of another."""
+    old, new = tiny_rdc(), tiny_rdc(seed=1)
+    new = RobustDiffusionClassifier(
+        tiny_denoiser(seed=1), dataclasses.replace(new.config, maximization=MaximizationConfig())
+    )
+    answers = {name: model(images()) for name, model in (("old", old), ("new", new))}
+    outcomes, last, names = set(), 0, ("flush_entry", "remove", "write_atomically")
+    for last in range(100):
+        calls = itertools.count()
+
+        def dying(function, last=last, calls=calls):
+            def call(*args):
+                if next(calls) == last:
+                    raise KeyboardInterrupt
+                return function(*args)
+
+            return call
+
+        old.save_pretrained(saved)
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setattr(rdc.runs.atomic, name, dying(getattr(rdc.runs.atomic, name)))
+            try:
+                new.save_pretrained(saved)
+                break
+            except KeyboardInterrupt:
+                pass
+        try:
+            found = RobustDiffusionClassifier.from_pretrained(saved)(images())
+            outcomes |= {name for name in answers if torch.equal(found, answers[name])} or {"mixed"}
+        except FileNotFoundError as error:
+            assert "config.json does not exist" in str(error) or "rdc.json" in str(error)
+            outcomes.add("none")
+    assert outcomes == {"old", "none", "new"} and last > 5
+
+
+def test_a_denoiser_removes_the_settings_of_another_rdc(saved: Path) -> None:
+    tiny_denoiser(seed=1).save_pretrained(saved)
+    with pytest.raises(FileNotFoundError, match=r"rdc.json does not exist"):
+        RobustDiffusionClassifier.from_pretrained(saved)
+
+
 def test_saving_is_silent_and_offline(tmp_path: Path, monkeypatch, capfd) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("saving wants the network")
@@ -248,10 +339,14 @@ def test_bad_settings_are_refused(saved: Path, changes: dict, message: str) -> N
         ({"widht": 8}, r"config.json: network does not .* unknown keys \['widht'\]"),
         ({"width": None}, r"config.json: network does not .* missing keys \['width'\]"),
         ({"width": 8.0}, r"config.json: network: width=8.0 must be int"),
-        ({"width": 12}, r"width=12 must be a positive multiple of 8"),
+        (
+            {"width": 12},
+            r"config.json: network: UNetConfig: width=12 must be a multiple of 8, 8 to",
+        ),
+        ({"dropout": float("nan")}, r"dropout=nan must be 0 or of a size in \[1e-12, 1e\+12\]"),
         (
             {"conditioning": "both"},
-            r"conditioning='both' must be Literal\['label', 'multihead', 'none'\]",
+            r"conditioning='both' must be Literal\['label', 'multihead', ",
         ),
     ],
 )
@@ -289,6 +384,100 @@ def test_unknown_rdc_settings_are_refused(saved: Path) -> None:
         RobustDiffusionClassifier.from_pretrained(saved)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("classifier", "sigma_max", float("inf"), r"sigma_max=inf must be 0 or of a size in"),
+        ("classifier", "temperature", 1e-300, r"temperature=1e-300 must be 0 or of a size in"),
+        ("classifier", "temperature", 10**400, r"temperature=10000.*\.\.\. must be 0 or of a size"),
+        ("classifier", "levels", 10**8, r"levels=100000000 must be 1 to 10000"),
+        (
+            "classifier",
+            "draws",
+            10**8,
+            r"draws=100000000 must be at least 1, and levels x draws at",
+        ),
+        ("maximization", "steps", 10**8, r"steps=100000000 must be 0 to 10000"),
+        ("maximization", "draws", 10**8, r"draws=100000000 must be at least 1, and steps x draws"),
+        ("maximization", "budget", float("nan"), r"budget=nan must be 0 or of a size in"),
+    ],
+)
+def test_unbounded_rdc_settings_are_refused(saved: Path, part, key, value, message: str) -> None:
+    settings = json.loads((saved / "rdc.json").read_text())[part] | {key: value}
+    edit_config(saved, "rdc.json", **{part: settings})
+    with pytest.raises(ValueError, match=rf"rdc.json: {part}: \w+Config: .*{message}"):
+        RobustDiffusionClassifier.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("file", ["config.json", "rdc.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "is not JSON of ours: it is nested too deeply"),
+        ('{"a": ' * 100_000, "is not JSON of ours: it is nested too deeply"),
+        (" " * (2**24 + 1), r"has 16,777,217 bytes, but its settings take no more than"),
+        ("9" * 5000, "is not JSON: Exceeds the limit"),
+        (
+            json.dumps({"x" * 10_000: 1, "y" * 10**6: 2}),
+            r"unknown keys \['xx.*\.\.\., missing keys",
+        ),
+    ],
+)
+def test_deep_and_huge_settings_are_refused(saved: Path, file: str, content, message) -> None:
+    (saved / file).write_text(content)
+    with pytest.raises(ValueError, match=rf"{file} .*{message}") as caught:
+        RobustDiffusionClassifier.from_pretrained(saved)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_files_that_are_none_are_refused(saved: Path, file: str) -> None:
+    """Reading a pipe would wait for its writer for ever."""
+    (saved / file).unlink()
+    os.mkfifo(saved / file)
+    with pytest.raises((ValueError, FileNotFoundError), match=file):
+        Denoiser.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 4096, "width_multipliers": [64, 64, 64, 64]},
+        {"width": 2**40},
+        {"blocks_per_level": 32, "width": 2048},
+        {"blocks_per_level": 10**9},
+        {"head_blocks": 10**9},
+        {"head_width": 10**7},
+        {"num_classes": 100_000},
+        {"num_classes": 10**9},
+        {"augment_features": 10**9},
+        {"width_multipliers": [1] * 10**6},
+        {"image_size": 2**40},
+    ],
+)
+def test_networks_of_other_sizes_take_no_memory(saved: Path, changes: dict) -> None:
+    network = json.loads((saved / "config.json").read_text())["network"] | changes
+    edit_config(saved, network=network, class_names=[])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"config.json"):
+        Denoiser.from_pretrained(saved)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize(
+    "architecture", ["cnn-99999", "cnn-" + "9" * 30, "wrn-994-999", "wrn-9994-1"]
+)
+def test_classifiers_of_other_sizes_take_no_memory(tmp_path: Path, architecture: str) -> None:
+    ImageClassifier(ImageClassifierConfig("cnn-4", 8, 1, 3)).save_pretrained(tmp_path)
+    edit_config(tmp_path, architecture=architecture)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"config.json"):
+        ImageClassifier.from_pretrained(tmp_path)
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+    )  # timm's own 300 MB
+
+
 def test_unknown_classifier_settings_are_refused(saved: Path) -> None:
     classifier = json.loads((saved / "rdc.json").read_text())["classifier"]
     edit_config(saved, "rdc.json", classifier=classifier | {"level": 3})
@@ -297,16 +486,35 @@ def test_unknown_classifier_settings_are_refused(saved: Path) -> None:
 
 
 WEIGHT = "network.stem.weight"
+FINITE = tiny_denoiser().state_dict()[WEIGHT]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({WEIGHT: None}, rf"does not fit the network in its config.json: .*Missing.*{WEIGHT}"),
-        ({"extra": torch.zeros(1)}, r"does not fit the network .*Unexpected.*extra"),
-        ({WEIGHT: torch.zeros(8, 1, 5, 5)}, rf"does not fit .*size mismatch for {WEIGHT}"),
-        ({WEIGHT: torch.full((8, 1, 3, 3), torch.nan)}, rf"NaN or infinity in \['{WEIGHT}'\]"),
-        ({WEIGHT: torch.full((8, 1, 3, 3), torch.inf)}, rf"NaN or infinity in \['{WEIGHT}'\]"),
+        (
+            {WEIGHT: None},
+            rf"does not fit the network in its config.json; tensors missing: {WEIGHT}",
+        ),
+        ({"extra": torch.zeros(1)}, r"does not fit .*; tensors unexpected: extra \(1 in all\)"),
+        (
+            {WEIGHT: torch.zeros(8, 1, 5, 5)},
+            rf"does not fit .*; tensors of another shape: {WEIGHT} \(8, 1, 5, 5\) for \(8, 1, 3, 3",
+        ),
+        (
+            {WEIGHT: FINITE > 0, "extra": FINITE},
+            rf"unexpected: extra .*; tensors of another type: {WEIGHT} BOOL for torch.float32",
+        ),
+        ({WEIGHT: FINITE.int()}, rf"of another type: {WEIGHT} I32 for torch.float32"),
+        ({WEIGHT: FINITE.to(torch.complex64)}, rf"of another type: {WEIGHT} C64 for torch.float32"),
+        ({WEIGHT: FINITE.to(torch.float8_e4m3fn)}, rf"of another type: {WEIGHT} F8_E4M3 for torch"),
+        ({WEIGHT: torch.full((8, 1, 3, 3), torch.nan)}, rf"NaN or infinity in {WEIGHT} \(1 in all"),
+        ({WEIGHT: torch.full((8, 1, 3, 3), torch.inf)}, rf"NaN or infinity in {WEIGHT} \(1 in all"),
+        (
+            {WEIGHT: FINITE.double() + 1e300},
+            rf"float64 that torch.float32 does not hold .* {WEIGHT}",
+        ),
+        ({WEIGHT: FINITE.double() / 3}, rf"float64 that torch.float32 does not hold .* {WEIGHT}"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(saved: Path, changes: dict, message: str) -> None:
@@ -314,6 +522,22 @@ def test_weights_that_do_not_fit_are_refused(saved: Path, changes: dict, message
     edit_weights(saved, **changes)
     with pytest.raises(ValueError, match=rf"(?s)model\.safetensors.*{message}"):
         Denoiser.from_pretrained(saved)
+
+
+def test_counts_of_batch_norm_stay_integers(tmp_path: Path) -> None:
+    ImageClassifier(ImageClassifierConfig("cnn-8", 8, 1, 3)).save_pretrained(tmp_path)
+    name = "network.layers.1.num_batches_tracked"
+    edit_weights(tmp_path, **{name: torch.tensor(3.0)})
+    with pytest.raises(ValueError, match=rf"of another type: {name} F32 for torch.int64"):
+        ImageClassifier.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_floats_that_convert_exactly_are_taken(saved: Path, dtype: torch.dtype) -> None:
+    rounded = FINITE.to(dtype)
+    edit_weights(saved, **{WEIGHT: rounded})
+    loaded = Denoiser.from_pretrained(saved).state_dict()[WEIGHT]
+    assert loaded.dtype == torch.float32 and torch.equal(loaded, rounded.float())
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000, -1])
