@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from evaluation.certification.noised import NoisedKind, build_noised
+from evaluation.certification.smoothed import SmoothedClassifier
 from purification.methods import build as build_purifier
 from purification.presets import Method
 from purification.processes import ProcessName
@@ -24,7 +26,9 @@ from rdc.images import to_x
 Kind = Literal["classifier", "diffusion", "rdc", "maximization", Method]
 METHODS = get_args(Method)
 KINDS = ("classifier", "diffusion", "rdc", "maximization", *METHODS)
-GENERATIVE = ("diffusion", "rdc")
+NOISED = get_args(NoisedKind)
+"""Kinds that need the noise `sigma` of a smoothed classifier."""
+GENERATIVE = ("diffusion", "rdc", "epndc", "apndc")
 """Kinds that have no image classifier."""
 ORDINARY = {"digits": ("digits-cnn", "digits-trades")}
 """Packaged image classifiers by data set."""
@@ -33,16 +37,20 @@ ORDINARY = {"digits": ("digits-cnn", "digits-trades")}
 @dataclass(frozen=True)
 class DefenseConfig:
     """`kind`: an ordinary "classifier"; the "diffusion" classifier; "rdc"; likelihood
-    "maximization" in front of the classifier; or one of the purifiers in front of it.
+    "maximization" in front of the classifier; or one of the purifiers in front of it. For images
+    with noise `sigma`, the diffusion classifiers "epndc" and "apndc", and the classifier behind one
+    denoising pass, "denoised" (see `evaluation.certification.noised`).
 
     `model`: denoiser or RDC; `classifier`, `auxiliary` (guides AGDM): image classifiers; each a
         packaged name, directory or hub id.
     `preset`, `weight`, `process`, `t_star`, `steps`, `rounds`: of a purifier; what is given beside
         the preset replaces its value.
     `copies`: purified copies per image, whose mean probability counts.
+    `sigma`: smooth the defense by Gaussian noise of this standard deviation, on the [0, 1] scale of
+        images; its answer is then the mean probability over `noisy_copies` of the image.
     """
 
-    kind: Kind = "rdc"
+    kind: Kind | NoisedKind = "rdc"
     model: str = "digits"
     classifier: str = "digits-cnn"
     auxiliary: str = "digits-trades"
@@ -53,21 +61,35 @@ class DefenseConfig:
     steps: int | None = None
     rounds: int | None = None
     copies: int = 1
+    sigma: float | None = None
+    noisy_copies: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(
             self,
-            kind=(self.kind in KINDS, f"one of {KINDS}"),
+            kind=(self.kind in (*KINDS, *NOISED), f"one of {(*KINDS, *NOISED)}"),
             copies=(self.copies >= 1, "at least 1"),
+            sigma=(self.sigma is None or self.sigma > 0, "None or positive"),
+            noisy_copies=(self.noisy_copies >= 1, "at least 1"),
         )
 
 
 def build(config: DefenseConfig, *, data: str) -> nn.Module:
     """The defense with frozen noise: [0, 1] images to logits. `data` is what it was trained on."""
+    base = build_base(config, data=data)
+    if config.sigma is None:
+        return base
+    return SmoothedClassifier(
+        base, sigma=config.sigma, samples=config.noisy_copies, noise="frozen", seed=config.seed
+    )
+
+
+def build_base(config: DefenseConfig, *, data: str) -> nn.Module:
+    """The defense before smoothing; the kinds that need `sigma` are made for it."""
     if config.kind == "classifier":
         return ImageClassifier.from_pretrained(config.classifier)
-    if config.kind in ("diffusion", "rdc", "maximization"):
+    if config.kind in ("diffusion", "rdc", "maximization", *NOISED):
         rdc = RobustDiffusionClassifier.from_pretrained(
             config.model, seed=config.seed, second_order="central_difference"
         )
@@ -75,8 +97,27 @@ def build(config: DefenseConfig, *, data: str) -> nn.Module:
             return rdc.classifier
         if config.kind == "rdc":
             return Defense(rdc.purifier, rdc.classifier, copies=config.copies)
-        return Defense(rdc.purifier, classifier(config), copies=config.copies)
+        if config.kind == "maximization":
+            return Defense(rdc.purifier, classifier(config), copies=config.copies)
+        return noised(config, rdc)
     return purified(config, data)
+
+
+def noised(config: DefenseConfig, rdc: RobustDiffusionClassifier) -> nn.Module:
+    """A classifier for images with noise `sigma`."""
+    if config.sigma is None:
+        raise ValueError(
+            f"--defense.kind {config.kind}: made for noisy images; give the smoothing noise with "
+            "--defense.sigma"
+        )
+    network = None if config.kind in GENERATIVE else classifier(config)
+    return build_noised(
+        config.kind,  # type: ignore[arg-type]
+        rdc,
+        network,
+        sigma=config.sigma,
+        seed=config.seed,
+    )
 
 
 def purified(config: DefenseConfig, data: str) -> Defense:

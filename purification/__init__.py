@@ -1,7 +1,8 @@
 """Purification: noise an image and follow a diffusion model back, guided or not."""
 
 from purification.methods import build
+from purification.one_shot import OneShotDenoiser
 from purification.purifier import DiffusionPurifier, PurifierConfig
 from purification.sde import TorchsdePurifier
 
-__all__ = ["DiffusionPurifier", "PurifierConfig", "TorchsdePurifier", "build"]
+__all__ = ["DiffusionPurifier", "OneShotDenoiser", "PurifierConfig", "TorchsdePurifier", "build"]

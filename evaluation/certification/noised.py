@@ -1,0 +1,53 @@
+"""Classifiers made for images with Gaussian noise, for randomized smoothing to certify."""
+
+from dataclasses import replace
+from typing import Literal
+
+from torch import nn
+
+from purification import OneShotDenoiser
+from rdc import Defense, DiffusionClassifier, ImageClassifier, RobustDiffusionClassifier
+
+NoisedKind = Literal["epndc", "apndc", "denoised"]
+
+
+def apndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> Defense:
+    """Approximated posterior noised diffusion classifier (Chen et al., NeurIPS 2024).
+
+    One unconditional denoising pass, then the diffusion classifier of `rdc` on noise levels from
+    tau = 2 `sigma` up: the form of the released certification script.
+    """
+    config = replace(rdc.config.classifier, sigma_min=2 * sigma)
+    classifier = DiffusionClassifier(rdc.denoiser, config, seed=seed)
+    return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
+
+
+def denoised(
+    rdc: RobustDiffusionClassifier, classifier: ImageClassifier, *, sigma: float
+) -> Defense:
+    """Denoised smoothing: one unconditional denoising pass, then any image classifier."""
+    return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
+
+
+def build_noised(
+    kind: NoisedKind,
+    rdc: RobustDiffusionClassifier,
+    classifier: ImageClassifier | None,
+    *,
+    sigma: float,
+    seed: int = 0,
+) -> nn.Module:
+    """The classifier `kind` for images with noise `sigma` on the scale of [0, 1].
+
+    `classifier` is that of "denoised". The diffusion classifiers keep the levels, the weights and
+    the temperature of `rdc`.
+    """
+    if 2 * sigma >= rdc.config.classifier.sigma_max:
+        raise ValueError(
+            f"sigma={sigma}: noise of {2 * sigma:g} on [-1, 1] is not below the classifier's "
+            f"largest level, {rdc.config.classifier.sigma_max:g}; give a smaller one"
+        )
+    if kind == "apndc":
+        return apndc(rdc, sigma=sigma, seed=seed)
+    assert classifier is not None
+    return denoised(rdc, classifier, sigma=sigma)

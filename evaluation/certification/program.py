@@ -1,0 +1,105 @@
+"""The program `python -m evaluation.certify`."""
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from accelerate.utils import tqdm
+from torch import Tensor, nn
+
+from evaluation.certification.certificate import Certification
+from evaluation.certification.certify import certify
+from evaluation.certification.config import SmoothingConfig
+from evaluation.certification.sampling import classify
+from evaluation.defenses import DefenseConfig, build_base
+from evaluation.runner import make_accelerator
+from rdc.data import Split, load
+from rdc.runs.atomic import write_json
+from rdc.runs.provenance import provenance
+
+SUMMARY = "certificates.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyConfig(SmoothingConfig):
+    """One defense, certified on some images: `evaluation.certify`."""
+
+    out: Path
+    """folder for a record of each image and `certificates.json`; the same command continues"""
+    defense: DefenseConfig = field(default_factory=DefenseConfig)
+    """the classifier f that is smoothed; "epndc", "apndc" and "denoised" are made for noisy
+    images, others meet noise that they may not know"""
+    data: str = "digits"
+    split: Split = "test"
+    images: int = 100
+    """how many, from the start of the split"""
+    max_rows: int = 256
+    """noisy images in the networks at once"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("images", "max_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+
+    @property
+    def smoothing(self) -> dict:
+        """The fields of `SmoothingConfig`."""
+        return {name: getattr(self, name) for name in SmoothingConfig.__dataclass_fields__}
+
+
+def main(config: CertifyConfig) -> None:
+    """Certify the images that have no certificate yet, and print the table."""
+    accelerator = make_accelerator()
+    data = load(config.data, config.split).subset(slice(config.images))
+    defense = replace(config.defense, sigma=config.sigma)
+    model = build_base(defense, data=config.data).to(accelerator.device).eval()
+    images, labels = data.images.to(accelerator.device), data.labels.to(accelerator.device)
+    most = len(data) * config.planned_samples
+    accelerator.print(
+        f"{len(data)} images, at most {config.planned_samples:,} noisy copies of each: at most "
+        f"{most * seconds_per_copy(model, images, config) / 60:.1f} minutes on one process"
+    )
+    with tqdm(total=most, unit="sample") as bar:
+        found = certify(
+            model, images, labels, out=config.out, max_rows=config.max_rows,
+            context={
+                "defense": asdict(defense), "data": config.data, "split": config.split,
+                "images": config.images,
+            },
+            accelerator=accelerator, progress=bar.update, **config.smoothing,
+        )  # fmt: skip
+    if accelerator.is_main_process:
+        write_json(config.out / SUMMARY, summary(found, config, provenance(data)))
+        print(found.table())
+        print(f"wrote {config.out / SUMMARY}")
+    accelerator.end_training()
+
+
+def seconds_per_copy(model: nn.Module, images: Tensor, config: CertifyConfig) -> float:
+    """Seconds for one noisy copy, by timing one call."""
+    rows = min(config.max_rows, 64)
+    noisy = images[:1] + config.sigma * torch.randn_like(images[:1].expand(rows, -1, -1, -1))
+    classify(model, noisy[:1])  # the first call also pays for what is only done once
+    started = time.perf_counter()
+    classify(model, noisy)
+    return (time.perf_counter() - started) / rows
+
+
+def summary(found: Certification, config: CertifyConfig, facts: dict) -> dict:
+    """The content of `certificates.json`."""
+    rows = [
+        {
+            "radius": radius,
+            "certified_accuracy": found.certified_accuracy(radius),
+            "interval": found.interval(radius),
+            "undecided": found.undecided(radius),
+        }
+        for radius in config.levels
+    ]
+    return {
+        "config": asdict(config), **facts, "rows": rows, "abstained": found.abstained,
+        "passes": found.passes, "seconds": found.seconds, "images": len(found.certificates),
+        "table": found.table(),
+    }  # fmt: skip

@@ -1,0 +1,33 @@
+"""One-shot denoising of images whose noise level is known: denoised smoothing."""
+
+from torch import Tensor, nn
+
+from purification.purifier import resized
+from rdc.denoiser import DenoiserLike
+from rdc.images import to_pixels, to_x
+
+
+class OneShotDenoiser(nn.Module):
+    """Images with Gaussian noise of standard deviation `sigma` to their denoised estimates.
+
+        v -> (D(2 v - 1, 2 sigma) + 1) / 2
+
+    on images v = clean + sigma n on the scale of [0, 1] (B, C, H, W), one unconditional pass. In
+    front of any classifier it is denoised smoothing (Carlini et al., ICLR 2023; Salman et al.,
+    NeurIPS 2020). The noise is already in the images and none is added: it is meant for randomized
+    smoothing (`evaluation.certify`), and does nothing useful to images without noise. `sigma` is
+    that of the smoothing, and twice as much on the denoiser's scale of [-1, 1]. Images of another
+    size than the denoiser's are resized for it and back (bilinear).
+    """
+
+    def __init__(self, denoiser: DenoiserLike, *, sigma: float) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"sigma={sigma} must be positive")
+        self.denoiser = denoiser
+        self.sigma = sigma
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = to_x(resized(images, self.denoiser.image_shape[1:]))
+        denoised = to_pixels(self.denoiser.denoise(x, 2 * self.sigma))
+        return resized(denoised, images.shape[2:])

@@ -1,0 +1,92 @@
+"""`python -m evaluation.certify` on packaged digits, and the classifiers made for noisy images."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+from evaluation.certification.noised import apndc
+from evaluation.certification.program import SUMMARY, CertifyConfig, main
+from evaluation.certification.smoothed import SmoothedClassifier
+from evaluation.defenses import DefenseConfig, build, build_base, networks
+from purification import OneShotDenoiser
+from rdc import Defense, DiffusionClassifier, RobustDiffusionClassifier
+from rdc.data import load
+from rdc.images import to_pixels, to_x
+
+DIGITS = load("digits", "test").subset(slice(2))
+CNN = DefenseConfig("classifier")
+
+
+def options(out: Path, **changes) -> CertifyConfig:
+    config = CertifyConfig(out=out, sigma=0.1, defense=CNN, images=2, samples=60, radii=(0.0, 0.05))
+    return replace(config, **changes)
+
+
+def test_program_writes_the_table_and_continues(tmp_path, capsys):
+    main(options(tmp_path))
+    printed = capsys.readouterr().out
+    assert "2 images, at most 80 noisy copies of each" in printed
+    found = json.loads((tmp_path / SUMMARY).read_text())
+    assert [row["radius"] for row in found["rows"]] == [0, 0.05]
+    assert found["rows"][0]["certified_accuracy"] == 1
+    assert found["table"] in printed and "| certified % [95 %]" in printed
+    assert found["config"]["defense"]["kind"] == "classifier" and found["images"] == 2
+    records = (tmp_path / "records-000.jsonl").read_text()
+    main(options(tmp_path))
+    assert (tmp_path / "records-000.jsonl").read_text() == records
+    with pytest.raises(ValueError, match=r"--defense\.classifier: 'digits-cnn' -> 'digits-trades'"):
+        main(options(tmp_path, defense=DefenseConfig("classifier", classifier="digits-trades")))
+
+
+def test_command_line():
+    config = tyro.cli(
+        CertifyConfig,
+        args=["--out", "x", "--sigma", "0.25", "--method", "fixed", "--defense.kind", "apndc",
+              "--radii", "0", "0.25"],
+    )  # fmt: skip
+    assert (config.sigma, config.method, config.radii) == (0.25, "fixed", (0, 0.25))
+    assert config.defense.kind == "apndc"
+    with pytest.raises(ValueError, match="--max-rows 0: at least 1"):
+        options(Path("x"), max_rows=0)
+
+
+def test_the_program_can_be_started():
+    run = [sys.executable, "-W", "error::RuntimeWarning", "-m", "evaluation.certify", "--help"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert "--sigma" in done.stdout and "RuntimeWarning" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["apndc", "denoised"])
+def test_noised_kinds_are_built_for_their_noise(kind):
+    config = DefenseConfig(kind, sigma=0.25)
+    base, smoothed = build_base(config, data="digits"), build(config, data="digits")
+    assert isinstance(base, Defense) and isinstance(base.purifier, OneShotDenoiser)
+    assert base.purifier.sigma == 0.25
+    assert isinstance(smoothed, SmoothedClassifier)
+    assert (smoothed.sigma, smoothed.samples, smoothed.noise.mode) == (0.25, 32, "frozen")
+    noisy = DIGITS.images + 0.25 * torch.randn(
+        DIGITS.images.shape, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(base(noisy).argmax(1), DIGITS.labels)
+    assert networks(config) == (["digits"] if kind == "apndc" else ["digits", "digits-cnn"])
+    with pytest.raises(ValueError, match="give the smoothing noise"):
+        build(DefenseConfig(kind), data="digits")
+    with pytest.raises(ValueError, match="is not below the classifier's largest level, 3"):
+        build_base(DefenseConfig(kind, sigma=1.5), data="digits")
+
+
+def test_apndc_is_the_classifier_of_the_denoised_image():
+    rdc = RobustDiffusionClassifier.from_pretrained("digits")
+    model = apndc(rdc, sigma=0.25)
+    noisy = DIGITS.images + 0.2
+    denoised = to_pixels(rdc.denoiser.denoise(to_x(noisy), 0.5))
+    assert isinstance(model.classifier, DiffusionClassifier)
+    levels = model.classifier.levels
+    assert (levels.low, levels.high, len(levels)) == (0.5, 3.0, 12)
+    assert torch.equal(model(noisy), model.classifier(denoised))

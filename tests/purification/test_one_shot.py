@@ -1,0 +1,30 @@
+"""One-shot denoising against the posterior mean of a Gaussian."""
+
+import pytest
+import torch
+
+from purification import OneShotDenoiser
+from rdc import OptimalDenoiser
+from tests.support.oracle import some_images
+
+
+def test_posterior_mean_of_a_gaussian_on_the_scale_of_images():
+    """E[clean | v] = (s^2 v + sigma^2 m) / (s^2 + sigma^2) for clean images N(m, s^2)."""
+    center, spread, sigma = 0.3, 0.1, 0.25
+    x = torch.full((1, 1, 2, 2), 2 * center - 1, dtype=torch.float64)
+    denoiser = OptimalDenoiser(x, torch.tensor([0]), bandwidth=2 * spread)
+    noisy = some_images(5) - 0.4  # some of them outside [0, 1]
+    expected = (spread**2 * noisy + sigma**2 * center) / (spread**2 + sigma**2)
+    found = OneShotDenoiser(denoiser, sigma=sigma)(noisy)
+    torch.testing.assert_close(found, expected)
+
+
+def test_other_sizes_are_resized():
+    denoiser = OptimalDenoiser(torch.zeros(1, 1, 2, 2), torch.tensor([0]), bandwidth=0.5)
+    purifier = OneShotDenoiser(denoiser, sigma=0.1)
+    assert purifier(torch.full((3, 1, 4, 4), 0.5)).shape == (3, 1, 4, 4)
+
+
+def test_sigma_must_be_positive():
+    with pytest.raises(ValueError, match="sigma=0 must be positive"):
+        OneShotDenoiser(OptimalDenoiser(torch.zeros(1, 1, 2, 2), torch.tensor([0])), sigma=0)
