@@ -1,4 +1,4 @@
-"""Auto-PGD (Croce & Hein, ICML 2020): gradient ascent that sets its own step size."""
+"""Auto-PGD (Croce & Hein, ICML 2020): gradient ascent that adapts its step size."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -10,13 +10,15 @@ from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.losses import TARGETED, UNTARGETED, Loss, cross_entropy
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
 from evaluation.attacks.rng import generators, spawn
-from evaluation.attacks.validation import checked
+from evaluation.attacks.search import Search
+from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection, top_classes
 
 MOMENTUM = 0.75  # alpha: the share of the new step in a move
 RISING = 0.75  # rho: the share of steps that must raise the loss
 
 
+@prepared
 def apgd(
     model: Model | Expectation,
     images: Tensor,
@@ -32,9 +34,9 @@ def apgd(
 ) -> Tensor:
     """Images within `eps` of `images` (B, C, H, W) in [0, 1], each the most harmful that was found.
 
-    Algorithm 1 of the paper, from `restarts` random starts. With `targets` > 0 the loss is of the
-    targeted kind, and every restart aims at that many of the likeliest wrong classes in turn.
-    Images that no draw gets right any more are left alone by later runs.
+    Algorithm 1 of the paper, from `restarts` random starts. With `targets` > 0 the loss is a
+    targeted one, and every restart aims at that many of the likeliest wrong classes in turn. Later
+    runs leave out images that are wrong under all draws.
 
     With several draws (see `Expectation`), the loss, the steps and the best point are judged by
     means over the draws, the same ones from one checkpoint to the next. There new ones are drawn,
@@ -68,7 +70,7 @@ def apgd(
 
 
 def checkpoints(steps: int) -> list[int]:
-    """The numbers of steps after which step sizes are reconsidered (section 3)."""
+    """Numbers of steps after which step sizes are reconsidered (section 3)."""
     hundredths = [0, 22]
     while hundredths[-1] < 100:
         last, before = hundredths[-1], hundredths[-2]
@@ -77,8 +79,8 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(step for step in reached if step < steps)
 
 
-class Climb:
-    """One run of algorithm 1 on a batch, from one start."""
+class Climb(Search):
+    """One run of algorithm 1 on a batch, from one random start."""
 
     def __init__(
         self,
@@ -91,10 +93,9 @@ class Climb:
         targets: Tensor | None,
         seeds: Sequence[int],
     ) -> None:
-        self.victim, self.images, self.labels = victim, images, labels
-        self.eps, self.seeds = eps, seeds
+        super().__init__(victim, images, labels, seeds)
         self.norm: Norm = norm
-        self.aims = {"loss": loss, "targets": targets}
+        self.eps, self.loss, self.targets = eps, loss, targets
         self.draws = spawn(seeds, 0)
         start = random_start(images, eps, norm, generators(spawn(seeds, 1)))
         self.point = self.before = start
@@ -107,18 +108,19 @@ class Climb:
         self.best_loss_before = self.best_loss
 
     def run(self, steps: int) -> Tensor:
-        """The most harmful point on the way, in the eyes of the last draws."""
-        stops, last = checkpoints(steps), 0
-        for step in range(1, steps + 1):
-            self._move(MOMENTUM if step > 1 else 1.0)
-            if step in stops:
-                self._reconsider(step - last)
-                self._redraw(stops.index(step) + 2)
-                last = step
-        return self.worst
+        """The most harmful points (B, C, H, W) of `steps` steps, by the last draws."""
+        self.checkpoints = (0, *checkpoints(steps))
+        return super().run(steps)
+
+    def step(self, number: int) -> None:
+        self._move(MOMENTUM if number > 1 else 1.0)
+        if number in self.checkpoints:
+            place = self.checkpoints.index(number)
+            self._reconsider(number - self.checkpoints[place - 1])
+            self._redraw(place + 1)
 
     def _move(self, share: float) -> None:
-        """One step with momentum, and what it found."""
+        """Take a step with momentum and note the best and the most harmful points."""
         step = wide(self.step_size) * steepest(self.gradient, self.norm)
         ahead = self._inside(self.point + step)
         move = share * (ahead - self.point) + (1 - share) * (self.point - self.before)
@@ -136,7 +138,7 @@ class Climb:
         self.harm = self.now.where(worse, self.harm)
 
     def _reconsider(self, length: int) -> None:
-        """Halve the step and go back to the best point where the last `length` steps led nowhere:
+        """Halve the step and return to the best point where the last `length` steps did not help:
         few of them rose (condition 1), or the same step size found nothing better (condition 2)."""
         stuck = ~self.halved & (self.best_loss <= self.best_loss_before)
         self.halved = (self.rises < RISING * length) | stuck
@@ -150,7 +152,7 @@ class Climb:
         self.best_loss_before = self.best_loss
 
     def _redraw(self, number: int) -> None:
-        """Go on with other draws, in whose eyes everything is judged anew."""
+        """Take other draws and judge the points of interest by them."""
         if self.victim.draws == 1:
             return
         self.draws = spawn(self.seeds, number)
@@ -163,7 +165,11 @@ class Climb:
         return project(points, self.images, self.eps, self.norm)
 
     def _gradient(self, points: Tensor) -> tuple[Judgment, Tensor]:
-        return self.victim.gradient(points, self.labels, seeds=self.draws, **self.aims)
+        return self.victim.gradient(
+            points, self.labels, seeds=self.draws, loss=self.loss, targets=self.targets
+        )
 
     def _judge(self, points: Tensor) -> Judgment:
-        return self.victim.evaluate(points, self.labels, seeds=self.draws, **self.aims)
+        return self.victim.evaluate(
+            points, self.labels, seeds=self.draws, loss=self.loss, targets=self.targets
+        )

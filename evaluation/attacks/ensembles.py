@@ -14,7 +14,7 @@ from evaluation.attacks.losses import cross_entropy, margin, targeted_dlr
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.rng import pick
 from evaluation.attacks.square import square
-from evaluation.attacks.validation import checked
+from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection
 
 Attack = Callable[..., Tensor]
@@ -36,6 +36,7 @@ class Attacked:
     stages: dict[str, Tensor]
 
 
+@prepared
 def standard(
     model: Model | Expectation,
     images: Tensor,
@@ -55,7 +56,7 @@ def standard(
     that answers twice with different logits: a single draw must not decide.
     """
     seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds)
-    victim = Expectation.of(model)
+    victim = Expectation.of(model).having(stop_when_wrong=True)
     if victim.draws > 1 or _differs(victim, images, labels, seeds):
         raise ValueError(
             "model: it is random, and AutoAttack would judge it by single draws; use `stochastic` "
@@ -65,6 +66,7 @@ def standard(
     return run(victim, images, labels, attacks, eps=eps, norm=norm, seeds=seeds)
 
 
+@prepared
 def stochastic(
     model: Expectation,
     images: Tensor,

@@ -1,8 +1,9 @@
-"""A model as its attacker sees it: means over the draws of a random defense."""
+"""Means over the draws of a random defense: losses, gradients and shares of wrong answers."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +16,17 @@ Model = Callable[[Tensor], Tensor]
 
 
 class Judgment(NamedTuple):
-    """What a model makes of B images: means over its draws, each (B,)."""
+    """Means over the draws of a model for B images, each (B,)."""
 
     loss: Tensor
-    """what the attack raises"""
+    """the loss that the attack raises"""
     wrong: Tensor
     """share of the draws, in [0, 1], that give another class than the label"""
     margin: Tensor
     """best wrong logit minus the right one"""
 
     def worse(self, other: "Judgment") -> Tensor:
-        """Where more draws are wrong than in `other`, or as many by a larger margin: (B,) bool."""
+        """Images with more wrong draws than `other`, or as many and a larger margin: (B,) bool."""
         tie = (self.wrong == other.wrong) & (self.margin > other.margin)
         return (self.wrong > other.wrong) | tie
 
@@ -42,17 +43,25 @@ class Expectation:
     is decided by a single draw. Images and draws fold into rows, of which `max_rows` go through the
     model at a time.
 
-    Every call takes `seeds`, one per image, that say which draws are taken: the same seeds give the
-    same draws, so that two points are compared on common random numbers, and other seeds give draws
-    that nobody has seen. They reach the frozen noise of our defenses through `rdc.noise.copies`,
-    each image with draws of its own. A model with a generator of its own (fresh noise, dropout) is
-    called as it is and draws anew each time.
+    Every call takes `seeds`, one per image, which number the draws: the same seeds give the same
+    draws, so that two points are compared on common random numbers, and other seeds give other
+    draws. They reach the frozen noise of our defenses through `rdc.noise.using_draws`, each image
+    with draws of its own. A model with a generator of its own (fresh noise, dropout) is called as
+    it is and draws anew each time.
 
-    With `draws` = 1 the model is taken for a deterministic function: frozen noise is what it is in
-    a plain call, known to the attacker, and `seeds` do nothing.
+    With `draws` = 1 the model is taken for a deterministic function: frozen noise is that of a
+    plain call, known to the attacker, and `seeds` do nothing. With `stop_when_wrong`, attacks then
+    leave an image alone as soon as its answer is wrong, in place of searching for a larger margin.
     """
 
-    def __init__(self, model: Model, *, draws: int = 1, max_rows: int = 256) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        draws: int = 1,
+        max_rows: int = 256,
+        stop_when_wrong: bool = False,
+    ) -> None:
         if draws < 1 or max_rows < 1:
             raise ValueError(f"draws={draws} and max_rows={max_rows} must be at least 1")
         if max_rows > 1 and isinstance(model, nn.Module) and batch_coupled(model):
@@ -64,11 +73,24 @@ class Expectation:
         self.model = model
         self.draws = draws
         self.max_rows = max_rows
+        self.stop_when_wrong = stop_when_wrong
+        self.precision: torch.dtype | None = None
+        """of the images that the model gets; None: that of the points"""
 
     @classmethod
     def of(cls, model: "Model | Expectation") -> "Expectation":
-        """Attacks take either; a plain model is deterministic."""
+        """An Expectation as it is; another model as a deterministic one."""
         return model if isinstance(model, cls) else cls(model)  # type: ignore[arg-type]
+
+    def having(self, **changes: object) -> Self:
+        """The same with other values of attributes, such as model=..."""
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
+
+    def in_precision(self, dtype: torch.dtype) -> Self:
+        """The same for images of `dtype`: points are rounded to it where it has 16 bits."""
+        return self.having(precision=dtype) if dtype in (torch.half, torch.bfloat16) else self
 
     def logits(self, images: Tensor, *, seeds: Sequence[int]) -> Tensor:
         """The logits of every draw (B, draws, K)."""
@@ -132,7 +154,7 @@ class Expectation:
         return Judgment(*(torch.cat(parts) / self.draws for parts in zip(*sums, strict=True)))
 
     def _blocks(self, count: int) -> Iterator[tuple[slice, range]]:
-        """Images and draws that go through the model together; for some images, all their draws."""
+        """Images and draws that go through the model together: all draws of some images in turn."""
         for start in range(0, count, self.max_rows):
             part = slice(start, min(start + self.max_rows, count))
             together = max(1, self.max_rows // (part.stop - part.start))
@@ -147,7 +169,8 @@ class Expectation:
 
     def _call(self, images: Tensor, draws: int) -> Tensor:
         """Logits (draws, B, K), at least float32."""
-        logits = self.model(images.repeat(draws, 1, 1, 1))
+        rows = images if draws == 1 else images.repeat(draws, 1, 1, 1)
+        logits = self.model(rows.to(self.precision or rows.dtype))
         if logits.ndim != 2 or len(logits) != draws * len(images) or logits.shape[1] < 2:
             raise ValueError(
                 f"model: logits of shape {tuple(logits.shape)} for {draws * len(images)} images; "

@@ -11,7 +11,8 @@ from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import targeted_margin
 from evaluation.attacks.norms import Norm, random_start, size, to_hyperplane, wide
 from evaluation.attacks.rng import generators, pick, spawn
-from evaluation.attacks.validation import checked
+from evaluation.attacks.search import Search
+from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import top_classes
 
 OVERSHOOT = 1.05  # eta: beyond the boundary of the linearized model
@@ -20,6 +21,7 @@ BIAS = 0.1  # alpha_max: largest share of the step from the image, not from the 
 HALVINGS = 10  # of the way from a misclassified point to the image, at the end
 
 
+@prepared
 def fab(
     model: Model | Expectation,
     images: Tensor,
@@ -57,7 +59,9 @@ def fab(
         index = (distance > (eps or 0)).nonzero()[:, 0]
         if not len(index):
             break
-        walk = Walk(victim, images[index], labels[index], aim[index], norm, pick(draws, index))
+        walk = Walk(
+            victim, images[index], labels[index], aim[index], norm, pick(draws, index), eps or 0
+        )
         if restart:
             near = distance[index].clamp_max(1.0 if eps is None else eps) / 2
             walk.start_within(near, generators(spawn(pick(seeds, index), number)))
@@ -68,8 +72,10 @@ def fab(
     return closest if eps is None else torch.where(wide(distance <= eps), closest, images)
 
 
-class Walk:
+class Walk(Search):
     """One run toward one wrong class per image."""
+
+    results = ("closest", "distance")
 
     def __init__(
         self,
@@ -79,10 +85,11 @@ class Walk:
         targets: Tensor,
         norm: Norm,
         draws: Sequence[int],
+        eps: float,
     ) -> None:
-        self.victim, self.images, self.labels, self.targets = victim, images, labels, targets
+        super().__init__(victim, images, labels, draws)
         self.norm: Norm = norm
-        self.draws = draws
+        self.targets, self.eps = targets, eps
         self.point = self.closest = images
         self.distance = torch.full_like(images[:, 0, 0, 0], inf)
 
@@ -91,21 +98,32 @@ class Walk:
         unit = random_start(torch.full_like(self.images, 0.5), 0.5, self.norm, sources) - 0.5
         self.point = (self.images + 2 * wide(radius) * unit).clamp(0, 1)
 
-    def run(self, steps: int) -> tuple[Tensor, Tensor]:
-        """The closest misclassified points and their distances; infinite where there are none."""
-        for _ in range(steps):
-            self.point = self._across()
-            found = self._note(self.point)
-            back = self.images + BACK * (self.point - self.images)
-            self.point = torch.where(wide(found), back, self.point)
-        self._bisect()
-        return self.closest, self.distance
+    def standing(self) -> Tensor:
+        """Images without a misclassified point within eps: (B,) bool."""
+        return self.distance > self.eps
+
+    def step(self, number: int) -> None:
+        self.point = self._across()
+        found = self._note(self.point)
+        back = self.images + BACK * (self.point - self.images)
+        self.point = torch.where(wide(found), back, self.point)
+
+    def finish(self) -> None:
+        """Shorten the way to the closest points as far as they stay misclassified."""
+        if self.distance.isinf().all():
+            return
+        change = self.closest - self.images
+        low, high = torch.zeros_like(self.distance), torch.ones_like(self.distance)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            wrong = self._note(self.images + wide(middle) * change)
+            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
 
     def _across(self) -> Tensor:
         """Just beyond the boundary of the linearized model, drawn toward the images."""
         images, point = self.images, self.point
         judged, slope = self.victim.gradient(
-            point, self.labels, loss=targeted_margin, targets=self.targets, seeds=self.draws
+            point, self.labels, loss=targeted_margin, targets=self.targets, seeds=self.seeds
         )
         gap = -judged.loss.to(slope)
         from_point = to_hyperplane(point, slope, gap, self.norm) - point
@@ -118,21 +136,10 @@ class Walk:
         return (mixed + bias * (images + OVERSHOOT * from_image)).clamp(0, 1)
 
     def _note(self, points: Tensor) -> Tensor:
-        """Which points are misclassified; the closest so far are kept."""
-        wrong = self.victim.evaluate(points, self.labels, seeds=self.draws).wrong > 0.5
+        """Keep the closest misclassified points; the mask (B,) of those misclassified now."""
+        wrong = self.victim.evaluate(points, self.labels, seeds=self.seeds).wrong > 0.5
         distance = size(points - self.images, self.norm)
         closer = wrong & (distance < self.distance)
         self.closest = torch.where(wide(closer), points, self.closest)
         self.distance = torch.where(closer, distance, self.distance)
         return wrong
-
-    def _bisect(self) -> None:
-        """Shorten the way to the closest points as far as they stay misclassified."""
-        if self.distance.isinf().all():
-            return
-        change = self.closest - self.images
-        low, high = torch.zeros_like(self.distance), torch.ones_like(self.distance)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            wrong = self._note(self.images + wide(middle) * change)
-            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)

@@ -9,7 +9,8 @@ from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
 from evaluation.attacks.rng import generators, spawn
-from evaluation.attacks.validation import checked
+from evaluation.attacks.search import Search
+from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection
 
 Penalty = Callable[[Tensor], Tensor]
@@ -17,6 +18,7 @@ Penalty = Callable[[Tensor], Tensor]
 MULTIPLIERS = (0.1, 0.3, 1.0)
 
 
+@prepared
 def lagrange(
     model: Model | Expectation,
     images: Tensor,
@@ -32,10 +34,10 @@ def lagrange(
     step_size: float | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
-    """Images within `eps` of `images` (B, C, H, W) in [0, 1] that the defense is content with.
+    """Misclassified images within `eps` of `images` (B, C, H, W) in [0, 1] of high likelihood.
 
-    A defense that first makes its image likelier may undo a perturbation, but hardly one that is
-    likely already. This attack climbs the Lagrangian
+    A defense that first raises the likelihood of its image may undo a perturbation, but hardly one
+    whose likelihood is high already. This attack ascends the Lagrangian
 
         loss(surrogate(x), y) - lambda penalty(x)
 
@@ -63,74 +65,66 @@ def lagrange(
     for number, multiplier in enumerate(multipliers, start=1):
 
         def run(index: Tensor, seeds: list[int], multiplier: float = multiplier) -> Tensor:
-            aims = labels[index]
-            return climb(
-                victim, Lagrangian(victim, aims, surrogate, penalty, loss, multiplier),
-                images[index], aims, eps=eps, norm=norm, steps=steps,
-                step_size=2.5 * eps / steps if step_size is None else step_size, seeds=seeds,
+            ascent = Ascent(
+                victim, images[index], labels[index], seeds, surrogate=surrogate, penalty=penalty,
+                multiplier=multiplier, eps=eps, norm=norm, loss=loss,
+                step_size=2.5 * eps / steps if step_size is None else step_size,
             )  # fmt: skip
+            return ascent.run(steps)
 
         selection.run(run, number)
     return selection.images
 
 
-def climb(
-    victim: Expectation,
-    lagrangian: "Lagrangian",
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    norm: Norm,
-    steps: int,
-    step_size: float,
-    seeds: Sequence[int],
-) -> Tensor:
-    """The run of one multiplier: the point that harms `victim` most, by the last draws."""
-    point = best = random_start(images, eps, norm, generators(spawn(seeds, 0)))
-    draws = spawn(seeds, 1)
-    harm = victim.evaluate(point, labels, seeds=draws)
-    for step in range(1, steps + 1):
-        direction = steepest(lagrangian.gradient(point, draws), norm)
-        point = project(point + step_size * direction, images, eps, norm)
-        if victim.draws > 1:
-            draws = spawn(seeds, step + 1)
-            harm = victim.evaluate(best, labels, seeds=draws)
-        judged = victim.evaluate(point, labels, seeds=draws)
-        worse = judged.worse(harm)
-        best = torch.where(wide(worse), point, best)
-        harm = judged.where(worse, harm)
-    return best
-
-
-class Lagrangian:
-    """What the attack climbs, both terms averaged over the victim's draws."""
+class Ascent(Search):
+    """The run of one multiplier from a random start; the point that harms the victim most."""
 
     def __init__(
         self,
         victim: Expectation,
+        images: Tensor,
         labels: Tensor,
+        seeds: Sequence[int],
+        *,
         surrogate: Model,
         penalty: Penalty,
-        loss: Loss,
         multiplier: float,
+        eps: float,
+        norm: Norm,
+        loss: Loss,
+        step_size: float,
     ) -> None:
-        self.labels, self.loss, self.multiplier = labels, loss, multiplier
-        self.surrogate, self.penalty = (
-            Expectation(part, draws=victim.draws, max_rows=victim.max_rows)
-            for part in (surrogate, _logits(penalty))
-        )
-        self.weight: Tensor | None = None
-        """lambda (B,), since the first gradient"""
+        super().__init__(victim, images, labels, seeds)
+        self.surrogate = victim.having(model=surrogate)
+        self.penalty = victim.having(model=_logits(penalty))
+        self.multiplier, self.loss, self.step_size = multiplier, loss, step_size
+        self.norm: Norm = norm
+        self.eps = eps
+        self.weight: Tensor | None = None  # lambda (B,), from the first gradient on
+        start = random_start(images, eps, norm, generators(spawn(seeds, 0)))
+        self.point = self.worst = start
+        self.draws = spawn(seeds, 1)
+        self.harm = victim.evaluate(start, labels, seeds=self.draws)
 
-    def gradient(self, points: Tensor, draws: Sequence[int]) -> Tensor:
-        """Its gradient (B, C, H, W)."""
-        _, up = self.surrogate.gradient(points, self.labels, seeds=draws, loss=self.loss)
+    def step(self, number: int) -> None:
+        ahead = self.point + self.step_size * steepest(self._gradient(), self.norm)
+        self.point = project(ahead, self.images, self.eps, self.norm)
+        if self.victim.draws > 1:
+            self.draws = spawn(self.seeds, number + 1)
+            self.harm = self.victim.evaluate(self.worst, self.labels, seeds=self.draws)
+        judged = self.victim.evaluate(self.point, self.labels, seeds=self.draws)
+        worse = judged.worse(self.harm)
+        self.worst = torch.where(wide(worse), self.point, self.worst)
+        self.harm = judged.where(worse, self.harm)
+
+    def _gradient(self) -> Tensor:
+        """Gradient (B, C, H, W) of the Lagrangian, both terms averaged over the victim's draws."""
+        options = {"seeds": self.draws, "loss": self.loss}
+        _, up = self.surrogate.gradient(self.point, self.labels, **options)
         if self.multiplier == 0:
             return up
-        _, down = self.penalty.gradient(
-            points, torch.zeros_like(self.labels), seeds=draws, loss=lambda logits, _: logits[:, 0]
-        )
+        options["loss"] = lambda logits, _: logits[:, 0]
+        _, down = self.penalty.gradient(self.point, torch.zeros_like(self.labels), **options)
         if self.weight is None:
             sizes = [gradient.abs().mean((1, 2, 3)) for gradient in (up, down)]
             flat = sizes[1] == 0

@@ -1,6 +1,6 @@
-"""What attacks raise: one value per image from logits (B, K) and labels (B,), larger is worse.
+"""Losses that attacks raise: one value per image, larger is worse, from logits (B, K), labels (B,).
 
-Losses of the targeted kind also take `targets` (B,), the wrong classes that the attack aims at.
+Targeted losses also take `targets` (B,), the wrong classes that the attack aims at.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio, margin / (z_1 - z_3), z sorted (Croce & Hein 2020, eq. 6).
 
-    Invariant to shift and scale of the logits. Two classes have no z_3: there it is the margin.
+    Invariant to shift and scale of the logits. With two classes, which have no z_3, the margin.
     """
     return margin(logits, labels) / _spread(logits, last=3)
 
@@ -43,9 +43,11 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """(z_t - z_y) / (z_1 - (z_3 + z_4) / 2), z sorted (Croce & Hein 2020, eq. 7).
 
-    Three classes have no z_4: there the divisor is z_1 - z_3; with two it is 1.
+    Below four classes it is the targeted margin. Three have no z_4, and over z_1 - z_3 the loss of
+    the least likely class would be the constant -1.
     """
-    return targeted_margin(logits, labels, targets) / _spread(logits, last=4)
+    change = targeted_margin(logits, labels, targets)
+    return change if logits.shape[1] < 4 else change / _spread(logits, last=4)
 
 
 UNTARGETED, TARGETED = (cross_entropy, margin, dlr), (targeted_margin, targeted_dlr)

@@ -1,4 +1,4 @@
-"""Perturbations of low spatial frequency, which purification by noise cannot wash out."""
+"""Perturbations of low spatial frequency, which purification by noise removes least."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,11 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import Norm
-from evaluation.attacks.pgd import climb
-from evaluation.attacks.validation import checked
+from evaluation.attacks.pgd import Ascent
+from evaluation.attacks.validation import checked, prepared
 
 
+@prepared
 def low_frequency(
     model: Model | Expectation,
     images: Tensor,
@@ -38,15 +39,15 @@ def low_frequency(
         return images
 
     down, across = (_averaging(side, block, images) for side in (height, width))
-    return climb(
-        Expectation.of(model), images, labels, images, eps=eps, norm=norm, steps=steps,
-        step_size=2.5 * eps / steps, loss=loss, seeds=seeds,
-        restrict=lambda gradient: down @ gradient @ across,
+    ascent = Ascent(
+        Expectation.of(model), images, labels, seeds, start=images, eps=eps, norm=norm, loss=loss,
+        step_size=2.5 * eps / steps, restrict=lambda gradient: down @ gradient @ across,
     )  # fmt: skip
+    return ascent.run(steps)
 
 
 def _averaging(side: int, block: int, like: Tensor) -> Tensor:
-    """The matrix (side, side) that puts the mean of each block of pixels in place of them."""
+    """Matrix (side, side) that replaces each pixel by the mean of its block."""
     count = -(-side // block)
     member = torch.arange(side, device=like.device) * count // side
     same = (member[:, None] == member).to(like)

@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from evaluation.attacks.eot import Expectation, Model
+from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
 from evaluation.attacks.rng import spawn
-from evaluation.attacks.validation import checked
+from evaluation.attacks.search import Search
+from evaluation.attacks.validation import checked, prepared
 
 
+@prepared
 def pgd(
     model: Model | Expectation,
     images: Tensor,
@@ -40,44 +42,62 @@ def pgd(
     start = images
     if generator is not None:
         start = random_start(images, eps, norm, [generator] * len(images))
-    step_size = 2.5 * eps / steps if step_size is None else step_size
-    return climb(
-        Expectation.of(model), images, labels, start, eps=eps, norm=norm, steps=steps,
-        step_size=step_size, loss=loss, seeds=seeds,
+    ascent = Ascent(
+        Expectation.of(model), images, labels, seeds, start=start, eps=eps, norm=norm, loss=loss,
+        step_size=2.5 * eps / steps if step_size is None else step_size,
     )  # fmt: skip
+    return ascent.run(steps)
 
 
-def climb(
-    victim: Expectation,
-    images: Tensor,
-    labels: Tensor,
-    start: Tensor,
-    *,
-    eps: float,
-    norm: Norm,
-    steps: int,
-    step_size: float,
-    loss: Loss,
-    seeds: Sequence[int],
-    restrict: Callable[[Tensor], Tensor] = lambda gradient: gradient,
-) -> Tensor:
-    """`pgd` from `start` that only sees as much of the gradient as `restrict` lets through."""
-    point, best = start, images
-    best_loss = torch.full_like(images[:, 0, 0, 0], -torch.inf)
-    for step in range(steps + 1):
-        if victim.draws > 1:
-            draws = spawn(seeds, step)
-            best_loss = victim.evaluate(best, labels, seeds=draws, loss=loss).loss
-        else:
-            draws = seeds
-        if step < steps:
-            judged, gradient = victim.gradient(point, labels, seeds=draws, loss=loss)
-            direction = steepest(restrict(gradient), norm)
-        else:
-            judged, direction = victim.evaluate(point, labels, seeds=draws, loss=loss), None
-        better = judged.loss > best_loss
-        best = torch.where(wide(better), point, best)
-        best_loss = torch.where(better, judged.loss, best_loss)
-        if direction is not None:
-            point = project(point + step_size * direction, images, eps, norm)
-    return best
+class Ascent(Search):
+    """Steps of `step_size` from `start` along the part of the gradient that `restrict` keeps."""
+
+    def __init__(
+        self,
+        victim: Expectation,
+        images: Tensor,
+        labels: Tensor,
+        seeds: Sequence[int],
+        *,
+        start: Tensor,
+        eps: float,
+        norm: Norm,
+        loss: Loss,
+        step_size: float,
+        restrict: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+    ) -> None:
+        super().__init__(victim, images, labels, seeds)
+        self.norm: Norm = norm
+        self.eps, self.loss = eps, loss
+        self.step_size, self.restrict = step_size, restrict
+        self.point, self.worst, self.taken = start, images, 0
+        lowest = torch.full_like(images[:, 0, 0, 0], -torch.inf)
+        self.harm = Judgment(lowest, torch.zeros_like(lowest), lowest)
+
+    def step(self, number: int) -> None:
+        draws = self._draws()
+        judged, gradient = self.victim.gradient(
+            self.point, self.labels, seeds=draws, loss=self.loss
+        )
+        self._keep(judged)
+        direction = steepest(self.restrict(gradient), self.norm)
+        ahead = self.point + self.step_size * direction
+        self.point, self.taken = project(ahead, self.images, self.eps, self.norm), number
+
+    def finish(self) -> None:
+        """Judge the last point."""
+        draws = self._draws()
+        self._keep(self.victim.evaluate(self.point, self.labels, seeds=draws, loss=self.loss))
+
+    def _draws(self) -> Sequence[int]:
+        """The seeds of the next draws; the best point is judged by them anew."""
+        if self.victim.draws == 1:
+            return self.seeds
+        draws = spawn(self.seeds, self.taken)
+        self.harm = self.victim.evaluate(self.worst, self.labels, seeds=draws, loss=self.loss)
+        return draws
+
+    def _keep(self, judged: Judgment) -> None:
+        better = judged.loss > self.harm.loss
+        self.worst = torch.where(wide(better), self.point, self.worst)
+        self.harm = judged.where(better, self.harm)

@@ -1,4 +1,4 @@
-"""Random search: what noise alone does. An attack that finds less is broken."""
+"""Random search: the harm of noise alone, which every attack must exceed."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Model
-from evaluation.attacks.norms import Norm, project, random_start
+from evaluation.attacks.norms import Norm, project, random_start, wide
 from evaluation.attacks.rng import generators, normal, spawn
-from evaluation.attacks.validation import checked
+from evaluation.attacks.search import Search
+from evaluation.attacks.validation import checked, prepared
 
 PER_DRAW = 50  # trials until a random model draws anew
 
 
+@prepared
 def random_search(
     model: Model | Expectation,
     images: Tensor,
@@ -32,22 +34,46 @@ def random_search(
     seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds, trials=trials)
     if eps == 0:
         return images
-    victim = Expectation.of(model)
-    sources = generators(spawn(seeds, 0))
-    worst, draws = images, spawn(seeds, 1)
-    harm = victim.evaluate(worst, labels, seeds=draws)
-    for trial in range(trials):
-        if victim.draws > 1 and trial % PER_DRAW == 0 and trial:
-            draws = spawn(seeds, 1, trial)
-            harm = victim.evaluate(worst, labels, seeds=draws)
-        if trial % 2:
-            scale = 3 * eps if norm == "linf" else 2 * eps / images[0].numel() ** 0.5
-            noise = scale * normal(sources, images.shape[1:], images)
-            point = project(images + noise, images, eps, norm)
-        else:
-            point = random_start(images, eps, norm, sources)
-        judged = victim.evaluate(point, labels, seeds=draws)
-        worse = judged.worse(harm)
-        worst = torch.where(worse[:, None, None, None], point, worst)
-        harm = judged.where(worse, harm)
-    return worst
+    return Trials(Expectation.of(model), images, labels, seeds, eps=eps, norm=norm).run(trials)
+
+
+class Trials(Search):
+    """Random points, two kinds in turn."""
+
+    def __init__(
+        self,
+        victim: Expectation,
+        images: Tensor,
+        labels: Tensor,
+        seeds: Sequence[int],
+        *,
+        eps: float,
+        norm: Norm,
+    ) -> None:
+        super().__init__(victim, images, labels, seeds)
+        self.norm: Norm = norm
+        self.eps = eps
+        self.sources, self.draws = generators(spawn(seeds, 0)), spawn(seeds, 1)
+        self.worst = images
+        self.harm = victim.evaluate(images, labels, seeds=self.draws)
+
+    def step(self, number: int) -> None:
+        trial = number - 1
+        if self.victim.draws > 1 and trial % PER_DRAW == 0 and trial:
+            self.draws = spawn(self.seeds, 1, trial)
+            self.harm = self.victim.evaluate(self.worst, self.labels, seeds=self.draws)
+        point = self._gaussian() if trial % 2 else self._uniform()
+        judged = self.victim.evaluate(point, self.labels, seeds=self.draws)
+        worse = judged.worse(self.harm)
+        self.worst = torch.where(wide(worse), point, self.worst)
+        self.harm = judged.where(worse, self.harm)
+
+    def _uniform(self) -> Tensor:
+        return random_start(self.images, self.eps, self.norm, self.sources)
+
+    def _gaussian(self) -> Tensor:
+        """Noise scaled to beyond the ball, projected."""
+        shape = self.images.shape[1:]
+        scale = 3 * self.eps if self.norm == "linf" else 2 * self.eps / shape.numel() ** 0.5
+        noise = scale * normal(self.sources, shape, self.images)
+        return project(self.images + noise, self.images, self.eps, self.norm)

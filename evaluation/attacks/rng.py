@@ -5,10 +5,13 @@ batch, on which process works on it, or on which images were broken before.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def spawn(seeds: Sequence[int], *path: int) -> list[int]:
@@ -19,9 +22,9 @@ def spawn(seeds: Sequence[int], *path: int) -> list[int]:
     ]
 
 
-def pick(seeds: Sequence[int], index: Tensor) -> list[int]:
-    """The seeds of the images `index` (M,) int64."""
-    return [seeds[i] for i in index.tolist()]
+def pick(values: Sequence[T], index: Tensor) -> list[T]:
+    """The values, such as seeds, of the images `index` (M,) int64."""
+    return [values[i] for i in index.tolist()]
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -1,4 +1,4 @@
-"""StAdv (Xiao et al., ICLR 2018): pixels move instead of changing their color."""
+"""StAdv (Xiao et al., ICLR 2018): displacement of pixels in place of change of color."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.attacks.eot import Expectation, Model
+from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import wide
 from evaluation.attacks.rng import spawn
-from evaluation.attacks.validation import checked
+from evaluation.attacks.search import Search
+from evaluation.attacks.validation import checked, prepared
 
 
+@prepared
 def stadv(
     model: Model | Expectation,
     images: Tensor,
@@ -41,26 +43,72 @@ def stadv(
     if eps == 0:
         return images
     victim = Expectation.of(model)
-    flow = images.new_zeros(len(images), 2, *images.shape[2:])
-    still = torch.zeros_like(flow, dtype=torch.float64)
-    moments = still, still
-    largest = still.new_zeros(len(images), 1, 1, 1)
-    worst, draws = images, spawn(seeds, 0)
-    harm = victim.evaluate(images, labels, seeds=draws)
-    for step in range(1, steps + 1):
-        if victim.draws > 1:
-            draws = spawn(seeds, step)
-            harm = victim.evaluate(worst, labels, seeds=draws)
-        point, (judged, slope) = _look(victim, images, labels, flow, loss, draws, smoothness)
-        worse = judged.worse(harm)
-        worst = torch.where(wide(worse), point, worst)
-        harm = judged.where(worse, harm)
-        # A saturated model's slopes are minute: in float64, and epsilon in their unit.
-        largest = largest.maximum(slope.double().abs().amax((1, 2, 3), keepdim=True))
-        moments, move = _adam(moments, slope.double(), step, 1e-8 * largest)
-        flow = (flow + step_size * move.to(flow)).clamp(-eps, eps)
-    judged = victim.evaluate(warp(images, flow), labels, seeds=draws)
-    return torch.where(wide(judged.worse(harm)), warp(images, flow), worst)
+    options = {"eps": eps, "step_size": step_size, "smoothness": smoothness, "loss": loss}
+    return Displacement(victim, images, labels, seeds, **options).run(steps)
+
+
+class Displacement(Search):
+    """Adam's ascent of the flow (B, 2, H, W), from none."""
+
+    def __init__(
+        self,
+        victim: Expectation,
+        images: Tensor,
+        labels: Tensor,
+        seeds: Sequence[int],
+        *,
+        eps: float,
+        step_size: float,
+        smoothness: float,
+        loss: Loss,
+    ) -> None:
+        super().__init__(victim, images, labels, seeds)
+        self.eps, self.step_size, self.smoothness, self.loss = eps, step_size, smoothness, loss
+        self.flow = images.new_zeros(len(images), 2, *images.shape[2:])
+        self.first = self.second = torch.zeros_like(self.flow, dtype=torch.float64)
+        self.largest = self.first.new_zeros(len(images), 1, 1, 1)
+        self.worst, self.draws = images, spawn(seeds, 0)
+        self.harm = victim.evaluate(images, labels, seeds=self.draws)
+
+    def step(self, number: int) -> None:
+        if self.victim.draws > 1:
+            self.draws = spawn(self.seeds, number)
+            self.harm = self.victim.evaluate(self.worst, self.labels, seeds=self.draws)
+        point, judged, slope = self._look()
+        self._keep(point, judged)
+        # The slopes of a saturated model are minute: in float64, and epsilon in their unit.
+        self.largest = self.largest.maximum(slope.abs().amax((1, 2, 3), keepdim=True))
+        move = self._adam(slope, number, 1e-8 * self.largest)
+        self.flow = (self.flow + self.step_size * move.to(self.flow)).clamp(-self.eps, self.eps)
+
+    def finish(self) -> None:
+        """Judge the last flow."""
+        point = warp(self.images, self.flow)
+        self._keep(point, self.victim.evaluate(point, self.labels, seeds=self.draws))
+
+    def _keep(self, point: Tensor, judged: Judgment) -> None:
+        worse = judged.worse(self.harm)
+        self.worst = torch.where(wide(worse), point, self.worst)
+        self.harm = judged.where(worse, self.harm)
+
+    def _look(self) -> tuple[Tensor, Judgment, Tensor]:
+        """Warped images, the model's judgment, and the ascent direction of the flow in float64."""
+        with torch.enable_grad():
+            flow = self.flow.detach().requires_grad_()
+            moved = warp(self.images, flow)
+            judged, gradient = self.victim.gradient(
+                moved.detach(), self.labels, seeds=self.draws, loss=self.loss
+            )
+            goal = (moved * gradient).sum() - self.smoothness * variation(flow).sum()
+            (slope,) = torch.autograd.grad(goal, flow)
+        return moved.detach(), judged, slope.double()
+
+    def _adam(self, slope: Tensor, step: int, epsilon: Tensor) -> Tensor:
+        """Adam's move at step size 1 (Kingma & Ba 2015, algorithm 1)."""
+        self.first = 0.9 * self.first + 0.1 * slope
+        self.second = 0.999 * self.second + 0.001 * slope.square()
+        size = (self.second / (1 - 0.999**step)).sqrt() + epsilon
+        return self.first / (1 - 0.9**step) / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
@@ -86,33 +134,3 @@ def variation(flow: Tensor) -> Tensor:
     tiny = torch.finfo(flow.dtype).eps ** 2  # keeps the root differentiable where nothing moves
     lengths = [(step.square().sum(1) + tiny).sqrt().flatten(1) for step in steps]
     return torch.cat(lengths, 1).mean(1)
-
-
-def _look(
-    victim: Expectation,
-    images: Tensor,
-    labels: Tensor,
-    flow: Tensor,
-    loss: Loss,
-    draws: Sequence[int],
-    smoothness: float,
-):
-    """The warped images, what the model makes of them, and the ascent direction of the flow."""
-    with torch.enable_grad():
-        flow = flow.detach().requires_grad_()
-        moved = warp(images, flow)
-        judged, gradient = victim.gradient(moved.detach(), labels, seeds=draws, loss=loss)
-        goal = (moved * gradient).sum() - smoothness * variation(flow).sum()
-        (slope,) = torch.autograd.grad(goal, flow)
-    return moved.detach(), (judged, slope)
-
-
-def _adam(
-    moments: tuple[Tensor, Tensor], slope: Tensor, step: int, epsilon: Tensor
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Adam's moments and its move at step size 1 (Kingma & Ba 2015, algorithm 1)."""
-    first = 0.9 * moments[0] + 0.1 * slope
-    second = 0.999 * moments[1] + 0.001 * slope.square()
-    size = (second / (1 - 0.999**step)).sqrt() + epsilon
-    move = first / (1 - 0.9**step) / size.clamp_min(torch.finfo(size.dtype).tiny)
-    return (first, second), move

@@ -1,12 +1,64 @@
-"""The door of every attack."""
+"""Preparation and validation of the arguments of every attack."""
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import Norm
+
+F = TypeVar("F", bound=Callable)
+
+ROUNDING = 1e-5
+"""How far outside [0, 1] pixels may lie by rounding; they are moved inside."""
+
+
+def prepared(attack: F) -> F:
+    """Decorator of every attack `attack(model, images, labels, ...)`.
+
+    The attack gets images that are detached, in at least float32, and in [0, 1] where only rounding
+    left it. It records no graph of its own, also under `torch.inference_mode`, and returns images
+    of that precision: rounded to 16 bits they could leave the budget. A model of 16 bits is still
+    called with the precision of the images given. ValueError for batch normalization in training
+    mode, under which the answer for an image depends on its batch, and attacks change the model.
+    """
+
+    @wraps(attack)
+    def with_prepared(model: Any, images: Tensor, labels: Tensor, **options: Any) -> Any:
+        victim = Expectation.of(model)
+        refuse_training_mode(victim.model)
+        # Models are differentiated under `enable_grad`, which does nothing in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            precise = in_float32(images)
+            return attack(victim.in_precision(images.dtype), precise, labels.clone(), **options)
+
+    return with_prepared  # type: ignore[return-value]
+
+
+def in_float32(images: Tensor) -> Tensor:
+    """A detached copy in at least float32; values within `ROUNDING` of [0, 1] are clamped."""
+    images = images.detach()
+    if not images.is_floating_point() or not images.numel():
+        return images
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    inside = images.clamp(0, 1)
+    return inside if (images - inside).abs().max() <= ROUNDING else images
+
+
+def refuse_training_mode(model: object) -> None:
+    """ValueError where `model` has a batch normalization in training mode."""
+    if not isinstance(model, nn.Module):
+        return
+    for name, part in model.named_modules():
+        if isinstance(part, _BatchNorm) and part.training:
+            raise ValueError(
+                f"model: {name or 'its batch normalization'} is in training mode, in which an "
+                "answer depends on the batch and every call changes the model; call model.eval()"
+            )
 
 
 def checked(
@@ -18,7 +70,7 @@ def checked(
     seeds: Sequence[int] | None = None,
     **counts: int,
 ) -> list[int]:
-    """The images' seeds, by default 0 to B - 1; raises ValueError for what no attack can use.
+    """The images' seeds, by default 0 to B - 1; ValueError for what no attack can use.
 
     `counts` are the attack's numbers of steps, restarts and the like, each at least 1.
     """

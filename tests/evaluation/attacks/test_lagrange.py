@@ -8,7 +8,7 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.lagrange import lagrange
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import Norm, random_start, size
-from evaluation.attacks.pgd import climb
+from evaluation.attacks.pgd import Ascent
 from evaluation.attacks.rng import generators, spawn
 from evaluation.gradient_modes import surrogates
 from rdc import (
@@ -84,10 +84,11 @@ def test_multiplier_zero_is_pgd_from_a_random_start(norm: Norm) -> None:
         multipliers=[0], steps=6,
     )  # fmt: skip
     start = random_start(IMAGES, eps, norm, generators(spawn(spawn(range(20), 1), 0)))
-    expected = climb(
-        Expectation(model), IMAGES, labels, start, eps=eps, norm=norm, steps=6,
-        step_size=2.5 * eps / 6, loss=margin, seeds=range(20),
+    ascent = Ascent(
+        Expectation(model), IMAGES, labels, range(20), start=start, eps=eps, norm=norm,
+        step_size=2.5 * eps / 6, loss=margin,
     )  # fmt: skip
+    expected = ascent.run(6)
     assert torch.equal(found, expected)
 
 

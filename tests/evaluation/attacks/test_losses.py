@@ -1,5 +1,7 @@
 """Losses of attacks against values worked out by hand."""
 
+from itertools import permutations
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,13 +32,25 @@ def test_by_hand() -> None:
 
 
 def test_few_classes() -> None:
-    """Three classes have no fourth logit, two have no third: the divisors that are left."""
+    """Three classes have no fourth logit, two have no third: there a margin takes the place."""
     three, two = LOGITS[:1, :3], LOGITS[:1, :2]
     label, target = torch.tensor([0]), torch.tensor([1])
     assert dlr(three, label).item() == -2 / 4
-    assert targeted_dlr(three, label, target).item() == -4 / 4
+    assert targeted_dlr(three, label, target).item() == -4
     assert dlr(two, label).item() == margin(two, label).item() == -4
     assert targeted_dlr(two, label, target).item() == -4
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 6])
+def test_no_targeted_loss_is_constant(classes: int) -> None:
+    """For every order of label and target among the logits, the loss has a gradient."""
+    ordered = torch.linspace(0, 3, classes, dtype=torch.float64).square()
+    for label, target in permutations(range(classes), 2):
+        logits = ordered.clone().requires_grad_()
+        for loss in (targeted_dlr, targeted_margin):
+            value = loss(logits[None], torch.tensor([label]), torch.tensor([target])).sum()
+            (gradient,) = torch.autograd.grad(value, logits)
+            assert gradient.abs().max() > 0.01
 
 
 def test_equal_logits_have_finite_losses_and_gradients() -> None:

@@ -1,0 +1,91 @@
+"""The loop that iterative attacks share: step by step, without the images that have fallen."""
+
+from collections.abc import Sequence
+from itertools import count as counting
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluation.attacks.eot import Expectation, Judgment
+from evaluation.attacks.rng import pick
+
+
+class Search:
+    """A search over B images at once; subclasses define `step`.
+
+    Where the victim has `stop_when_wrong`, images leave the batch once they are misclassified. For
+    that, every attribute that is a tensor, a Judgment or a list has an entry for each image.
+    """
+
+    results: tuple[str, ...] = ("worst",)
+    """attributes (tensors) that `run` returns for all images"""
+    worst: Tensor
+    """(B, C, H, W), the most harmful points so far"""
+    harm: Judgment
+    """what the model makes of them"""
+
+    def __init__(
+        self, victim: Expectation, images: Tensor, labels: Tensor, seeds: Sequence[int]
+    ) -> None:
+        self.victim, self.images, self.labels, self.seeds = victim, images, labels, list(seeds)
+        self.rows = torch.arange(len(images), device=images.device)
+
+    def step(self, number: int) -> None:
+        """Step `number`, from 1."""
+        raise NotImplementedError
+
+    def standing(self) -> Tensor:
+        """Images that are worth another step: (B,) bool."""
+        return self.harm.wrong < 1
+
+    def run(self, steps: int) -> Any:
+        """The attribute named by `results` after at most `steps` steps; a tuple of several."""
+        whole = [getattr(self, name).clone() for name in self.results]
+        for number in range(1, steps + 1):
+            if self.victim.stop_when_wrong and self.victim.draws == 1:
+                self._narrow(whole)
+                if not len(self.rows):
+                    break
+            self.step(number)
+        if len(self.rows):
+            self.finish()
+            self._store(whole)
+        return whole[0] if len(whole) == 1 else tuple(whole)
+
+    def finish(self) -> None:
+        """What is done once after the last step; by default nothing."""
+
+    def _narrow(self, whole: list[Tensor]) -> None:
+        """Go on with the images that stand, and as many others as fill up the batch's size."""
+        standing = self.standing()
+        size = batch_size(int(standing.sum()))
+        if size < len(self.rows):
+            self._store(whole)
+            order = standing.to(torch.uint8).argsort(descending=True, stable=True)
+            self._take(order[:size].sort().values)
+
+    def _store(self, whole: list[Tensor]) -> None:
+        for tensor, name in zip(whole, self.results, strict=True):
+            tensor[self.rows] = getattr(self, name)
+
+    def _take(self, index: Tensor) -> None:
+        """Forget all images but those of `index` (M,) int64."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                value = value[index]
+            elif isinstance(value, Judgment):
+                value = Judgment(*(values[index] for values in value))
+            elif isinstance(value, list):
+                value = pick(value, index)
+            setattr(self, name, value)
+
+
+def batch_size(count: int) -> int:
+    """The smallest of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `count`.
+
+    Few sizes, so that kernels compiled or tuned for a shape are used again.
+    """
+    if count <= 3:
+        return count
+    return next(s for k in counting() for s in (2 << k, 3 << k) if s >= count)
