@@ -22,7 +22,7 @@ class Group:
     @property
     def title(self) -> str:
         config = self.runs[0].summary.config
-        return f"{config['data']}, {config['split']} split, {self.runs[0].images} images"
+        return f"{config['data']}, {config['split']} split, {self.images} images"
 
     @property
     def defenses(self) -> list[str]:
@@ -39,6 +39,28 @@ class Group:
     def protocols(self) -> list[str]:
         """Those of the run that has most."""
         return max((run.protocols for run in self.runs), key=len)
+
+    @property
+    def images(self) -> int:
+        return self.runs[0].images
+
+    @property
+    def columns(self) -> list[tuple[str, float]]:
+        """Norms and, in them, budgets, 0 first."""
+        return [(norm, eps) for norm in self.norms for eps in (0.0, *self.budgets(norm))]
+
+    @property
+    def draws(self) -> str:
+        """The numbers of unseen draws that runs have, such as "5 or 20"."""
+        return " or ".join(map(str, sorted({run.draws for run in self.runs if run.draws})))
+
+    def rows(self, protocol: str) -> dict[str, dict[str, Run]]:
+        """The runs that have a protocol, by defense and norm."""
+        found: dict[str, dict[str, Run]] = {}
+        for run in self.runs:
+            if protocol in run.protocols:
+                found.setdefault(run.defense, {})[run.norm] = run
+        return found
 
     def of(self, norm: str) -> list[Run]:
         return [run for run in self.runs if run.norm == norm]

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from evaluation.report.figures import STYLE, WIDTH, png, short
+from evaluation.report.figures import STYLE, WIDTH, fitted, png
 from evaluation.report.load import Run
 from evaluation.results.records import CLEAN, Record
 
@@ -99,7 +99,7 @@ def scale(found: list[Example]) -> float:
     return max(float(np.abs(example.attacked - example.given).max()) for example in found) or 1.0
 
 
-def draw(found: list[Example], classes: list[str], title: str) -> bytes:
+def draw(found: list[Example], classes: list[str], *title: str) -> bytes:
     """A row per image, captions "label → answer, confidence"."""
     largest = scale(found)
     columns = ["given", "attacked", "purified", "difference"]
@@ -116,7 +116,7 @@ def draw(found: list[Example], classes: list[str], title: str) -> bytes:
         # One system of inches from the top left corner: an axes for every image takes far longer.
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
-        axes.text(EDGE, 0.05, f"{title}; difference: {key(found[0], largest)}", va="top")
+        axes.text(EDGE, 0.05, "\n".join(fitted(line, WIDTH - 2 * EDGE) for line in title), va="top")
         for place, name in enumerate(columns):
             axes.text(EDGE + place * step + side / 2, 0.56, name, ha="center", va="center")
         for row, example in enumerate(found):
@@ -161,7 +161,7 @@ def key(example: Example, largest: float) -> str:
 
 def caption(record: Record, classes: list[str]) -> str:
     """What it is, what the defense answers and how sure it is of that."""
-    label, answer = (short(classes[number], 14) for number in (record.label, record.frozen))
+    label, answer = (fitted(classes[number], 1.05, 8) for number in (record.label, record.frozen))
     wrong = ", wrong" if not record.right else ""
     gap = " " if len(label + answer) <= 13 else "\n"
     return f"{label}{gap}→ {answer}\n{100 * record.frozen_confidence:.0f} %{wrong}"

@@ -1,22 +1,31 @@
-"""Figures as PNG: accuracy over the budget, confusions, reliability. Without pyplot's state."""
+"""Figures of runs, each as the bytes of a PNG file; pyplot's global state is not touched."""
 
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from numpy.typing import ArrayLike
 
-from evaluation.report.calibration import Answer, calibration, calibration_error, confusion
 from evaluation.report.load import Run, spoken
+from evaluation.results.records import Record
+from rdc.text import printable
 
 WIDTH = 4.6
 """Inches: narrow enough that the type is legible on a phone, where the figure fills the screen."""
+SIZE = 9
+"""Points of the type."""
+LONGEST = 200
+"""Characters of a text that are looked at, more than a figure has room for."""
 STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
+    "font.size": SIZE,
+    "axes.titlesize": SIZE,
     "axes.titlelocation": "left",
     "axes.titlepad": 8,
     "axes.spines.top": False,
@@ -37,6 +46,7 @@ UNITS = {
     "stadv": ": displacement in half sides",
 }
 GRAY = "0.45"
+DOTTED: Any = {"color": GRAY, "linewidth": 0.7, "linestyle": (0, (1, 2))}
 
 
 def png(figure: Figure) -> bytes:
@@ -46,8 +56,19 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def short(name: str, most: int = 16) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+def fitted(text: str, inches: float, size: float = SIZE) -> str:
+    """`text`, printable, and cut to a width at a type size in points; "…" ends what is cut."""
+    text = printable(text)[:LONGEST]
+    if _inches(text, size) <= inches:
+        return text
+    counts = range(1, len(text))
+    fit = bisect_right(counts, inches, key=lambda count: _inches(text[:count] + "…", size))
+    return text[: max(1, fit)] + "…"
+
+
+def _inches(text: str, size: float) -> float:
+    with matplotlib.rc_context(STYLE):
+        return TextPath((0, 0), text, size=size).get_extents().width / 72 if text.strip() else 0.0
 
 
 def canvas(height: float, **margins: float) -> Figure:
@@ -58,6 +79,13 @@ def canvas(height: float, **margins: float) -> Figure:
         bottom=margins["bottom"] / height, top=1 - margins["top"] / height,
     )  # fmt: skip
     return figure
+
+
+def put_title(axes: Axes, *lines: str) -> None:
+    """A title that begins at the figure's left edge, each line cut to the figure's width."""
+    box = axes.get_position()
+    text = "\n".join(fitted(line, WIDTH - 0.2) for line in lines)
+    axes.set_title(text, x=(0.1 / WIDTH - box.x0) / box.width)
 
 
 def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
@@ -72,26 +100,18 @@ def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
             aside = (place - (len(runs) - 1) / 2) * min(0.02, 0.06 / len(runs)) * largest
             curve(axes, run, order.index(run.defense), aside)
         chance = 100 / len(runs[0].classes)
-        axes.axhline(chance, color=GRAY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+        axes.axhline(chance, **DOTTED, zorder=1)
         axes.text(0, chance + 1, f"chance {chance:g} %", color=GRAY, fontsize=7.5, va="bottom")
-        budgets = sorted({eps for run in runs for eps in run.budgets})
-        names = ["0", *(spoken(eps).removeprefix("eps ") for eps in budgets)]
-        pixels = len(budgets) <= 7 and all(name.endswith("/255") for name in names[1:])
-        if len(budgets) <= 7:
-            ticks = [name.removesuffix("/255") if pixels else name for name in names]
-            axes.set_xticks([0, *budgets], ticks)
-        axes.set(ylim=(0, 101), xlim=(-0.04 * largest, 1.04 * largest))
-        axes.set_xlabel(("budget eps in 1/255" if pixels else "budget eps") + UNITS.get(norm, ""))
-        axes.set_ylabel("accuracy in %")
-        axes.set_title(
-            f"{NORMS.get(norm, norm)}, worst of the attacks, frozen noise, {runs[0].images} images",
-            x=-0.45 / (WIDTH - 1.75),
-        )
+        axes.set(ylim=(0, 101), xlim=(-0.04 * largest, 1.04 * largest), ylabel="accuracy in %")
+        name_budgets(axes, sorted({eps for run in runs for eps in run.budgets}), norm)
+        images = f"{runs[0].images} images"
+        put_title(axes, f"{NORMS.get(norm, norm)}, worst of the attacks, frozen noise, {images}")
         label_ends(axes, runs, order, largest)
         return png(figure)
 
 
 def curve(axes: Axes, run: Run, number: int, aside: float) -> None:
+    """The accuracies of one run, `aside` to the right of their budgets."""
     shares = [run.share(eps) for eps in (0.0, *run.budgets)]
     x = np.array([0.0, *run.budgets]) + aside
     y, low, high = 100 * np.array([(share.mean, share.low, share.high) for share in shares]).T
@@ -104,6 +124,16 @@ def curve(axes: Axes, run: Run, number: int, aside: float) -> None:
     )  # fmt: skip
 
 
+def name_budgets(axes: Axes, budgets: Sequence[float], norm: str) -> None:
+    """Ticks at the budgets, if they are few, and the name of their axis."""
+    names = ["0", *(spoken(eps).removeprefix("eps ") for eps in budgets)]
+    pixels = len(budgets) <= 7 and all(name.endswith("/255") for name in names[1:])
+    if len(budgets) <= 7:
+        ticks = [name.removesuffix("/255") if pixels else name for name in names]
+        axes.set_xticks([0, *budgets], ticks)
+    axes.set_xlabel(("budget eps in 1/255" if pixels else "budget eps") + UNITS.get(norm, ""))
+
+
 def label_ends(axes: Axes, runs: Sequence[Run], order: Sequence[str], largest: float) -> None:
     """Names beside the last points, pushed apart where they would overlap."""
     ends = sorted(runs, key=lambda run: run.share(run.budgets[-1]).mean)
@@ -111,11 +141,10 @@ def label_ends(axes: Axes, runs: Sequence[Run], order: Sequence[str], largest: f
     heights = spread(wanted, gap=min(6.0, 100 / len(ends)))
     for run, end, y in zip(ends, wanted, heights, strict=True):
         color = COLORS[order.index(run.defense) % len(COLORS)]
-        x = run.budgets[-1]
         axes.annotate(
-            short(run.defense, 15) if not run.failed else f"✗ {short(run.defense, 13)}",
-            (x + 0.03 * largest, end), (1.09 * largest, y), color=color, fontsize=8, va="center",
-            annotation_clip=False,
+            fitted(f"✗ {run.defense}" if run.failed else run.defense, 1.0, 8),
+            (run.budgets[-1] + 0.03 * largest, end), (1.09 * largest, y),
+            color=color, fontsize=8, va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 1,
                         "shrinkB": 0, "relpos": (0, 0.5)},
         )  # fmt: skip
@@ -133,63 +162,97 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def confusions(found: Sequence[Answer], classes: Sequence[str], title: str) -> bytes:
+def certified(
+    radii: ArrayLike, certified: ArrayLike, eps: ArrayLike, attacked: ArrayLike, *title: str
+) -> bytes:
+    """Bounds on the robust accuracy under L2: proven from below, attacked from above.
+
+    `radii` (R,) and `eps` (E,) ascend, L2 norms on the [0, 1] scale; `certified` (R,) and
+    `attacked` (E,) are shares of images in [0, 1]. An accuracy that is proven at a radius holds
+    within it, and what an attack reaches holds beyond its budget: both curves are steps. The gap
+    between them is shaded as far as both reach.
+
+    Raises:
+        ValueError: names the arrays that do not fit each other or these ranges.
+    """
+    proven = bound("radii", radii, "certified", certified)
+    reached = bound("eps", eps, "attacked", attacked)
+    with matplotlib.rc_context(STYLE):
+        figure = canvas(3.3, left=0.55, right=0.15, bottom=0.45, top=0.4)
+        axes = figure.add_subplot()
+        fill_gap(axes, proven, reached)
+        axes.step(*reached, where="post", color=COLORS[1], marker="o", markersize=4, clip_on=False,
+                  label="attacked: at most")  # fmt: skip
+        axes.step(*proven, where="pre", color=COLORS[0], marker="s", markersize=4, clip_on=False,
+                  label="certified: at least")  # fmt: skip
+        axes.set(ylim=(0, 101), ylabel="accuracy in %", xlim=(0, None))
+        axes.set_xlabel("radius and budget eps" + UNITS["l2"])
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        put_title(axes, *title)
+        return png(figure)
+
+
+def bound(x_name: str, x: ArrayLike, y_name: str, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Radii and percentages (N,) of a curve that descends."""
+    places, shares = np.asarray(x, float), np.asarray(y, float)
+    fit = places.ndim == 1 and places.shape == shares.shape and len(places)
+    if not fit or (np.diff(places) <= 0).any() or not (places >= 0).all():
+        raise ValueError(
+            f"{x_name}={places.tolist()}, {y_name}={shares.tolist()}: give one {y_name} accuracy "
+            f"for each of {x_name}, which ascend from 0 or more"
+        )
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(f"{y_name}={shares.tolist()}: shares of images lie in [0, 1]")
+    return places, 100 * shares
+
+
+def fill_gap(
+    axes: Axes, proven: tuple[np.ndarray, np.ndarray], reached: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Shade the accuracies that are neither proven nor attacked, where both curves are known."""
+    start, end = max(proven[0][0], reached[0][0]), min(proven[0][-1], reached[0][-1])
+    x = np.unique([start, end, *proven[0], *reached[0]])
+    x = x[(x >= start) & (x <= end)]
+    # Between two neighbors both curves are constant.
+    for left, right in pairwise(x):
+        low = proven[1][np.searchsorted(proven[0], right)]
+        high = reached[1][np.searchsorted(reached[0], left, side="right") - 1]
+        axes.fill_between([left, right], low, high, color=GRAY, alpha=0.25, linewidth=0)
+
+
+def confusion(answers: Sequence[Record], classes: int) -> np.ndarray:
+    """Counts of images (classes, classes): the row is the label, the column the answer."""
+    counts = np.zeros((classes, classes), dtype=int)
+    for answer in answers:
+        counts[answer.label, answer.frozen] += 1
+    return counts
+
+
+def confusions(answers: Sequence[Record], classes: Sequence[str], *title: str) -> bytes:
     """Counts of images, label by answer, errors in orange; up to 20 classes with numbers and
     names.
     """
-    counts = confusion(found, len(classes))
+    counts = confusion(answers, len(classes))
     named = len(classes) <= 20
-    names = [short(name, 9) for name in classes]
-    # A digit is about 0.07 inches wide at this size.
-    room = 0.45 + 0.07 * max(map(len, names)) if named else 0.6
+    small = 8 if len(classes) <= 12 else 6
+    names = [fitted(name, 0.65, small) for name in classes] if named else []
+    room = 0.45 + max((_inches(name, small) for name in names), default=0.15)
     with matplotlib.rc_context(STYLE):
         figure = canvas(WIDTH + 0.4, left=room, right=0.1, bottom=room, top=0.5)
         axes = figure.add_subplot()
-        largest = max(1, int(counts.max()))
         diagonal = np.eye(len(classes), dtype=bool)
         for hues, other in (("Blues", ~diagonal), ("Oranges", diagonal)):
             shown = np.ma.masked_array(counts, other | (counts == 0))
-            axes.imshow(shown, cmap=hues, vmin=-0.3 * largest, vmax=1.8 * largest)
-        axes.set_title(f"{title}, {len(found)} images", x=0)
+            axes.imshow(shown, cmap=hues, vmin=-0.3 * counts.max(), vmax=1.8 * counts.max())
+        put_title(axes, *title)
         axes.set(xlabel="answer", ylabel="label")
         axes.spines[:].set(visible=True, color="0.85")
         axes.tick_params(length=0)
         if named:
-            small = 8 if len(classes) <= 12 else 6
             turn = 90 if max(map(len, names)) > 2 else 0
             axes.set_xticks(range(len(classes)), names, fontsize=small, rotation=turn)
             axes.set_yticks(range(len(classes)), names, fontsize=small)
             for row, column in np.argwhere(counts):
                 text = str(counts[row, column])
                 axes.text(column, row, text, ha="center", va="center", fontsize=small)
-        return png(figure)
-
-
-def reliability(found: Sequence[Answer], title: str) -> bytes:
-    """Accuracy over confidence in ten bins with 95 % intervals; below, the images of each bin."""
-    bins = calibration(found)
-    full = [part for part in bins if part is not None]
-    with matplotlib.rc_context(STYLE):
-        figure = canvas(4.4, left=0.58, right=0.15, bottom=0.45, top=0.55)
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        upper.plot([0, 100], [0, 100], color=GRAY, linewidth=0.7, linestyle=(0, (1, 2)))
-        upper.annotate("as sure as right", (12, 12), (20, 8), color=GRAY, fontsize=7.5, va="center")
-        x = 100 * np.array([part.confidence for part in full])
-        y = 100 * np.array([part.accuracy for part in full])
-        low, high = (100 * np.array([getattr(p, end) for p in full]) for end in ("low", "high"))
-        upper.errorbar(
-            x, y, yerr=[y - low, high - y], color=COLORS[0], marker="o", markersize=4.5,
-            linewidth=0, elinewidth=0.8, capsize=1.5, clip_on=False,
-        )  # fmt: skip
-        upper.set(ylim=(0, 101), xlim=(0, 101), ylabel="accuracy in %")
-        error = 100 * calibration_error(bins)
-        upper.set_title(f"{title}, ECE {error:.1f} %, {len(found)} images", x=-0.13)
-        counts = [part.count if part else 0 for part in bins]
-        for middle, count in zip(range(5, 100, 10), counts, strict=True):
-            lower.bar(middle, count, width=9, color="0.8")
-            if count:
-                lower.text(middle, count, str(count), ha="center", va="bottom", fontsize=7.5)
-        lower.set(xlabel="confidence in %", ylabel="images", ylim=(0, 1.3 * max(counts)))
-        lower.set_yticks([])
-        lower.set_xticks(range(0, 101, 20))
         return png(figure)

@@ -1,4 +1,4 @@
-"""Finished evaluations read from their folders, or a sentence on why they cannot be."""
+"""Finished evaluations, read from their folders and checked against their records."""
 
 import json
 import shlex
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.eps import written
-from evaluation.report.calibration import Answer, answers
 from evaluation.results.metrics import WORST, Accuracy
 from evaluation.results.protocols import FROZEN
-from evaluation.results.records import Record, read_records
+from evaluation.results.records import Record, read_records, worst
 from evaluation.results.summary import SUMMARY, Summary
 from rdc.runs.settings import INPUTS, SETTINGS
 
@@ -67,9 +66,15 @@ class Run:
         return self.summary.accuracy(eps, attack, protocol)
 
     @cached_property
-    def answers(self) -> dict[float, list[Answer]]:
-        """By budget, the worst answer for every image under the frozen draw."""
-        return {eps: answers(self.records, eps) for eps in (0.0, *self.budgets)}
+    def answers(self) -> dict[float, list[Record]]:
+        """By budget, the record of the worst answer for every image, by image; see `harm`.
+
+        Smaller budgets and the image as it is are within a budget too.
+        """
+        return {
+            eps: list(worst((r for r in self.records if r.eps <= eps), harm).values())
+            for eps in (0.0, *self.budgets)
+        }
 
     @property
     def broken(self) -> list[str]:
@@ -85,6 +90,14 @@ class Run:
         """Of the checks: "failed", "passed" or, where none could say, "not run"."""
         passed = any(check.passed for check in self.summary.checks)
         return "failed" if self.failed else "passed" if passed else "not run"
+
+
+def harm(record: Record) -> float:
+    """Confidence of the frozen draw's answer if that is wrong, minus the confidence if right.
+
+    The largest is the most confident wrong answer, or where all are right the least confident.
+    """
+    return -record.frozen_confidence if record.right else record.frozen_confidence
 
 
 def load(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:

@@ -1,21 +1,31 @@
-"""The page: the state of all checks first, then what runs have in common, then every run."""
+"""The page: the state of all checks, comparisons of runs on the same images, and every run."""
 
+import base64
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from evaluation.report import figures
-from evaluation.report.compare import Group, groups
-from evaluation.report.details import section
-from evaluation.report.examples import draw, examples
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evaluation.report import confidence_figures, figures, tables
+from evaluation.report.compare import SIGNIFICANT, Group, differences, groups
+from evaluation.report.examples import EACH, draw, examples, key, scale
 from evaluation.report.figures import NORMS
 from evaluation.report.load import Run, load, spoken
-from evaluation.report.markup import Html, picture, tag
-from evaluation.report.tables import headline, paired, unequal
+from evaluation.report.state import state, strength
+from evaluation.results.metrics import WORST
+from evaluation.results.protocols import PROTOCOLS
+from evaluation.results.records import CLEAN
+from rdc.text import printable
 
-STYLE = Path(__file__).with_name("style.css")
+TEMPLATE = "page.html.jinja"
 PAGE = "index.html"
+MOST_PAIRS = 12
+"""Rows of paired tests that are not folded."""
 
 
 def default_out(folders: Sequence[Path]) -> Path:
@@ -26,16 +36,18 @@ def default_out(folders: Sequence[Path]) -> Path:
 
 
 def write(folders: Sequence[Path], out: Path, *, log: Callable[[str], None] | None = None) -> Path:
-    """Report on finished evaluations; the path of the page, beside which its figures are PNG files.
+    """Report on finished evaluations; return the path of the page, beside which its figures lie.
 
-    `folders` are results of `evaluation.evaluate` or hold several of them; `log` is told what a
-    terminal should show, the state of the checks first. Raises FileNotFoundError or ValueError
-    for folders that are missing, unfinished, damaged or written by another version.
+    `folders` are results of `evaluation.evaluate` or hold several of them. `log` receives printable
+    lines for a terminal, the state of the checks first.
+
+    Raises:
+        FileNotFoundError, ValueError: a folder is missing, unfinished, damaged or written by
+            another version; the file and the remedy are named.
     """
     runs, notes = load(folders)
-    say = log or (lambda line: None)
-    say(state(runs)[0])
-    for line in (*notes, *overview(runs)):
+    say = (lambda line: log(printable(line))) if log else (lambda line: None)
+    for line in (state(runs)[0], strength(runs), *notes, *overview(runs)):
         say(line)
     out.mkdir(parents=True, exist_ok=True)
     page = out / PAGE
@@ -44,66 +56,84 @@ def write(folders: Sequence[Path], out: Path, *, log: Callable[[str], None] | No
     return page
 
 
-def state(runs: Sequence[Run]) -> tuple[str, str]:
-    """One line on the checks of all runs, and its class on the page."""
-    failed = [f"{run.name}: {', '.join(run.broken)}" for run in runs if run.failed]
-    silent = [run.name for run in runs if run.state == "not run"]
-    passed = sum(run.state == "passed" for run in runs)
-    ran = sum(check.passed is not None for run in runs for check in run.summary.checks)
-    rest = sum(len(run.summary.checks) for run in runs) - ran
-    if failed:
-        others = f" Not run in {', '.join(silent)}." if silent else ""
-        return f"CHECKS FAILED in {'; '.join(failed)}.{others}", "failed"
-    if len(silent) == len(runs) > 1:
-        return f"CHECKS NOT RUN in any of the {len(runs)} runs.", "open"
-    if silent:
-        others = f" Passed in {passed} of {len(runs)} runs." if passed else ""
-        return f"CHECKS NOT RUN in {', '.join(silent)}.{others}", "open"
-    count = "the run" if len(runs) == 1 else f"all {len(runs)} runs"
-    left = f"; {rest} not applied" if rest else ""
-    return f"All checks passed in {count} ({ran} checks{left}).", "passed"
-
-
 def overview(runs: Sequence[Run]) -> list[str]:
     """A line per run for the terminal: clean and worst-case accuracy under frozen noise."""
     width = max(len(run.name) for run in runs)
     lines = ["accuracy in % [95 % interval], frozen noise, worst of the attacks"]
     for run in runs:
-        said = []
-        for eps in (0.0, *run.budgets):
-            said.append(f"{spoken(eps)}: {run.share(eps)}")
+        said = "  ".join(f"{spoken(eps)}: {run.share(eps)}" for eps in (0.0, *run.budgets))
         mark = "CHECKS FAILED  " if run.failed else ""
-        lines.append(f"{run.name:<{width}}  {mark}{'  '.join(said)}  {run.images} images")
+        lines.append(f"{run.name:<{width}}  {mark}{said}  {run.images} images")
     return lines
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page; `kind` "chart" may be shown in other colors, "photo" may not."""
+
+    png: bytes
+    alt: str
+    kind: str = "chart"
+    caption: str = ""
+    figure: str = ""
+    """what the caption says of the run, struck through where its checks failed"""
+
+    @property
+    def url(self) -> str:
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+class RunPage(NamedTuple):
+    """A run and its pictures, which show the budget `shown`."""
+
+    run: Run
+    number: int
+    shown: float
+    photos: list[Picture]
+    charts: list[Picture]
+
+
 def document(runs: Sequence[Run], notes: Sequence[str], out: Path) -> str:
+    """The page as HTML; its figures are also written to `out`."""
     found = groups(runs)
     line, kind = state(runs)
-    if len(found) > 1:
-        sets = "; ".join(f"{group.title} ({counted(len(group.runs), 'run')})" for group in found)
-        notes = [*notes, f"These runs saw {len(found)} different sets of images: {sets}. No table, "
-                         "chart or test below puts two sets together."]  # fmt: skip
-    body = [
-        tag("p", line, class_=f"state {kind}"),
-        tag("h1", title(runs)),
-        *(tag("p", note, class_="open") for note in notes),
-        *(together(group, number, out) for number, group in enumerate(found, 1)),
-        tag("h2", "Runs" if len(runs) > 1 else "The run"),
-        *(alone(run, number, out, opened=len(runs) == 1) for number, run in enumerate(runs, 1)),
-    ]
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", ("CHECKS FAILED: " if kind == "failed" else "") + title(runs)),
-        tag("style", Html(STYLE.read_text(encoding="utf-8"))),
-    ]
-    page = tag("html", tag("head", *head), tag("body", *body), lang="en")
-    return f"<!doctype html>\n{page}\n"
+    return environment().get_template(TEMPLATE).render(
+        runs=runs, line=line, state=kind, title=title(runs), notes=[*notes, *apart(found)],
+        groups=[(group, list(charts(group, i, out))) for i, group in enumerate(found, 1)],
+        pages=[run_page(run, number, out) for number, run in enumerate(runs, 1)],
+    )  # fmt: skip
 
 
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def environment() -> Environment:
+    """Templates whose values are printable, escaped, and never missing."""
+    found = Environment(
+        loader=PackageLoader("evaluation.report", ""), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=shown,
+    )  # fmt: skip
+    found.filters |= {
+        "attack_rows": tables.attack_rows,
+        "attack_seconds": tables.attack_seconds,
+        "confidence_rows": tables.confidence_rows,
+        "differences": differences,
+        "norm_title": lambda norm: NORMS.get(norm, norm),
+        "origin": tables.origin,
+        "paired_tests": tables.paired_tests,
+        "percent": lambda share: f"{100 * share:.1f}",
+        "protocol_title": lambda name: PROTOCOLS[name].title if name in PROTOCOLS else name,
+        "settings": tables.settings,
+        "spoken": spoken,
+        "strength": strength,
+    }
+    found.globals |= {
+        "CLEAN": CLEAN, "EACH": EACH, "MOST_PAIRS": MOST_PAIRS, "PROTOCOLS": PROTOCOLS,
+        "SIGNIFICANT": SIGNIFICANT, "WORST": WORST,
+    }  # fmt: skip
+    return found
+
+
+def shown(value: Any) -> Any:
+    """A value of the template as printable text; markup of the template itself stays."""
+    return value if isinstance(value, Markup) else printable(value)
 
 
 def title(runs: Sequence[Run]) -> str:
@@ -112,51 +142,63 @@ def title(runs: Sequence[Run]) -> str:
     return f"Robustness on {data}: " + (names[0] if len(names) == 1 else f"{len(names)} defenses")
 
 
-def together(group: Group, number: int, out: Path) -> Html:
-    """What runs on the same images say together."""
-    charts = []
+def apart(found: Sequence[Group]) -> list[str]:
+    """A note where runs saw different images."""
+    if len(found) == 1:
+        return []
+    sets = "; ".join(f"{group.title} ({len(group.runs)} runs)" for group in found)
+    return [
+        f"These runs saw {len(found)} different sets of images: {sets}. No table, chart or test "
+        "below puts two sets together."
+    ]
+
+
+def charts(group: Group, number: int, out: Path) -> Iterator[Picture]:
+    """Accuracy over the budget under each norm."""
     for norm in group.norms:
         png = figures.accuracy(group.of(norm), group.defenses, norm)
         keep(out, f"accuracy-{number}-{norm}.png", png)
-        name = NORMS.get(norm, norm)
-        image = picture(png, alt=f"accuracy over the budget, {name}", width=460, kind="chart")
-        charts.append(tag("figure", image))
-    how = (
-        "Higher is better. Bars are 95 % intervals; points of one budget are set a little apart. "
-        "A curve that stays high at a budget where images look like another class asks for a "
-        "stronger attack."
-    )
-    if any(run.failed for run in group.runs):
-        how += " ✗, hollow points and a dotted line: a check of that run failed."
-    return tag(
-        "section",
-        tag("h2", group.title),
-        headline(group),
-        tag("h3", "Accuracy over the budget"),
-        tag("p", how, class_="soft"),
-        tag("div", *charts, class_="figures"),
-        paired(group),
-        unequal(group.runs),
-    )
+        yield Picture(png, f"accuracy over the budget, {NORMS.get(norm, norm)}")
 
 
-def alone(run: Run, number: int, out: Path, *, opened: bool) -> Html:
-    """One run, its pictures at the middle one of its budgets."""
-    shown = run.budgets[len(run.budgets) // 2]
-    kept = examples(run, shown)
-    name = figures.short(run.name, 48) + (" (checks failed)" if run.failed else "")
-    pictures = {}
-    for where, eps in (("clean", 0.0), (f"attacked, {spoken(shown)}", shown)):
-        found, kind = run.answers[eps], where.split(",")[0]
-        title = f"{name}\n{where}"
-        pictures[f"confusion-{kind}"] = figures.confusions(found, run.classes, title)
-        pictures[f"reliability-{kind}"] = figures.reliability(found, title)
-    for kind, part in kept.items():
-        pictures[kind] = draw(part, run.classes, f"{name}\n{spoken(shown)}, answer {kind}")
-    for kind, png in pictures.items():
+def run_page(run: Run, number: int, out: Path) -> RunPage:
+    """A run and its pictures at the middle one of its budgets."""
+    eps = run.budgets[len(run.budgets) // 2]
+    photos, drawn = dict(photographs(run, eps)), dict(run_charts(run, eps))
+    for kind, picture in (photos | drawn).items():
         # Different names must not share a file, and a name may hold what a file's may not.
-        keep(out, f"{quote(run.name, safe='')}-{kind}.png", png)
-    return section(run, number, shown=shown, pictures=pictures, kept=kept, opened=opened)
+        keep(out, f"{quote(run.name, safe='')}-{kind}.png", picture.png)
+    return RunPage(run, number, eps, list(photos.values()), list(drawn.values()))
+
+
+def photographs(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
+    """Images that are answered wrongly, and rightly, by kind."""
+    for kind, part in examples(run, eps).items():
+        png = draw(part, run.classes, heading(run), f"{spoken(eps)}, answer {kind}")
+        caption = f"Answer {kind}. Difference: {key(part[0], scale(part))} on the [0, 1] scale"
+        yield kind, Picture(png, f"{run.name}, {kind}", "photo", caption)
+
+
+def run_charts(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
+    """Confusions, reliability and risk over coverage, clean and attacked, by kind."""
+    states = {"clean": (0.0, "clean"), "attacked": (eps, f"attacked, {spoken(eps)}")}
+    for state_name, (budget, where) in states.items():
+        found, lines = run.answers[budget], (heading(run), f"{where}, {run.images} images")
+        right = f"{sum(answer.right for answer in found)} of {len(found)} images right"
+        for kind, png in {
+            "confusion": figures.confusions(found, run.classes, *lines),
+            "reliability": confidence_figures.reliabilities(found, *lines),
+        }.items():
+            alt, caption = f"{kind} of {run.name}, {state_name}", f"{state_name}, {kind}"
+            yield f"{kind}-{state_name}", Picture(png, alt, "chart", caption.capitalize(), right)
+    curves = {where: run.answers[budget] for budget, where in states.values()}
+    png = confidence_figures.risks(curves, heading(run))
+    yield "risk", Picture(png, f"risk over coverage of {run.name}")
+
+
+def heading(run: Run) -> str:
+    """The first line of a figure's title."""
+    return f"{run.name} (checks failed)" if run.failed else run.name
 
 
 def keep(out: Path, name: str, png: bytes) -> None:

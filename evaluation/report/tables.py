@@ -1,178 +1,146 @@
-"""Tables over several runs: all accuracies, paired tests, what else differs."""
+"""The figures of the page's tables, row by row."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from evaluation.report.compare import SIGNIFICANT, Group, Pair, differences, pairs
-from evaluation.report.figures import NORMS
-from evaluation.report.load import Run, spoken
-from evaluation.report.markup import Html, between, join, table, tag
-from evaluation.results.metrics import WORST, Accuracy
-from evaluation.results.protocols import PROTOCOLS
-from evaluation.results.records import CLEAN
-
-MOST_PAIRS = 12
-"""Rows of paired tests that are shown unasked."""
-
-
-def protocol_name(protocol: str) -> str:
-    return PROTOCOLS[protocol].title if protocol in PROTOCOLS else protocol
+from evaluation.report.compare import SIGNIFICANT, Group, Pair, pairs
+from evaluation.report.load import Run, flatten
+from evaluation.results.abstention import mean_risk
+from evaluation.results.calibration import calibration_error, reliability
+from evaluation.results.metrics import WORST
+from evaluation.results.records import CLEAN, Record
 
 
-def struck(content: object, run: Run) -> Html:
-    """A figure of a run; struck through where a check of it failed."""
-    return tag("s", content, title="a check of this run failed") if run.failed else join(content)
+class AttackRow(NamedTuple):
+    """An attack within a budget: largest norms of its changes, and its mean seconds per image."""
+
+    eps: float
+    attack: str
+    linf: float
+    l2: float
+    seconds: float
 
 
-def figure(share: Accuracy) -> Html:
-    """Accuracy in % above its interval, with a decimal where so many images carry one."""
-    digits = 1 if share.images >= 1000 else 0
-    low, high = 100 * share.low, 100 * share.high
-    interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
-    return join(f"{100 * share.mean:.1f}", " ", tag("small", interval))
+def attack_rows(run: Run) -> Iterator[list[AttackRow]]:
+    """The attacks of every budget and the worst of them, clean images first."""
+    yield [attack_row(run, 0.0, CLEAN)]
+    for eps in run.budgets:
+        names = [name for name in run.summary.accuracies[eps] if name != WORST]
+        yield [attack_row(run, eps, name) for name in (*names, WORST)]
 
 
-def number(run: Run, eps: float, attack: str, protocol: str, *, class_: str = "number") -> Html:
-    """The cell of an accuracy; empty where the run has none."""
-    known = run.summary.accuracies.get(eps, {})
-    if protocol not in known.get(attack if eps else CLEAN, {}):
-        return tag("td", "-", class_=class_)
-    share = run.share(eps, attack, protocol)
-    return tag("td", struck(figure(share), run), class_=class_)
+def attack_row(run: Run, eps: float, attack: str) -> AttackRow:
+    """A row from the records; a worst case takes the time of all of its attacks."""
+    rows = [r for r in run.records if r.eps == eps and attack in (WORST, r.attack)]
+    seconds = sum(r.seconds for r in rows) / run.images
+    return AttackRow(eps, attack, max(r.linf for r in rows), max(r.l2 for r in rows), seconds)
 
 
-def headline(group: Group) -> Html:
-    """Protocols and, in them, defenses down; norms and, in them, budgets across."""
-    columns = [(norm, eps) for norm in group.norms for eps in (0.0, *group.budgets(norm))]
-    norms = [
-        tag("th", NORMS.get(norm, norm), colspan=1 + len(group.budgets(norm)), class_="first")
-        for norm in group.norms
-    ]
-    budgets = [tag("th", spoken(eps), class_=edge(eps)) for _, eps in columns]
-    found = table(
-        head=[tag("tr", tag("th"), *norms), tag("tr", tag("th", "defense"), *budgets)],
-        bodies=[rows(group, protocol, columns) for protocol in group.protocols],
-        caption=f"Accuracy in % [95 % interval], n = {group.runs[0].images} images in every cell; "
-                "clean, and the worst of the attacks for each image within a budget",
-    )  # fmt: skip
-    return join(found, meanings(group))
+class ConfidenceRow(NamedTuple):
+    """Figures in [0, 1] of the answers for all images within a budget."""
+
+    eps: float
+    accuracy: float
+    confidence: float
+    calibration_error: float
+    mean_risk: float
 
 
-def meanings(group: Group) -> Html:
-    """What the protocols of a table are."""
-    judged = " or ".join(map(str, sorted({run.draws for run in group.runs if run.draws})))
-    items = [
-        tag(
-            "li",
-            tag("b", PROTOCOLS[name].title),
-            ": ",
-            PROTOCOLS[name].meaning.format(draws=judged),
-            ".",
-        )
-        for name in group.protocols
-        if name in PROTOCOLS
-    ]
-    return tag("ul", *items, class_="soft")
+def confidence_rows(run: Run) -> list[ConfidenceRow]:
+    """Accuracy, mean confidence, calibration error and mean risk for every budget."""
+    return [confidence_row(eps, answers) for eps, answers in run.answers.items()]
 
 
-def edge(eps: float) -> str:
-    return "number" if eps else "number first"
-
-
-def rows(group: Group, protocol: str, columns: list[tuple[str, float]]) -> list[Html]:
-    title = tag("th", protocol_name(protocol), colspan=1 + len(columns))
-    found = [tag("tr", title, class_="protocol")]
-    for defense in group.defenses:
-        runs = {run.norm: run for run in group.runs if run.defense == defense}
-        if any(protocol in run.protocols for run in runs.values()):
-            cells = [
-                number(runs[norm], eps, WORST, protocol, class_=edge(eps))
-                if norm in runs
-                else tag("td", "-", class_=edge(eps))
-                for norm, eps in columns
-            ]
-            found.append(tag("tr", tag("th", label(defense, runs), class_="name"), *cells))
-    return found
-
-
-def label(defense: str, runs: dict[str, Run]) -> Html:
-    broken = [NORMS.get(norm, norm) for norm, run in runs.items() if run.failed]
-    if not broken:
-        return join(defense)
-    return join(defense, " ", tag("small", f"checks failed: {', '.join(broken)}", class_="failed"))
-
-
-def paired(group: Group) -> Html:
-    """Paired tests of every two defenses; empty where no two sound runs share a norm."""
-    found = {norm: pairs(group, norm) for norm in group.norms}
-    every = [pair for part in found.values() for pair in part]
-    if not every:
-        return Html("")
-    limit = SIGNIFICANT / len(every)
-    apart = [pair for pair in every if pair.p < limit]
-    overlap = sum(pair.overlap for pair in every if pair.p >= limit)
-    how = (
-        "How many images only the first of two defenses gets right, how many only the second, and "
-        "the p-value of McNemar's exact test that both are equally accurate: same images, frozen "
-        f"noise, worst of the attacks. Bold: p below {SIGNIFICANT:g} / {len(every)} = {limit:.2g}, "
-        f"corrected for the number of tests (Bonferroni); {len(apart)} of {len(every)} are. In "
-        f"{overlap} of the others the 95 % intervals overlap too: which of the two has the higher "
-        "accuracy there says nothing."
+def confidence_row(eps: float, answers: list[Record]) -> ConfidenceRow:
+    right = [answer.right for answer in answers]
+    confidences = [answer.frozen_confidence for answer in answers]
+    error = calibration_error(reliability(confidences, right))
+    return ConfidenceRow(
+        eps, fmean(right), fmean(confidences), error, mean_risk(confidences, right)
     )
-    if any(run.failed for run in group.runs):
-        how += " Runs whose checks failed are left out."
-    tables = [pair_table(part, norm, limit) for norm, part in found.items() if part]
-    rows = len({(pair.first.name, pair.second.name) for pair in every})
-    if rows > MOST_PAIRS:
-        tables = [tag("details", tag("summary", f"Show {rows} pairs of runs"), *tables)]
-    return join(tag("h3", "Paired tests"), tag("p", how, class_="soft"), *tables)
 
 
-def pair_table(found: list[Pair], norm: str, limit: float) -> Html:
-    budgets = sorted({pair.eps for pair in found})
-    by_runs: dict[tuple[str, str], dict[float, Pair]] = {}
-    for pair in found:
-        by_runs.setdefault((pair.first.name, pair.second.name), {})[pair.eps] = pair
-    heads = [tag("th", spoken(eps), class_="number") for eps in budgets]
-    body = []
-    for of in by_runs.values():
-        one = next(iter(of.values()))
-        name = f"{one.first.defense} : {one.second.defense}"
-        cells = [pair_cell(of[eps], limit) if eps in of else tag("td", "-", class_="number")
-                 for eps in budgets]  # fmt: skip
-        body.append(tag("tr", tag("th", name, class_="name"), *cells))
-    caption = f"{NORMS.get(norm, norm)}: images that only one gets right, p below"
-    head = tag("tr", tag("th", "first : second"), *heads)
-    return table(head=[head], bodies=[body], caption=caption)
+@dataclass(frozen=True)
+class PairTable:
+    """The paired tests under one norm: by "first : second", and in that by budget."""
+
+    norm: str
+    budgets: list[float]
+    rows: dict[str, dict[float, Pair]]
+
+    @classmethod
+    def of(cls, norm: str, found: list[Pair]) -> "PairTable":
+        rows: dict[str, dict[float, Pair]] = {}
+        for pair in found:
+            names = f"{pair.first.defense} : {pair.second.defense}"
+            rows.setdefault(names, {})[pair.eps] = pair
+        return cls(norm, sorted({pair.eps for pair in found}), rows)
 
 
-def pair_cell(pair: Pair, limit: float) -> Html:
-    p = "p < 0.0001" if pair.p < 1e-4 else f"p = {pair.p:.2g}"
-    counts = join(f"{pair.only_first} : {pair.only_second} ", tag("small", p))
-    return tag("td", tag("b", counts) if pair.p < limit else counts, class_="number")
+@dataclass(frozen=True)
+class PairedTests:
+    """All paired tests of a group."""
 
+    tables: list[PairTable]
 
-def unequal(runs: Sequence[Run]) -> Html:
-    """Settings and versions that a comparison should know of; empty where all are the same."""
-    found = differences(runs)
-    if not found:
-        return Html("")
-    items = []
-    for name, values in found.items():
-        said = [
-            join(tag("code", value), " ", users(names, runs)) for value, names in values.items()
+    @cached_property
+    def every(self) -> list[Pair]:
+        return [
+            pair for table in self.tables for row in table.rows.values() for pair in row.values()
         ]
-        items.append(tag("li", tag("code", name), ": ", between("; ", said)))
-    return join(
-        tag("h3", "What else differs"),
-        tag("p", "These settings or versions are not the same in all of these runs; a difference "
-                 "in accuracy may be theirs. What only the defense or the machine needs is not "
-                 "listed."),
-        tag("ul", *items),
-    )  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        return len(self.every)
+
+    @property
+    def rows(self) -> int:
+        return sum(len(table.rows) for table in self.tables)
+
+    @property
+    def limit(self) -> float:
+        """The p-value below which a test counts, corrected for their number (Bonferroni)."""
+        return SIGNIFICANT / self.count
+
+    @property
+    def significant(self) -> int:
+        return sum(pair.p < self.limit for pair in self.every)
+
+    @property
+    def overlapping(self) -> int:
+        """Tests that are not significant and whose two intervals overlap."""
+        return sum(pair.overlap for pair in self.every if pair.p >= self.limit)
 
 
-def users(names: list[str], runs: Sequence[Run]) -> Html:
-    """Who has a value; the majority is not listed by name."""
-    if len(names) > len(runs) / 2:
-        return join(f"({len(names)} of {len(runs)} runs)")
-    return join("(", ", ".join(names), ")")
+def paired_tests(group: Group) -> PairedTests:
+    """Tests of every two defenses; without tables where no two sound runs share a norm."""
+    found = {norm: pairs(group, norm) for norm in group.norms}
+    return PairedTests([PairTable.of(norm, part) for norm, part in found.items() if part])
+
+
+def attack_seconds(run: Run) -> float:
+    """Mean seconds per image of all attacks under all budgets."""
+    return sum(record.seconds for record in run.records if record.eps) / run.images
+
+
+def settings(run: Run) -> dict[str, str]:
+    """All settings by dotted name, values as JSON."""
+    return {name: json.dumps(value) for name, value in flatten(run.summary.config)}
+
+
+def origin(run: Run) -> dict[str, Any]:
+    """Command, commit, data, weights and versions: what it takes to make the figures again."""
+    found = run.summary.provenance
+    commit = found["commit"] or "unknown"
+    return {
+        "command": found["command"],
+        "commit": commit.removesuffix("+") + (" and changes" if commit.endswith("+") else ""),
+        "data, SHA-256": found["data_fingerprint"],
+        **{f"weights of {name}, SHA-256": sha for name, sha in run.summary.weights.items()},
+        "python": found["python"],
+        **found["packages"],
+    }

@@ -1,0 +1,52 @@
+"""The first lines of a report: the state of the checks, and the strength of the evaluation."""
+
+from collections.abc import Iterable, Sequence
+
+from evaluation.report.load import Run
+from evaluation.suites import SIZES
+
+
+def state(runs: Sequence[Run]) -> tuple[str, str]:
+    """One line on the checks of all runs; and "failed", "passed" or "open", where none says."""
+    silent = [run.name for run in runs if run.state == "not run"]
+    passed = sum(run.state == "passed" for run in runs)
+    if failed := [f"{run.name}: {', '.join(run.broken)}" for run in runs if run.failed]:
+        others = f" Not run in {', '.join(silent)}." if silent else ""
+        return f"CHECKS FAILED in {'; '.join(failed)}.{others}", "failed"
+    if len(silent) == len(runs) > 1:
+        return f"CHECKS NOT RUN in any of the {len(runs)} runs.", "open"
+    if silent:
+        others = f" Passed in {passed} of {len(runs)} runs." if passed else ""
+        return f"CHECKS NOT RUN in {', '.join(silent)}.{others}", "open"
+    return f"All checks passed in {counts(runs)}.", "passed"
+
+
+def counts(runs: Sequence[Run]) -> str:
+    """The numbers of runs and checks, such as "the run (4 checks; 1 not applied)"."""
+    found = [check.passed is not None for run in runs for check in run.summary.checks]
+    where = "the run" if len(runs) == 1 else f"all {len(runs)} runs"
+    left = f"; {len(found) - sum(found)} not applied" if not all(found) else ""
+    return f"{where} ({sum(found)} checks{left})"
+
+
+def strength(runs: Sequence[Run]) -> str:
+    """The numbers of images and of attack steps, each beside what it is to be compared with."""
+    widest = max(share.high - share.low for run in runs for share in every(run))
+    images = f"{span(run.images for run in runs)} images"
+    intervals = f"95 % intervals up to {100 * widest:.0f} points wide"
+    suites = [run.summary.config.get("suite") or {} for run in runs]
+    steps = [suite["steps"] for suite in suites if suite.get("steps")]
+    usual = f"AutoAttack: {SIZES['standard'].steps}"
+    attacks = f"{span(steps)} steps per attack ({usual})" if steps else "attack steps not recorded"
+    return f"Strength: {images} ({intervals}), {attacks}."
+
+
+def every(run: Run) -> list:
+    """The worst-case accuracies of a run, clean images first."""
+    return [run.share(eps) for eps in (0.0, *run.budgets)]
+
+
+def span(values: Iterable[int]) -> str:
+    """The least and the largest, such as "4 to 100", or the only one."""
+    found = sorted(set(values))
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"

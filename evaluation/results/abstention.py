@@ -1,0 +1,55 @@
+"""Abstention: the errors that remain if a defense answers only where its confidence is high."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+
+def risk_coverage(
+    confidences: Sequence[float], right: Sequence[bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The risk-coverage curve (El-Yaniv & Wiener 2010) of N images: coverages (N,), risks (N,).
+
+    At coverage k / N the k images of highest confidence are answered, and the risk is the share of
+    wrong answers among them. Images of equal confidence are in random order: the risk is its exact
+    expectation.
+
+    Raises:
+        ValueError: not as many confidences as answers, or none.
+    """
+    scores, wrong = np.asarray(confidences, float), 1 - np.asarray(right, float)
+    if scores.shape != wrong.shape or scores.ndim != 1 or not len(scores):
+        raise ValueError(
+            f"confidences {scores.shape} and right {wrong.shape}: give one of each for every "
+            "image, of at least one image"
+        )
+    _, level, counts = np.unique(-scores, return_inverse=True, return_counts=True)
+    mean_wrong = np.bincount(level, weights=wrong) / counts
+    answered = np.arange(1, len(scores) + 1)
+    return answered / len(scores), np.repeat(mean_wrong, counts).cumsum() / answered
+
+
+def mean_risk(confidences: Sequence[float], right: Sequence[bool]) -> float:
+    """The area under the risk-coverage curve: the mean risk over its N coverages, in [0, 1].
+
+    AURC of Geifman, Uziel & El-Yaniv 2019, eq. 2. A confidence that is independent of the errors
+    has the share of wrong answers.
+    """
+    return float(risk_coverage(confidences, right)[1].mean())
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """The probability that a positive scores higher than a negative; equal scores count half.
+
+    The area under the ROC curve, from the rank sum (Hanley & McNeil 1982). 0.5: no separation.
+
+    Raises:
+        ValueError: no scores of one kind, or one that is not finite.
+    """
+    scores = np.array([*positive, *negative], float)
+    count, rest = len(positive), len(negative)
+    if not count or not rest or not np.isfinite(scores).all():
+        raise ValueError(f"{count} and {rest} scores: give at least one of each kind, all finite")
+    rank_sum = rankdata(scores)[:count].sum()
+    return float((rank_sum - count * (count + 1) / 2) / (count * rest))

@@ -1,0 +1,114 @@
+"""Reading finished runs: names, worst answers, and folders that are refused."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import tyro
+
+from evaluation.config import EvaluateConfig
+from evaluation.report import write
+from evaluation.report.figures import confusion
+from evaluation.report.load import Run, load, spoken
+from evaluation.results.records import Record
+from tests.support.fake_runs import Fake, make
+
+
+def test_worst_answer_of_an_image(tmp_path: Path) -> None:
+    """The most confident wrong one, or where all are right the least confident."""
+    (run,) = load([make(tmp_path / "run", Fake(images=3))])[0]
+
+    def record(image: int, eps: float, frozen: int, confidence: float) -> Record:
+        return Record(image, 1, eps, "none", frozen, confidence, (), (), eps, eps, 0.0)
+
+    rows = [
+        record(0, 0.0, 1, 0.99), record(0, 0.1, 1, 0.7), record(0, 0.1, 1, 0.8),
+        record(1, 0.0, 1, 0.5), record(1, 0.1, 2, 0.6), record(1, 0.1, 3, 0.9),
+        record(2, 0.0, 4, 0.4), record(2, 0.1, 1, 0.1), record(2, 0.2, 5, 1.0),
+    ]  # fmt: skip
+    answers = Run(run.folder, run.name, run.defense, run.summary, rows).answers
+    assert answers[0.0] == [rows[0], rows[3], rows[6]]
+    assert answers[0.1] == [rows[1], rows[5], rows[6]]
+    # What is within a budget is within a larger one.
+    assert answers[0.2] == [rows[1], rows[5], rows[8]]
+    counts = confusion(answers[0.1], 5)
+    assert counts.sum() == 3 and counts[1].tolist() == [0, 1, 0, 1, 1]
+
+
+def test_budgets_are_said_as_people_write_them() -> None:
+    assert [spoken(eps) for eps in (0.0, 0.1, 8 / 255, 0.2, 1.0)] == [
+        "clean", "eps 0.1", "eps 8/255", "eps 0.2", "eps 1",
+    ]  # fmt: skip
+
+
+def test_unfinished_run_says_how_to_finish_it(tmp_path: Path) -> None:
+    """The command's settings are the run's; beside finished runs it is a note."""
+    make(tmp_path / "all" / "sound", Fake())
+    folder = tmp_path / "all" / "un finished"
+    folder.mkdir()
+    config = EvaluateConfig(out=folder, norm="l2", eps=(0.5, 1.0), images=7)
+    (folder / "settings.json").write_text(json.dumps({**asdict(config), "out": None}, default=str))
+    with pytest.raises(ValueError, match="is not finished") as caught:
+        load([folder])
+    command = shlex.split(str(caught.value).split("continue it: ")[1])
+    assert command[:3] == ["python", "-m", "evaluation.evaluate"]
+    assert tyro.cli(EvaluateConfig, args=command[3:]) == config
+    assert "--batch-size" in command and "--defense.t-star" not in command
+    runs, notes = load([tmp_path / "all"])
+    assert [r.name for r in runs] == ["sound"] and len(notes) == 1
+    assert "un finished" in notes[0]
+
+
+def doubled(summary: dict) -> None:
+    """As many right answers among twice as many images."""
+    share = summary["accuracy"]["0"]["none"]["frozen"]
+    share |= {"images": 2 * share["images"], "accuracy": share["accuracy"] / 2}
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        summary = json.loads((folder / "summary.json").read_text())
+        change(summary)
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "is not a folder"),
+        (lambda folder: (folder / "summary.json").write_text("{"), "is not JSON"),
+        (edit(lambda s: s.pop("checks")), "has no checks"),
+        (edit(lambda s: s["accuracy"]["0"]["none"].pop("frozen")), "under frozen noise"),
+        (edit(lambda s: s["accuracy"]["0.1"]["worst"]["frozen"].update(accuracy=0)), "records say"),
+        (edit(doubled), "of 24 images"),
+        (lambda folder: (folder / "records-001.jsonl").unlink(), "records say"),
+    ],
+)
+def test_damaged_folders_are_refused(tmp_path: Path, damage, message: str) -> None:
+    folder = make(tmp_path / "run", Fake())
+    damage(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        write([folder], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nor does a folder in it"):
+        load([tmp_path])
+    with pytest.raises(ValueError, match="none given"):
+        load([])
+
+
+def test_names_are_as_long_as_they_must_be(tmp_path: Path) -> None:
+    for name in ("new/rdc-linf", "old/rdc-linf"):
+        make(tmp_path / name, Fake("rdc"))
+    runs, _ = load([tmp_path / "new", tmp_path / "old", tmp_path / "new" / "rdc-linf"])
+    assert [(r.name, r.defense) for r in runs] == [
+        ("new/rdc-linf", "new/rdc"), ("old/rdc-linf", "old/rdc"),
+    ]  # fmt: skip
