@@ -1,4 +1,4 @@
-"""One page about finished evaluations: `python -m evaluation.report results/digits`."""
+"""Write one page about finished evaluations: `python -m evaluation.report results/digits`."""
 
 import sys
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from evaluation.report.page import default_out, write
+from rdc.text import printable
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def main(config: ReportConfig) -> int:
     try:
         write(config.folders, config.out or default_out(config.folders), log=print)
     except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from evaluation.report.figures import STYLE, WIDTH, fitted, png
@@ -20,6 +20,7 @@ from evaluation.results.records import CLEAN, Record
 EACH = 3
 """Images shown with a wrong answer, and with a right one."""
 TOLERANCE = 1e-3
+REMEDY = "evaluate again into a new folder, or remove the folder of images"
 WRONG = "#B3261E"
 EDGE, HEAD, LINE = 0.06, 0.66, 0.15
 """Inches around an image, above the first row, and of a line of a caption."""
@@ -57,22 +58,38 @@ def examples(run: Run, eps: float) -> dict[str, list[Example]]:
 
 def saved(run: Run, eps: float) -> Iterator[Example]:
     """All images of a budget that the run kept, in order."""
-    files = sorted((run.folder / "images").glob(f"eps{eps:g}-*.safetensors"), key=first_row)
-    for file in files:
-        tensors, attacks = load_file(file), culprits(file)
-        given = load_file(file.with_name(f"eps0-{first_row(file):05d}.safetensors"))["images"]
-        for i, attacked in enumerate(tensors["images"]):
+    files = (run.folder / "images").glob(f"eps{eps:g}-[0-9]*.safetensors")
+    for file in sorted(files, key=first_row):
+        given, attacked, purified, attacks = read(file)
+        for i, attack in enumerate(attacks):
             image = first_row(file) + i
-            purified = tensors["purified"][i] if "purified" in tensors else None
-            record = of(run, eps, image, attacks[i], attacked - given[i], file)
+            record = of(run, eps, image, attack, attacked[i] - given[i], file)
             before = of(run, eps, image, CLEAN, np.zeros(1), file)
-            yield Example(given[i], attacked, purified, record, before)
+            yield Example(
+                given[i], attacked[i], None if purified is None else purified[i], record, before
+            )
 
 
-def culprits(file: Path) -> list[str]:
-    """The attack behind each image of a file; "none" where none did harm."""
-    with safe_open(file, "np") as opened:
-        return json.loads(opened.metadata()["attacks"])
+def read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    """Given, attacked and purified images (B, C, H, W) of a file, and the attack behind each.
+
+    Raises:
+        ValueError: names the file, where it is not one that the evaluation writes.
+    """
+    try:
+        tensors = load_file(file)
+        given = load_file(file.with_name(f"eps0-{first_row(file):05d}.safetensors"))["images"]
+        with safe_open(file, "np") as opened:
+            attacks = json.loads(opened.metadata()["attacks"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not readable ({error}); {REMEDY}") from error
+    attacked, purified = tensors.get("images"), tensors.get("purified")
+    shapes = {found.shape for found in (given, attacked, purified) if found is not None}
+    if attacked is None or len(shapes) > 1 or given.ndim != 4 or given.shape[1] not in (1, 3):
+        raise ValueError(f"{file} holds images of the shapes {sorted(shapes)}; {REMEDY}")
+    if not isinstance(attacks, list) or len(attacks) != len(given):
+        raise ValueError(f"{file} names attacks={attacks!r:.80}, not one per image; {REMEDY}")
+    return given, attacked, purified, attacks
 
 
 def first_row(file: Path) -> int:
@@ -90,7 +107,7 @@ def of(run: Run, eps: float, image: int, attack: str, change: np.ndarray, file: 
             return record
     raise ValueError(
         f"{file}: image {image} is of no attack in the records; the folder holds images and "
-        "records of different runs; evaluate again into a new one"
+        f"records of different runs; {REMEDY}"
     )
 
 

@@ -1,7 +1,7 @@
 """Finished evaluations, read from their folders and checked against their records."""
 
-import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +14,7 @@ from evaluation.results.metrics import WORST, Accuracy
 from evaluation.results.protocols import FROZEN
 from evaluation.results.records import Record, read_records, worst
 from evaluation.results.summary import SUMMARY, Summary
+from rdc.config import read_json
 from rdc.runs.settings import INPUTS, SETTINGS
 
 
@@ -143,7 +144,12 @@ def inside(folder: Path) -> list[Path]:
 
 
 def unfinished(folder: Path) -> str:
-    settings = {k: v for k, v in parsed(folder / SETTINGS).items() if k != INPUTS}
+    found = read_json(folder / SETTINGS)
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{folder / SETTINGS} must be a JSON object of settings; give a new folder"
+        )
+    settings = {name: value for name, value in found.items() if name != INPUTS}
     flags = [word for name, value in flatten(settings) for word in flag(name, value)]
     command = shlex.join(["python", "-m", "evaluation.evaluate", "--out", str(folder), *flags])
     return (
@@ -179,24 +185,39 @@ def read(folder: Path) -> Run:
     return run
 
 
-def parsed(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON ({error}); run evaluation.evaluate again") from error
-
-
 def agree(run: Run) -> None:
-    """The records must be those that the summary counts: pictures and tests come from them."""
-    for eps, found in run.answers.items():
-        share = run.share(eps)
-        right = sum(answer.right for answer in found)
-        images = share.images
-        if len(found) != images or abs(right - share.mean * images) > 0.5:
-            raise ValueError(
-                f"{run.folder}: {SUMMARY} says {100 * share.mean:.1f} % of {images} images "
-                f"at {spoken(eps)}, the records say {right} of {len(found)}; run "
-                "evaluation.evaluate with the same settings to summarize them again"
+    """Refuse records that are not those of the summary: pictures and tests come from them."""
+    if conflict := next(conflicts(run), None):
+        raise ValueError(
+            f"{run.folder}: {conflict}; run evaluation.evaluate with the same settings to "
+            "summarize the records again"
+        )
+
+
+def conflicts(run: Run) -> Iterator[str]:
+    """Sentences on what the summary and the records say differently."""
+    for record in run.records:
+        number = max(record.label, record.frozen, *record.predictions)
+        if number >= len(run.classes):
+            yield (
+                f"{SUMMARY} names {len(run.classes)} classes, the records of image {record.image} "
+                f"have number {number}"
+            )
+    found = Counter((record.eps, record.attack) for record in run.records)
+    listed = {(eps, attack) for eps, by in run.summary.accuracies.items() for attack in by}
+    for eps, attack in sorted((listed | found.keys()) - {(eps, WORST) for eps in run.budgets}):
+        images = run.images if (eps, attack) in listed else 0
+        if found[eps, attack] != images:
+            yield (
+                f"{SUMMARY} says {images} images at {spoken(eps)}, {attack!r}, the records say "
+                f"{found[eps, attack]}"
+            )
+    for eps, answers in run.answers.items():
+        right, share = sum(answer.right for answer in answers), run.share(eps)
+        if abs(right - share.mean * share.images) > 0.5:
+            yield (
+                f"{SUMMARY} says {100 * share.mean:.1f} % of {share.images} images at "
+                f"{spoken(eps)}, the records say {right} of {len(answers)}"
             )
 
 

@@ -1,11 +1,11 @@
 """Records: the answers of a defense for one image under one attack, as a run writes them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.results.fields import COUNT, NUMBER, SHARE, TEXT, list_of, require_fields
 from rdc.runs.run_log import entries
 
 CLEAN = "none"
@@ -57,37 +57,20 @@ class Record:
         Raises:
             ValueError: names the first field that is missing, unknown or of another kind.
         """
-        if not isinstance(values, dict) or values.keys() != KINDS.keys():
-            raise ValueError(f"record: not an object with the fields {', '.join(KINDS)}")
-        for name, fits in KINDS.items():
-            if not fits(values[name]):
-                raise ValueError(f"record: {name}={values[name]!r} is no value of this field")
+        require_fields(values, KINDS, "record")
         if len(values["predictions"]) != len(values["confidences"]):
             raise ValueError("record: predictions and confidences must be equally many")
         lists = {name: tuple(values[name]) for name in ("predictions", "confidences")}
         return cls(**{**values, **lists})
 
 
-def _count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value) and value >= 0
-
-
-def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda values: isinstance(values, list | tuple) and all(map(fits, values))
-
-
-KINDS: dict[str, Callable[[Any], bool]] = {
-    **{field.name: _number for field in fields(Record)},
-    **dict.fromkeys(("image", "label", "frozen"), _count),
-    "attack": lambda value: isinstance(value, str),
-    "predictions": _all(_count),
-    "confidences": _all(_number),
-}
-"""What each field may hold in a file, in the order of the fields."""
+KINDS = {
+    "image": COUNT, "label": COUNT, "eps": NUMBER, "attack": TEXT,
+    "frozen": COUNT, "frozen_confidence": SHARE,
+    "predictions": list_of(COUNT), "confidences": list_of(SHARE),
+    "linf": NUMBER, "l2": NUMBER, "seconds": NUMBER,
+}  # fmt: skip
+"""What each field may hold in a file."""
 
 
 def read_records(folder: Path) -> list[Record]:

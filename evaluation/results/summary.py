@@ -1,19 +1,42 @@
 """The summary of a finished run, and `summary.json`, the file that holds it."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluation.checks.check import Check, headline
 from evaluation.eps import written
+from evaluation.results.fields import (
+    COUNT,
+    NUMBER,
+    OBJECT,
+    SHARE,
+    STATE,
+    TEXT,
+    list_of,
+    object_of,
+    optional,
+    require_fields,
+)
 from evaluation.results.metrics import WORST, Accuracies, Accuracy, table
 from evaluation.results.protocols import FROZEN
 from evaluation.results.records import CLEAN
+from rdc.config import read_json
 
 SUMMARY = "summary.json"
-PROVENANCE = ("command", "commit", "data_fingerprint", "python", "packages")
+PROVENANCE = {
+    "command": TEXT, "commit": optional(TEXT), "data_fingerprint": TEXT, "python": TEXT,
+    "packages": object_of(TEXT),
+}  # fmt: skip
+FIELDS = {
+    "config": OBJECT, **PROVENANCE, "weights": object_of(TEXT),
+    "calls_per_image": object_of(COUNT), "seconds_per_image": NUMBER,
+    "class_names": list_of(TEXT), "norm": TEXT, "accuracy": OBJECT, "checks": list_of(OBJECT),
+}  # fmt: skip
+CONFIG = {"data": TEXT, "split": TEXT, "eps": list_of(NUMBER), "defense": OBJECT}
+CHECK = {"name": TEXT, "passed": STATE, "detail": TEXT}
+ACCURACY = {"accuracy": SHARE, "low": SHARE, "high": SHARE, "images": COUNT}
 
 
 @dataclass(frozen=True)
@@ -83,30 +106,24 @@ class Summary:
         }
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Summary":
-        """The summary that `to_json` wrote; KeyError, TypeError or ValueError for anything else."""
-        # Before budgets were written as 8/255, they had six digits.
-        budgets = {
-            spell(eps): float(eps)
-            for spell in (written, "{:g}".format)
-            for eps in (0.0, *found["config"]["eps"])
-        }
-        accuracies = {
-            budgets[eps]: {
-                attack: {name: _accuracy(share) for name, share in by.items()}
-                for attack, by in attacks.items()
-            }
-            for eps, attacks in found["accuracy"].items()
-        }
-        if FROZEN not in accuracies[0.0][CLEAN]:
-            raise ValueError("no accuracy under the frozen draw")
+    def from_json(cls, found: Any) -> "Summary":
+        """The summary that `to_json` wrote.
+
+        Raises:
+            ValueError: names the first field that is missing or of another kind.
+        """
+        require_fields(found, FIELDS, "summary", others=True)
+        require_fields(found["config"], CONFIG, "config", others=True)
+        require_fields(found["config"]["defense"], {"kind": TEXT}, "config.defense", others=True)
+        for check in found["checks"]:
+            require_fields(check, CHECK, "checks")
         return cls(
             config=found["config"],
             provenance={name: found[name] for name in PROVENANCE},
             weights=found["weights"],
-            class_names=tuple(map(str, found["class_names"])),
+            class_names=tuple(found["class_names"]),
             norm=found["norm"],
-            accuracies=accuracies,
+            accuracies=_accuracies(found["accuracy"], found["config"]["eps"]),
             checks=tuple(Check(**check) for check in found["checks"]),
             calls_per_image=found["calls_per_image"],
             seconds_per_image=found["seconds_per_image"],
@@ -114,27 +131,58 @@ class Summary:
 
     @classmethod
     def read(cls, file: Path) -> "Summary":
-        """
+        """The summary that a file holds.
+
         Raises:
-            ValueError: names the file, where it is not what `to_json` writes.
+            ValueError: names the file, and the field and its value that are not of a summary.
         """
         try:
-            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            return cls.from_json(read_json(file))
+        except ValueError as error:
             raise ValueError(
-                f"{file} is no summary of this version ({type(error).__name__}: {error}); start "
-                "evaluation.evaluate again as before to write it anew"
+                f"{file} is no summary of this version: {error}; start evaluation.evaluate again "
+                "as before to write it anew"
             ) from error
+
+
+def _accuracies(found: Mapping[str, Any], eps: Sequence[float]) -> Accuracies:
+    """Accuracies by budget from those by its name, all of the same images and protocols."""
+    # Before budgets were written as 8/255, they had six digits.
+    budgets = {
+        spell(budget): float(budget) for spell in (written, "{:g}".format) for budget in (0.0, *eps)
+    }
+    if unknown := found.keys() - budgets.keys():
+        raise ValueError(f"accuracy: {min(unknown)!r} is no budget of config.eps={list(eps)}")
+    accuracies = {budgets[name]: _of_budget(name, attacks) for name, attacks in found.items()}
+    for budget in budgets.values():
+        if (WORST if budget else CLEAN) not in accuracies.get(budget, {}):
+            raise ValueError(f"accuracy: none of the worst case at eps {written(budget)}")
+    clean = accuracies[0.0][CLEAN]
+    if FROZEN not in clean:
+        raise ValueError("accuracy: none under the frozen draw at eps 0")
+    for attacks in accuracies.values():
+        for attack, by in attacks.items():
+            if by.keys() != clean.keys() or {a.images for a in by.values()} != {
+                clean[FROZEN].images
+            }:
+                raise ValueError(f"accuracy: {attack!r} is of other images or protocols than clean")
+    return accuracies
+
+
+def _of_budget(eps: str, attacks: Any) -> dict[str, dict[str, Accuracy]]:
+    """The accuracies of a budget, by attack and protocol."""
+    found: dict[str, dict[str, Accuracy]] = {}
+    if not object_of(OBJECT).fits(attacks):
+        raise ValueError(f"accuracy: eps {eps}: not an object of attacks and their protocols")
+    for attack, by in attacks.items():
+        for protocol, share in by.items():
+            require_fields(share, ACCURACY, f"accuracy: eps {eps}, {attack!r}, {protocol!r}")
+            accuracy = Accuracy(share["accuracy"], share["low"], share["high"], share["images"])
+            found.setdefault(attack, {})[protocol] = accuracy
+    return found
 
 
 def _share(figure: Accuracy) -> dict[str, float]:
     return {
         "accuracy": figure.mean, "low": figure.low, "high": figure.high, "images": figure.images
     }  # fmt: skip
-
-
-def _accuracy(share: Mapping[str, Any]) -> Accuracy:
-    mean, low, high = (float(share[key]) for key in ("accuracy", "low", "high"))
-    if not all(0 <= value <= 1 for value in (mean, low, high)):
-        raise ValueError(f"accuracy {mean} [{low}, {high}] is not in [0, 1]")
-    return Accuracy(mean, low, high, int(share["images"]))

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
+from safetensors.numpy import save
 
 from evaluation.config import EvaluateConfig
 from evaluation.report import write
+from evaluation.report.__main__ import ReportConfig, main
+from evaluation.report.examples import saved
 from evaluation.report.figures import confusion
 from evaluation.report.load import Run, load, spoken
 from evaluation.results.records import Record
@@ -78,16 +82,36 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return damage
 
 
+def edit_records(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        file = folder / "records-001.jsonl"
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        change(records[-1])
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "is not a folder"),
-        (lambda folder: (folder / "summary.json").write_text("{"), "is not JSON"),
-        (edit(lambda s: s.pop("checks")), "has no checks"),
-        (edit(lambda s: s["accuracy"]["0"]["none"].pop("frozen")), "under frozen noise"),
+        (lambda folder: (folder / "summary.json").write_text("{"), "is not JSON.*start eval"),
+        (edit(lambda s: s.pop("checks")), "checks is missing"),
         (edit(lambda s: s["accuracy"]["0.1"]["worst"]["frozen"].update(accuracy=0)), "records say"),
-        (edit(doubled), "of 24 images"),
-        (lambda folder: (folder / "records-001.jsonl").unlink(), "records say"),
+        (edit(doubled), "of other images"),
+        (edit(lambda s: s["class_names"].pop()), "names 9 classes, the records of image .* 9"),
+        (
+            lambda folder: (folder / "records-001.jsonl").unlink(),
+            "says 12 images at eps 0.1, 'square', .* say 6",
+        ),
+        (
+            edit_records(lambda r: r.update(attack="\x1b[2J")),
+            r"says 0 images at eps 0.2, .\\x1b\[2J., .* say 1",
+        ),
+        (edit_records(lambda r: r.update(frozen=10)), "have number 10"),
+        (edit_records(lambda r: r.update(seconds="fast")), "records-001.*seconds='fast' must be"),
+        (edit_records(lambda r: r.pop("label")), "records-001.*label is missing.*evaluate again"),
     ],
 )
 def test_damaged_folders_are_refused(tmp_path: Path, damage, message: str) -> None:
@@ -103,6 +127,9 @@ def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
         load([tmp_path])
     with pytest.raises(ValueError, match="none given"):
         load([])
+    (tmp_path / "settings.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"settings\.json must be a JSON object"):
+        load([tmp_path])
 
 
 def test_names_are_as_long_as_they_must_be(tmp_path: Path) -> None:
@@ -112,3 +139,32 @@ def test_names_are_as_long_as_they_must_be(tmp_path: Path) -> None:
     assert [(r.name, r.defense) for r in runs] == [
         ("new/rdc-linf", "new/rdc"), ("old/rdc-linf", "old/rdc"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not readable"),
+        (b"\x08" + 7 * b"\0" + b'{"a":3}}', "is not readable"),
+        (save({"images": np.zeros((8, 2, 8, 8))}, {"attacks": "[]"}), "shapes"),
+        (save({"images": np.zeros((8, 1, 8, 8))}, {"attacks": "[1]"}), "not one per image"),
+        (save({"images": np.zeros((8, 1, 8, 8))}), "is not readable"),
+    ],
+)
+def test_damaged_images_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (run,) = load([make(tmp_path / "run", Fake())])[0]
+    (run.folder / "images" / "eps0.1-00000.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"eps0\.1-00000.*{message}.*remove the folder"):
+        list(saved(run, 0.1))
+    shutil.rmtree(run.folder / "images")
+    assert list(saved(run, 0.1)) == []
+
+
+def test_errors_are_one_printable_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    missing = tmp_path / "a\x1b[2J\nfolder"
+    assert main(ReportConfig((missing,))) == 1
+    said = capsys.readouterr().err
+    assert (
+        said == f"error: folders: {tmp_path}/a\\x1b[2J\\nfolder is not a folder; give what --out "
+        "named\n"
+    )

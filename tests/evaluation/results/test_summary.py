@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ ROWS = [
     *(record(image, EPS, "a", image, (0, image), label=0) for image in range(3)),
 ]
 SUMMARY = Summary(
-    config={"eps": [EPS], "images": 3},
+    config={
+        "eps": [EPS], "images": 3, "data": "digits", "split": "test", "defense": {"kind": "rdc"}
+    },
     provenance={
         "command": "x", "commit": None, "data_fingerprint": "d1", "python": "3", "packages": {}
     },
@@ -48,22 +51,41 @@ def test_budgets_of_six_digits_are_those_of_the_settings() -> None:
     assert Summary.from_json(old) == SUMMARY
 
 
+def test_any_value_of_a_field_is_a_summary_or_an_error_that_names_it() -> None:
+    values = (None, True, -1, 2.5, float("nan"), 10**400, "x", [], {}, [None], {"x": None})
+    for name, value in product(SUMMARY.to_json().keys() - {"text"}, values):
+        try:
+            found = Summary.from_json({**SUMMARY.to_json(), name: value})
+        except ValueError as error:
+            assert name in str(error)
+        else:
+            assert found.to_json()[name] == value
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        lambda found: found.pop("norm"),
-        lambda found: found["accuracy"].pop("0"),
-        lambda found: found["accuracy"].update({"0.3": {}}),
-        lambda found: found["accuracy"]["8/255"]["a"]["frozen"].update(low=float("nan")),
-        lambda found: found.update(checks=[{"name": "a"}]),
-        lambda found: found.update(accuracy=[]),
+        (lambda found: found.pop("norm"), "norm is missing"),
+        (lambda found: found["config"].pop("data"), "config: data is missing"),
+        (lambda found: found["config"].update(defense={"kind": 3}), "defense: kind=3 must be text"),
+        (lambda found: found["accuracy"].pop("0"), "worst case at eps 0"),
+        (lambda found: found["accuracy"]["8/255"].pop("worst"), "worst case at eps 8/255"),
+        (lambda found: found["accuracy"].update({"0.3": {}}), "'0.3' is no budget of config.eps"),
+        (
+            lambda found: found["accuracy"]["8/255"]["a"]["frozen"].update(low=float("nan")),
+            r"eps 8/255, 'a', 'frozen': low=nan must be a number in \[0, 1\]",
+        ),
+        (lambda found: found["accuracy"]["8/255"]["a"].pop("fresh"), "'a' is of other images"),
+        (lambda found: found["accuracy"]["0"]["none"].pop("frozen"), "under the frozen draw"),
+        (lambda found: found.update(checks=[{"name": "a"}]), "checks: passed is missing"),
+        (lambda found: found.update(accuracy=[]), r"accuracy=\[\] must be an object"),
     ],
 )
-def test_other_files_are_refused_by_name(tmp_path: Path, change) -> None:
+def test_other_files_are_refused_by_name_and_field(tmp_path: Path, change, message: str) -> None:
     file, found = tmp_path / "summary.json", SUMMARY.to_json()
     change(found)
     file.write_text(json.dumps(found))
-    with pytest.raises(ValueError, match=r"summary\.json is no summary of this version"):
+    with pytest.raises(ValueError, match=rf"summary\.json is no summary.*{message}.*start eval"):
         Summary.read(file)
 
 
