@@ -1,6 +1,6 @@
 """Figures of the confidence in answers: reliability, and risk over coverage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -49,7 +49,7 @@ def confidences(answers: Sequence[Record]) -> tuple[list[float], list[bool]]:
     return [a.frozen_confidence for a in answers], [a.right for a in answers]
 
 
-def risks(answers: dict[str, Sequence[Record]], *title: str) -> bytes:
+def risks(answers: Mapping[str, Sequence[Record]], *title: str) -> bytes:
     """Risk over coverage, one curve for each name of `answers`."""
     with matplotlib.rc_context(STYLE):
         figure = canvas(3.3, left=0.55, right=0.15, bottom=0.45, top=0.4)

@@ -1,14 +1,11 @@
 """Abstention: the errors that remain if a defense answers only where its confidence is high."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 
-def risk_coverage(
-    confidences: Sequence[float], right: Sequence[bool]
-) -> tuple[np.ndarray, np.ndarray]:
+def risk_coverage(confidences: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The risk-coverage curve (El-Yaniv & Wiener 2010) of N images: coverages (N,), risks (N,).
 
     At coverage k / N the k images of highest confidence are answered, and the risk is the share of
@@ -30,16 +27,16 @@ def risk_coverage(
     return answered / len(scores), np.repeat(mean_wrong, counts).cumsum() / answered
 
 
-def mean_risk(confidences: Sequence[float], right: Sequence[bool]) -> float:
+def mean_risk(confidences: ArrayLike, right: ArrayLike) -> float:
     """The area under the risk-coverage curve: the mean risk over its N coverages, in [0, 1].
 
-    AURC of Geifman, Uziel & El-Yaniv 2019, eq. 2. A confidence that is independent of the errors
-    has the share of wrong answers.
+    AURC of Geifman, Uziel & El-Yaniv 2019. For a confidence that is independent of the errors it is
+    the share of wrong answers.
     """
     return float(risk_coverage(confidences, right)[1].mean())
 
 
-def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
     """The probability that a positive scores higher than a negative; equal scores count half.
 
     The area under the ROC curve, from the rank sum (Hanley & McNeil 1982). 0.5: no separation.
@@ -47,8 +44,8 @@ def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
     Raises:
         ValueError: no scores of one kind, or one that is not finite.
     """
-    scores = np.array([*positive, *negative], float)
-    count, rest = len(positive), len(negative)
+    parts = [np.asarray(part, float).ravel() for part in (positive, negative)]
+    (count, rest), scores = map(len, parts), np.concatenate(parts)
     if not count or not rest or not np.isfinite(scores).all():
         raise ValueError(f"{count} and {rest} scores: give at least one of each kind, all finite")
     rank_sum = rankdata(scores)[:count].sum()

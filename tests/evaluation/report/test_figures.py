@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -90,6 +90,7 @@ def test_differences_of_gray_and_color_images() -> None:
         assert draw([example], ["a name", "of another class"], "title").startswith(b"\x89PNG")
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.text(), st.floats(0.3, 4))
 def test_text_fits_its_width(text: str, inches: float) -> None:
     cut = fitted(text.encode("ascii", "ignore").decode(), inches)

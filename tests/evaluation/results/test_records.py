@@ -36,11 +36,7 @@ def test_any_value_of_a_field_is_a_record_or_an_error_that_names_it(name: str, v
 
 @given(json_values)
 def test_what_is_no_record_is_refused(value) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"record: (not an object with|.* the) fields image, label|"
-        "record: image is missing",
-    ):
+    with pytest.raises(ValueError, match=r"^record: "):
         Record.from_json(value)
 
 
