@@ -9,12 +9,11 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from functools import partial
-from typing import Literal, TypeVar
+from functools import partial, wraps
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -33,6 +32,47 @@ def _precision(x: Tensor) -> Callable[[], AbstractContextManager]:
     return partial(torch.autocast, kind, dtype=dtype, enabled=enabled)
 
 
+class _Final(torch.autograd.Function):
+    """Returns `gradients` (the first `count` of `tensors`); differentiating them is an error."""
+
+    @staticmethod
+    def forward(ctx, name: str, count: int, *tensors: Tensor):
+        ctx.name = name
+        return tensors[:count]
+
+    @staticmethod
+    def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
+        raise RuntimeError(
+            f"{ctx.name} is once_differentiable: its gradient was asked for with "
+            "create_graph=True and then differentiated again, which is not supported; leave out "
+            "create_graph, or take finite differences of the gradient"
+        )
+
+
+def _final(name: str) -> Callable[[Callable], Callable]:
+    """Decorate a backward pass whose result cannot be differentiated: doing so raises.
+
+    PyTorch's own `once_differentiable` raises only where the incoming gradient requires gradients.
+    Where it does not, the dependence on the saved tensors would be dropped in silence.
+    """
+
+    def decorate(backward: Callable) -> Callable:
+        @wraps(backward)
+        def checked(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+            with torch.no_grad():
+                found = backward(ctx, *cotangents)
+            if not torch.is_grad_enabled():
+                return found
+            gradients = [each for each in found if each is not None]
+            causes = (*ctx.saved_tensors, *cotangents)
+            final = iter(_Final.apply(name, len(gradients), *gradients, *causes))  # type: ignore[arg-type]
+            return tuple(None if each is None else next(final) for each in found)
+
+        return checked
+
+    return decorate
+
+
 class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, function: Callable[[Tensor], Tensor], second_order, step: float):
@@ -42,7 +82,7 @@ class _Gradient(torch.autograd.Function):
         return _first(function, x)
 
     @staticmethod
-    @once_differentiable
+    @_final("rdc.gradients.gradient")
     def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         (x,) = ctx.saved_tensors
         with ctx.precision():
@@ -190,7 +230,7 @@ class _Chain(torch.autograd.Function):
         return state
 
     @staticmethod
-    @once_differentiable
+    @_final("rdc.gradients.chain")
     def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
         step, count, size = ctx.step, ctx.count, ctx.size
         saved = ctx.saved_tensors
@@ -244,11 +284,12 @@ def chain(
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, function: Callable[[Tensor], Tensor]):
+        ctx.save_for_backward(x)
         with torch.no_grad():
             return function(x)
 
     @staticmethod
-    @once_differentiable
+    @_final("rdc.gradients.straight_through")
     def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         return cotangent, None
 

@@ -163,17 +163,42 @@ def test_straight_through_has_the_value_and_the_identity() -> None:
     assert torch.equal(torch.autograd.grad((value * V).sum(), x)[0], V)
 
 
-@pytest.mark.parametrize("function", [gradient, straight_through])
-def test_third_derivatives_are_refused(function) -> None:
-    """What is not supported raises: a wrong derivative would look like robustness."""
+ONCE = {
+    "gradient": lambda x: gradient(energy, x),
+    "central difference": lambda x: gradient(energy, x, second_order="central_difference"),
+    "chain": lambda x: chain(lambda k, s, c: (s[0].sin() * c[0],), 2, (x,), (x.cos(),))[0],
+    "context": lambda x: chain(lambda k, s, c: (s[0] * c[0],), 2, (X,), (x,))[0],
+    "straight through": lambda x: straight_through(
+        lambda y: y * energy(y)[:, None, None, None], x
+    ),
+}
+
+
+@pytest.mark.parametrize("other_path", [0.0, 1.0])
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("function", ONCE.values(), ids=ONCE)
+def test_third_derivatives_are_refused(function, linear: bool, other_path: float) -> None:
+    """What is not supported raises: a wrong derivative would look like robustness.
+
+    Also where the incoming gradient is a constant, and where x reaches the result another way.
+    """
     x = X.clone().requires_grad_()
-    if function is gradient:
-        value = function(energy, x)
-    else:
-        value = function(lambda y: y * energy(y)[:, None, None, None], x)
-    (first,) = torch.autograd.grad(value.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|not have been used in the graph"):
-        torch.autograd.grad(first.sum(), x)
+    value = (function(x) * V).sum() if linear else function(x).square().sum()
+    value = value + other_path * x.pow(3).sum()
+    (first,) = torch.autograd.grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad((first * V).sum(), x)
+
+
+@pytest.mark.parametrize("function", ONCE.values(), ids=ONCE)
+def test_a_differentiable_backward_pass_has_the_same_gradient(function) -> None:
+    x = X.clone().requires_grad_()
+    found = [
+        torch.autograd.grad((function(x) * V).sum(), x, create_graph=graph)[0]
+        for graph in (False, True)
+    ]
+    assert torch.equal(*found)
+    assert not found[0].requires_grad and found[1].requires_grad
 
 
 MATRIX = some_images(4, (1, 2, 2), seed=11).float().flatten(1)
