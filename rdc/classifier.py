@@ -16,7 +16,7 @@ from rdc.gradients import SecondOrder, by_row
 from rdc.hub.checkpoint import RDC_SETTINGS, OnHub, locate
 from rdc.hub.model_card import Facts
 from rdc.images import check_form, to_images, to_x
-from rdc.levels import Levels, Spacing, Weighting
+from rdc.levels import HIGHEST_SIGMA, LOWEST_SIGMA, Levels, Spacing, Weighting
 from rdc.likelihood import chunk_rows, class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
 from rdc.noise import MOST_DRAWS, Noise, NoiseMode
@@ -53,12 +53,17 @@ class ClassifierConfig:
             self,
             estimator=(self.estimator in get_args(Estimator), f"one of {get_args(Estimator)}"),
             levels=(1 <= self.levels <= MOST_DRAWS, f"1 to {MOST_DRAWS}"),
+            sigma_min=(
+                LOWEST_SIGMA <= self.sigma_min < self.sigma_max,
+                f"at least {LOWEST_SIGMA} and less than sigma_max",
+            ),
+            sigma_max=(self.sigma_max <= HIGHEST_SIGMA, f"at most {HIGHEST_SIGMA:g}"),
             draws=(
                 self.draws >= 1 and self.levels * self.draws <= MOST_DRAWS,
                 f"at least 1, and levels x draws at most {MOST_DRAWS}",
             ),
-            temperature=(self.temperature > 0, "positive"),
-            sigma_data=(self.sigma_data > 0, "positive"),
+            temperature=(1e-6 <= self.temperature <= 1e6, "from 1e-6 to 1e6"),
+            sigma_data=(1e-3 <= self.sigma_data <= 1e3, "from 0.001 to 1000"),
         )
         self.build_levels()  # checks the rest
 
@@ -273,7 +278,8 @@ def classify(
         or a list of these.
     model: a packaged name (`rdc.packaged_models()`), a directory, a hub id, or a
         `RobustDiffusionClassifier`.
-    Raises ValueError, TypeError or FileNotFoundError, naming what is wrong, before computing.
+    Raises ValueError, TypeError or FileNotFoundError, naming what is wrong, before computing, and
+    FloatingPointError where a posterior is not finite.
     """
     if not isinstance(model, RobustDiffusionClassifier):
         model = RobustDiffusionClassifier.from_pretrained(model)

@@ -86,7 +86,7 @@ class DenoiserConfig:
         named = not names or len(names) == len(set(names)) == count
         require(
             self,
-            sigma_data=(self.sigma_data > 0, "positive"),
+            sigma_data=(1e-3 <= self.sigma_data <= 1e3, "from 0.001 to 1000"),
             class_names=(named, f"empty, or {count} different names: one per class"),
             preconditioning=(
                 self.preconditioning in get_args(Preconditioning),

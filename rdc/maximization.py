@@ -10,6 +10,7 @@ from rdc.config import require
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
+from rdc.levels import HIGHEST_SIGMA, LOWEST_SIGMA
 from rdc.likelihood import chunk_rows
 from rdc.noise import MOST_DRAWS, Noise, NoiseMode
 
@@ -21,8 +22,8 @@ Rule = Literal["momentum", "adam"]
 class MaximizationConfig:
     """How an image is moved; `budget` and `step_size` are on the [0, 1] scale of images.
 
-    `rule`: "momentum" is the paper's algorithm 1; "adam" is the authors' released code, whose
-        budget never binds (use `released()`).
+    `rule`: "momentum" is the paper's algorithm 1, which clips every step to the budget and to
+        [0, 1]; "adam" is the authors' released code, which clips once, after the last step.
     `steps` gradient steps; each averages `draws` noised copies with sigma uniform in
         [`sigma_min`, `sigma_max`].
     `budget`: largest change of a pixel. `step_size`: change of a pixel whose gradient is average.
@@ -42,10 +43,14 @@ class MaximizationConfig:
             self,
             rule=(self.rule in get_args(Rule), f"one of {get_args(Rule)}"),
             steps=(0 <= self.steps <= MOST_DRAWS, f"0 to {MOST_DRAWS}"),
-            budget=(0 < self.budget <= 1, "in (0, 1]"),
-            step_size=(self.step_size > 0, "positive"),
-            momentum=(self.momentum >= 0, "0 or more"),
-            sigma_min=(0 < self.sigma_min <= self.sigma_max, "positive and at most sigma_max"),
+            budget=(0 < self.budget <= 1, "in (0, 1], on the scale of [0, 1] images"),
+            step_size=(0 < self.step_size <= 1, "in (0, 1], on the scale of [0, 1] images"),
+            momentum=(0 <= self.momentum <= 10, "from 0 to 10"),
+            sigma_min=(
+                LOWEST_SIGMA <= self.sigma_min <= self.sigma_max,
+                f"at least {LOWEST_SIGMA} and at most sigma_max",
+            ),
+            sigma_max=(self.sigma_max <= HIGHEST_SIGMA, f"at most {HIGHEST_SIGMA:g}"),
             draws=(
                 self.draws >= 1 and self.steps * self.draws <= MOST_DRAWS,
                 f"at least 1, and steps x draws at most {MOST_DRAWS}",
@@ -151,8 +156,10 @@ class LikelihoodMaximizer(nn.Module):
                 second_order=self.second_order,
             )
             change, state = move(g, state, number)
-            offset = (moved + change - x).clamp(-budget, budget)
-            moved = (x + offset).clamp(-1, 1)
+            moved = moved + change
+            # The released code (Adam) clips its last image alone; algorithm 1 clips each.
+            if self.config.rule == "momentum" or number == len(steps):
+                moved = (x + (moved - x).clamp(-budget, budget)).clamp(-1, 1)
         return moved
 
     def _loss(self, x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

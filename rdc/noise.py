@@ -1,5 +1,6 @@
 """Gaussian draws of stochastic modules: frozen ones of a seed, or fresh ones per call."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -8,9 +9,10 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 NoiseMode = Literal["frozen", "fresh"]
-MOST_DRAWS = 10_000
+MOST_DRAWS = 100_000
 """Draws of one image; configurations that ask for more are refused, whatever asks for them."""
 
 _COPIES: ContextVar[tuple[int, ...]] = ContextVar("copies", default=(0,))
@@ -41,7 +43,8 @@ class Noise:
         `using_draws`.
     "fresh": each image of each call gets its own draws. Every image takes one number from this
         object's generator and draws from it alone, so that a batch or its parts in the same order
-        give the same result.
+        give the same result. A worker process to which the module was copied draws differently:
+        in a DataLoader by the worker's seed, elsewhere by the process id.
 
     `stream` separates the modules of one defense that share a seed.
     """
@@ -53,6 +56,7 @@ class Noise:
         self.seed = seed
         self.stream = stream
         self._images = torch.Generator().manual_seed(self._root(0))
+        self._process = os.getpid()
         self._frozen: tuple[tuple, tuple[Tensor, Tensor]] | None = None
 
     def normal(self, like: Tensor, count: int) -> Tensor:
@@ -77,6 +81,9 @@ class Noise:
     def seeds(self, rows: int) -> list[int]:
         """What the rows of a batch draw from: a seed for each, or fewer that they take in turn."""
         if self.mode == "fresh":
+            if self._process != os.getpid():  # a copy, whose generator others have as well
+                self._process = os.getpid()
+                self._images.manual_seed(self._root(0, _process_seed()))
             return torch.randint(2**62, (rows,), generator=self._images).tolist()
         numbers = _COPIES.get()
         if rows % len(numbers):
@@ -86,10 +93,16 @@ class Noise:
             )
         return [self._root(number) for number in numbers]
 
-    def _root(self, copy: int) -> int:
-        # Copy 0 is what a module draws that knows of no copies.
-        entropy = [self.seed, self.stream, copy] if copy else [self.seed, self.stream]
-        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    def _root(self, draw: int, *process: int) -> int:
+        # Draw 0 is what a module draws outside of `using_draws`.
+        entropy = [self.seed, self.stream, draw] if draw else [self.seed, self.stream]
+        return int(np.random.SeedSequence([*entropy, *process]).generate_state(1)[0])
+
+
+def _process_seed() -> int:
+    """A number that no other worker has: a DataLoader's seed for it, or the process id."""
+    worker = get_worker_info()
+    return os.getpid() if worker is None else worker.seed
 
 
 def _draws(seeds: list[int], count: int, like: Tensor) -> tuple[Tensor, Tensor]:

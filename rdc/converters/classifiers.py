@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rdc.converters.weights import Published, Rule, convert_weights, plain_tensors
+from rdc.hub.building import OwnGenerator
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 
 # What stands for what in the published names, one after the other.
@@ -41,7 +42,7 @@ def convert(document: Any, facts: ClassifierFacts) -> Published:
     config = ImageClassifierConfig(
         facts.architecture, facts.image_size, channels, classes, facts.mean, facts.std, facts.stem
     )
-    with torch.random.fork_rng(devices=[]):
+    with OwnGenerator():
         network = ImageClassifier(config).network
     # Files from before PyTorch 0.4.1 lack the counts, which evaluation does not use.
     counts = {name: value for name, value in network.state_dict().items() if name.endswith(COUNT)}

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from rdc.converters import classifiers, edm, guided_diffusion, score_sde
 from rdc.converters.classifiers import ClassifierFacts
 from rdc.converters.unpickle import read
 from rdc.converters.weights import Published
 from rdc.denoiser import Denoiser, DenoiserConfig
+from rdc.hub.building import OwnGenerator
 from rdc.hub.model_card import Facts, describe
 from rdc.hub.weights import sha256
 from rdc.networks.image_classifier import ImageClassifier
@@ -97,7 +96,7 @@ def build(published: Published) -> Denoiser | ImageClassifier:
     """The network with its weights, in float32 and in evaluation mode, weights frozen."""
     config = published.config
     # The initial weights are overwritten: they must not cost the caller random numbers.
-    with torch.random.fork_rng(devices=[]):
+    with OwnGenerator():
         denoises = isinstance(config, DenoiserConfig)
         module = Denoiser(config) if denoises else ImageClassifier(config)
     module.load_state_dict(published.weights)

@@ -243,3 +243,15 @@ def test_a_posterior_that_overflows_is_refused() -> None:
         weights.mul_(1e30)
     with pytest.raises(FloatingPointError, match=r"model: its posterior .* 2 of 2 images"):
         rdc.classify(torch.rand(2, 1, 8, 8), model)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"levels": 0}, {"levels": 10**8}, {"draws": 10**8}, {"levels": 9000, "draws": 9000},
+     {"sigma_min": 0}, {"sigma_min": 1e-310}, {"sigma_min": math.nan}, {"sigma_min": 3.0},
+     {"sigma_max": math.inf}, {"temperature": 1e-300}, {"temperature": math.inf},
+     {"temperature": 0}, {"sigma_data": math.inf}, {"sigma_data": 1e-310}],
+)  # fmt: skip
+def test_settings_outside_their_range_are_refused(bad: dict) -> None:
+    with pytest.raises(ValueError, match=f"ClassifierConfig: .*{next(iter(bad))}"):
+        ClassifierConfig(**bad)

@@ -168,9 +168,7 @@ ONCE = {
     "central difference": lambda x: gradient(energy, x, second_order="central_difference"),
     "chain": lambda x: chain(lambda k, s, c: (s[0].sin() * c[0],), 2, (x,), (x.cos(),))[0],
     "context": lambda x: chain(lambda k, s, c: (s[0] * c[0],), 2, (X,), (x,))[0],
-    "straight through": lambda x: straight_through(
-        lambda y: y * energy(y)[:, None, None, None], x
-    ),
+    "straight through": lambda x: straight_through(lambda y: y * energy(y)[:, None, None, None], x),
 }
 
 

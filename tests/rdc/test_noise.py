@@ -2,12 +2,15 @@
 
 import math
 from itertools import pairwise
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from rdc import vp
 from rdc.levels import P_MEAN, P_STD, Levels, lognormal_density, nodes, weight
@@ -158,6 +161,45 @@ def test_fresh_noise_is_new_for_every_image_and_call() -> None:
     first, second = source.normal(images, 1), source.normal(images, 1)
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, second)
+
+
+def fresh_draws(source: Noise, worker: int) -> list[float]:
+    """What a copy of a module draws in another process."""
+    return source.normal(some_images(1), 1).flatten().tolist()
+
+
+class Drawing(Dataset):
+    """Its items are the draws of one fresh source; every worker has a copy of it."""
+
+    source = Noise("fresh")
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.source.normal(some_images(1), 1).flatten()
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_with_copies_of_a_module_draw_differently(start: str) -> None:
+    source = Noise("fresh")
+    with get_context(start).Pool(2) as pool:
+        jobs = [pool.apply_async(fresh_draws, (source, i)) for i in range(2)]
+        found = [job.get() for job in jobs]
+    found.append(fresh_draws(source, 2))
+    assert found[2] == fresh_draws(Noise("fresh"), 2)
+    assert len({draws[0] for draws in found}) == 3
+
+
+def test_workers_of_a_data_loader_draw_differently_and_repeatably() -> None:
+    def epoch(seed: int) -> Tensor:
+        order = torch.Generator().manual_seed(seed)
+        loader = DataLoader(Drawing(), num_workers=2, generator=order)
+        return torch.cat(list(loader))[:, 0]
+
+    first, again, other = epoch(1), epoch(1), epoch(2)
+    assert torch.equal(first, again)
+    assert len({*first.tolist(), *other.tolist()}) == 8
 
 
 def test_global_generator_is_untouched() -> None:

@@ -321,7 +321,7 @@ def test_missing_files_are_named(saved: Path, file: str) -> None:
         ({"network": "x"}, r"config.json: network must be a JSON object .* UNetConfig"),
         ({"sigma_data": "0.5"}, r"config.json: sigma_data='0.5' must be float"),
         ({"sigma_data": True}, r"config.json: sigma_data=True must be float"),
-        ({"sigma_data": -1.0}, r"sigma_data=-1.0 must be positive"),
+        ({"sigma_data": -1.0}, r"sigma_data=-1.0 must be from 0.001"),
         ({"class_names": "abc"}, r"config.json: class_names='abc' must be tuple\[str, \.\.\.\]"),
         ({"class_names": [1, 2, 3]}, r"class_names=\(1, 2, 3\) must be tuple\[str, \.\.\.\]"),
         ({"class_names": ["a", "b"]}, r"class_names=\('a', 'b'\) must be empty, or 3 "),
