@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from rdc import Denoiser, DenoiserConfig, UNetConfig
 from rdc.data import Dataset
 from rdc.runs.device import default_device
+from training.config import start_accelerator
 from training.denoising import DenoiserTask, TrainConfig
 from training.objective import image_losses, weighted
-from training.run import Run, start_accelerator
+from training.run import Run
 
 
 @dataclass(frozen=True)

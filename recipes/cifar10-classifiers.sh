@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 source recipes/cifar10-settings.sh
 
 FLAGS=(
-    --image-size 32 --channels 3 --architecture "${ARCHITECTURE:-wrn-28-4}" --augment flip-shift
+    --architecture "${ARCHITECTURE:-wrn-28-4}" --augment flip-shift
     --batch-size "$BATCH" --learning-rate "${RATE:-2e-3}" --warmup "${WARMUP:-300}"
     --weight-decay 0.05 --ema-half-lives 20000
     --validate-every "${EVERY:-1000}" --checkpoint-every "${EVERY:-1000}"

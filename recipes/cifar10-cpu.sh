@@ -14,8 +14,7 @@ PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
 [[ -t 2 ]] || export TQDM_MININTERVAL="${TQDM_MININTERVAL:-20}"
 
 "$PYTHON" -m training.train --out "$RUNS/cifar10" --data "$DATA" --resume auto \
-    --network.image-size 32 --network.channels 3 --network.patch 2 \
-    --network.conditioning classifier --network.head-blocks 0 \
+    --network.patch 2 --network.conditioning classifier --network.head-blocks 0 \
     --network.width 32 --network.width-multipliers 1 2 4 --network.blocks-per-level 2 \
     --steps "${STEPS:-20000}" --batch-size 128 --learning-rate 2e-3 --warmup 300 \
     --weight-decay 0.02 --augment flip-shift --ema-half-lives 50000 200000 \

@@ -21,16 +21,15 @@ from pathlib import Path
 
 from rdc.data import load
 from rdc.data.folder import read_folder
-from rdc.runs.provenance import fingerprint
+from rdc.runs.fingerprints import data_fingerprint
 
 folder, pack = sys.argv[1:]
 splits = ("train", "validation", "test")
 for split in splits:
     started = time.perf_counter()
-    for shape in ((3, 32, 32), None):  # training says which, evaluation takes them as they are
-        data = load(folder, split, shape=shape)
+    data = load(folder, split)
     seconds = time.perf_counter() - started
-    print(f"{split:<11}{len(data):>6} images {seconds:6.1f} s  {fingerprint(data)[:16]}")
+    print(f"{split:<11}{len(data):>6} images {seconds:6.1f} s  {data_fingerprint(data)[:16]}")
 if pack:
     with tarfile.open(pack, "w:xz") as archive:
         for split, most in zip(splits, (1000, 1000, None), strict=True):

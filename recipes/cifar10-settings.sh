@@ -11,7 +11,6 @@ PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
 
 # The trunk of teacher and student, which are the same so that the one can start from the other.
 TRUNK=(
-    --network.image-size 32 --network.channels 3
     --network.width "${WIDTH:-64}" --network.width-multipliers ${MULTIPLIERS:-2 2 3}
     --network.blocks-per-level "${BLOCKS:-2}" --network.attention-resolutions ${ATTENTION-16}
 )

@@ -1,7 +1,7 @@
 # Shared by the digits recipes: the packaged network, its noise levels, and RDC's settings.
 
 NETWORK=(
-    --network.image-size 8 --network.channels 1 --network.width 16
+    --network.width 16
     --network.width-multipliers 1 2 --network.blocks-per-level 1
     --network.attention-resolutions --network.head-blocks 1 --network.head-width 8
     --objective.noise.mean 0.2 --objective.noise.std 0.55

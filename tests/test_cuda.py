@@ -43,8 +43,9 @@ from training.batches import Batches
 from training.checkpoint import Checkpoints
 from training.classifier import ClassifierTask, ClassifierTrainConfig
 from training.classifier import main as train_classifier
+from training.config import start_accelerator
 from training.denoising import DenoiserTask, TrainConfig
-from training.run import Run, start_accelerator
+from training.run import Run
 from training.train import main as train
 
 CUDA = torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""What a classifier is asked to learn: images as they are, or the worst images near them."""
+"""Objectives of classifiers: standard training, and adversarial training (PGD, TRADES)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,18 +66,17 @@ def classifier_losses(
     *,
     attacked: nn.Module | None = None,
 ) -> Tensor:
-    """Losses (B,) of the images (B, C, H, W) in [0, 1] with labels (B,); one pass that learns.
+    """Losses (B,) of images (B, C, H, W) in [0, 1] with labels (B,), to be minimized.
 
-    `attacked` is what the attack differentiates: where `model` is wrapped for several processes,
-    the module inside, whose passes need no communication.
+    `attacked` is the module that the attack differentiates: where `model` is wrapped for several
+    processes, the one inside, whose passes need no communication.
 
     TRADES' own code passes the images and the perturbed ones one after the other. Here they are one
     batch of 2 B rows: batch norm then has the statistics of the mixture in training too, which are
     those that it has in evaluation, and DistributedDataParallel gets the one pass before a backward
     pass that its shared buffers allow. The graph goes through both outputs, not through the attack.
 
-    The noise is not clipped to [0, 1]: a classifier for noisy images meets those of a diffusion
-    process, which are not, and clipped noise would have another distribution.
+    Noisy images are not clipped to [0, 1], because those of a diffusion process are not either.
     """
     noise = random_noise(images, config, generator)
     if config.kind == "standard":
@@ -103,7 +102,7 @@ def perturb(
     generator: torch.Generator,
     noise: Tensor | float = 0.0,
 ) -> Tensor:
-    """The worst images (B, C, H, W) that the attack of `config` finds: in its ball and in [0, 1].
+    """The worst images (B, C, H, W) that the attack of `config` finds, in its ball and in [0, 1].
 
     Projected gradient ascent from a random start, signed steps for "linf" and normalized ones for
     "l2"; the last point, as in both papers. It climbs the cross-entropy, or for "trades" the
@@ -133,7 +132,7 @@ def random_noise(
 def random_start(
     images: Tensor, config: ClassifierObjectiveConfig, generator: torch.Generator
 ) -> Tensor:
-    """Where the attack starts, relative to the images (B, C, H, W).
+    """Start of the attack, relative to the images (B, C, H, W).
 
     Uniform in the ball; for "trades" 0.001 N(0, I) as in the paper, because the distance has no
     gradient at the image itself.
@@ -179,7 +178,7 @@ def _attacked_loss(
     config: ClassifierObjectiveConfig,
     noise: Tensor | float,
 ) -> Callable[[Tensor], Tensor]:
-    """What the attack climbs: points (B, C, H, W) to (B,)."""
+    """The function that the attack maximizes: points (B, C, H, W) to (B,)."""
     if config.kind != "trades":
         return lambda points: F.cross_entropy(model(points + noise), labels, reduction="none")
     with torch.no_grad():

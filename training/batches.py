@@ -1,5 +1,7 @@
-"""Which images a training step sees: a function of the seed and the step, so that any process
-count sees the same global batches and a run can continue anywhere."""
+"""Images and randomness of a training step, functions of the seed and the step alone.
+
+Any number of processes therefore sees the same global batches, and a run can continue anywhere.
+"""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -19,6 +21,14 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
 def part_generator(seed: int, step: int, part: int, device: torch.device) -> torch.Generator:
     """The randomness of one process's part of a step."""
     return torch.Generator(device).manual_seed(_seed(seed, 3, step, part))
+
+
+def seed_layers(seed: int, step: int, process: int) -> None:
+    """Seed the random layers of a network (dropout), which draw from PyTorch's own generator.
+
+    Checkpoints then need no random states.
+    """
+    torch.manual_seed(_seed(seed, 4, step, process))
 
 
 def batch_rows(seed: int, step: int, batch_size: int, count: int) -> Tensor:
@@ -65,7 +75,7 @@ class Batches:
 
 
 def fits(pixels: Tensor, device: torch.device) -> bool:
-    """Whether a data set may lie on the device: always on a CPU, in a quarter of a GPU's memory."""
+    """True where a data set may lie on the device: on a CPU, or in a quarter of a GPU's memory."""
     return device.type != "cuda" or pixels.nbytes < torch.cuda.mem_get_info(device)[0] / 4
 
 

@@ -1,10 +1,9 @@
-"""From a trained denoiser to RDC: `python -m training.calibration --model runs/x --out runs/x-rdc`.
+"""RDC's settings for a denoiser: `python -m training.calibration --model runs/x --out runs/x-rdc`.
 
-Noise levels and maximization are chosen on held-out images under attack, the temperature makes the
-posterior honest (Guo et al., ICML 2017).
+Noise levels and maximization are chosen on held-out images under attack; the temperature minimizes
+the cross-entropy of the posterior (Guo et al., ICML 2017).
 """
 
-import json
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -19,6 +18,7 @@ from rdc import Denoiser, DiffusionClassifier, RDCConfig, RobustDiffusionClassif
 from rdc.classifier import ClassifierConfig
 from rdc.data import Dataset, load
 from rdc.maximization import MaximizationConfig
+from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
 from rdc.runs.provenance import provenance
 from training.adversarial import ClassifierObjectiveConfig, perturb
@@ -61,7 +61,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a candidate does: shares of the images, and its temperature."""
+    """Measured shares of the images in [0, 1] of a candidate, and its temperature."""
 
     robust: float
     clean: float
@@ -176,7 +176,7 @@ def main(config: CalibrationConfig) -> None:
             for candidate, figures in (found | tried).items()
         ],
     }
-    (config.out / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
+    write_json(config.out / RECORD, record)
     print(f"wrote {config.out}")
 
 

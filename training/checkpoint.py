@@ -1,29 +1,49 @@
-"""Checkpoints of a run: complete or absent, whatever kills the process."""
+"""Checkpoints of a run: complete or absent, whatever kills the process, and free of pickles."""
 
-import os
+import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rdc.config import read_json
+from rdc.hub.weights import sha256
+from rdc.runs.atomic import replacing
+from training.processes import on_main
 
 KEEP = 2
-PARTIAL = ".partial"
+UNREADABLE = (AttributeError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError)
+TENSORS, VALUES = "tensors.safetensors", "values.json"
+
+
+class Part(Protocol):
+    """A part of a run whose state is a flat dictionary of tensors and JSON values."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+    def load_state_dict(self, state: Any, /) -> Any: ...
 
 
 class Checkpoints:
-    """Folders `step_00001000` under `folder`, each one state of accelerate and all that it knows.
+    """Folders `step_00001000` under `folder`, each with the state of all `parts` of a run.
 
-    A state is written into a hidden folder, flushed to the disk and then renamed, which either
-    happens or does not: a folder with a step's name is complete. The last `KEEP` are kept.
+    `tensors.safetensors` holds the tensors, named part/name, and `values.json` all other values and
+    the SHA-256 of the tensors. Reading them executes nothing. A folder with a step's name is
+    complete (`rdc.runs.atomic.replacing`). The last `KEEP` are kept. The main process writes; all
+    of them read.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.folder = folder
-        self.accelerator = accelerator
+    def __init__(self, folder: Path, accelerator: Accelerator, parts: Mapping[str, Part]) -> None:
+        self.folder, self.accelerator, self.parts = folder, accelerator, parts
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, in order."""
+        """The steps that have a checkpoint, in ascending order."""
         matches = (re.fullmatch(r"step_(\d{8})", path.name) for path in self.folder.glob("step_*"))
         return sorted(int(match[1]) for match in matches if match)
 
@@ -36,28 +56,63 @@ class Checkpoints:
         Raises:
             OSError: the state could not be written (a full disk); what was saved before is intact.
         """
-        partial = self.folder / PARTIAL
-        if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        try:
-            self.accelerator.save_state(str(partial))
-        except Exception as error:  # each writer (safetensors, torch, Python) has its own kind
-            raise OSError(self._complaint(step, error)) from error
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            flush(partial)
-            os.replace(partial, self.path(step))
-            flush(self.folder)
-            for old in self.steps()[:-KEEP]:
-                shutil.rmtree(self.path(old))
-        self.accelerator.wait_for_everyone()
+        on_main(self.accelerator, lambda: self._write(step))
 
     def load_latest(self) -> None:
-        """Bring the run back to its last checkpoint, if there is one."""
+        """Restore the state of the last checkpoint, if there is one; every process calls this.
+
+        Raises:
+            ValueError: the checkpoint is damaged, of another version, or of another run.
+        """
         if steps := self.steps():
-            self.accelerator.load_state(str(self.path(steps[-1])))
+            self._read(self.path(steps[-1]))
+
+    def _write(self, step: int) -> None:
+        for rest in self.folder.glob(".step_*"):  # of a process that was killed
+            shutil.rmtree(rest)
+        tensors, values = self._state()
+        try:
+            with replacing(self.path(step)) as part:
+                part.mkdir()
+                save_file(tensors, part / TENSORS)
+                values["sha256"] = sha256(part / TENSORS)
+                (part / VALUES).write_text(json.dumps(values), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise OSError(self._complaint(step, error)) from error
+        for old in self.steps()[:-KEEP]:
+            shutil.rmtree(self.path(old))
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, Any] = {name: {} for name in self.parts}
+        for part, owner in self.parts.items():
+            for name, value in owner.state_dict().items():
+                if isinstance(value, Tensor):
+                    tensors[f"{part}/{name}"] = value.detach().cpu().contiguous()
+                else:
+                    values[part][name] = value
+        return tensors, values
+
+    def _read(self, path: Path) -> None:
+        files = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+        remedy = "remove this folder to continue from the checkpoint before it, or begin anew"
+        if files != {TENSORS, VALUES}:
+            raise ValueError(
+                f"{path} holds {', '.join(sorted(files)) or 'nothing'}; a checkpoint has "
+                f"{TENSORS} and {VALUES} alone (earlier versions wrote pickles, which are not "
+                f"read): {remedy}"
+            )
+        values = read_json(path / VALUES)
+        try:
+            if values.pop("sha256") != sha256(path / TENSORS):
+                raise ValueError(f"{TENSORS} has another SHA-256 than {VALUES} says")
+            for key, tensor in load_file(path / TENSORS).items():
+                part, name = key.split("/", 1)
+                values[part][name] = tensor
+            for part, owner in self.parts.items():
+                owner.load_state_dict(values[part])
+        except UNREADABLE as error:
+            raise ValueError(f"{path} cannot continue this run: {error!r}; {remedy}") from error
 
     def _complaint(self, step: int, error: Exception) -> str:
         free = shutil.disk_usage(self.folder).free / 2**20
@@ -69,9 +124,36 @@ class Checkpoints:
         )
 
 
-def flush(folder: Path) -> None:
-    """Have the disk hold a folder's entries and its files, not only the operating system."""
-    for path in (folder, *(entry for entry in folder.iterdir() if entry.is_file())):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+class OptimizerState:
+    """The moments of an optimizer of all parameters of `module`, by the parameters' names.
+
+    Its settings are not part of the state: they are the run's.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+        self.optimizer, self.weights = optimizer, dict(module.named_parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{moment}": value
+            for name, weight in self.weights.items()
+            for moment, value in self.optimizer.state.get(weight, {}).items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        numbers = {name: number for number, name in enumerate(self.weights)}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            name, moment = key.rsplit("/", 1)
+            moments.setdefault(numbers[name], {})[moment] = self._laid_out(name, value)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def _laid_out(self, name: str, value: Tensor) -> Tensor:
+        """A moment in the memory layout of its parameter: fused steps round as before."""
+        weight = self.weights[name]
+        if value.ndim == 0:
+            return value
+        if value.shape != weight.shape:
+            raise ValueError(f"{name}: {tuple(value.shape)} in place of {tuple(weight.shape)}")
+        return torch.empty_like(weight, requires_grad=False).copy_(value)

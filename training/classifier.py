@@ -14,12 +14,14 @@ import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rdc.commands.info import commands
 from rdc.data import Dataset
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from training.adversarial import ClassifierObjectiveConfig, classifier_losses, perturb
 from training.augment import flip, shift
 from training.batches import Batches, part_generator, step_generator
-from training.run import Run, RunConfig, Task, load_split, start_accelerator
+from training.config import RunConfig, load_data, start_accelerator
+from training.run import Run, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +35,6 @@ class ClassifierTrainConfig(RunConfig):
 
     architecture: str = "cnn-32"
     stem: Literal["small", "original"] = "small"
-    image_size: int | None = None
-    """resize a folder's images to this side; by default they are taken as they are"""
-    channels: Literal[1, 3] = 3
-    """of a folder's images, where `image_size` is given"""
     objective: ClassifierObjectiveConfig = field(default_factory=ClassifierObjectiveConfig)
     augment: Literal["none", "shift", "flip-shift"] = "none"
     steps: int = 600
@@ -56,11 +54,7 @@ class ClassifierTask(Task[ImageClassifier]):
     def __init__(self, config: ClassifierTrainConfig, data: Dataset, device: torch.device) -> None:
         self.config = config
         torch.manual_seed(config.seed)
-        channels, size, width = data.shape
-        if size != width:
-            raise ValueError(
-                f"the images of {config.data} are {size}x{width}; give --image-size to crop them"
-            )
+        channels, size, _ = data.shape
         self.averaged = self.module = ImageClassifier(
             ImageClassifierConfig(
                 config.architecture, size, channels, len(data.class_names),
@@ -100,7 +94,7 @@ class ClassifierTask(Task[ImageClassifier]):
         return {"validation_robust_accuracy": robust, "validation_accuracy": clean}
 
     def _right(self, model: ImageClassifier, data: Dataset) -> Tensor:
-        """How many images are classified correctly: attacked, and as they are."""
+        """Numbers of correctly classified images: attacked, and unattacked (2,)."""
         device, objective = self.batches.device, self.config.objective
         images, labels = data.images.to(device), data.labels.to(device)
         attacked = images
@@ -115,14 +109,14 @@ class ClassifierTask(Task[ImageClassifier]):
     def save(self, model: ImageClassifier, out: Path, validation: Dataset | None) -> None:
         model.save_pretrained(out)
 
+    def next_commands(self, model: ImageClassifier, out: Path) -> list[str]:
+        return commands(str(out), model, classifies=False)
+
 
 def main(config: ClassifierTrainConfig) -> None:
     """Train, validate and save; the averaged weights are what is saved."""
     accelerator = start_accelerator(config)
-    size = config.image_size
-    shape = None if size is None else (config.channels, size, size)
-    data = load_split(config, "train", accelerator, shape)
-    validation = load_split(config, "validation", accelerator, data.shape)
+    data, validation = load_data(config, accelerator)
     task = ClassifierTask(config, data, accelerator.device)
     Run(config, task, accelerator, data, validation).train()
 

@@ -3,10 +3,11 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -18,12 +19,16 @@ from rdc import (
     RobustDiffusionClassifier,
 )
 from rdc.classifier import build_classifier
+from rdc.commands.info import commands
 from rdc.data import Dataset
 from rdc.denoiser import DenoiserLike
 from rdc.images import to_x
 from rdc.networks.unet import UNetConfig
+from rdc.runs.fingerprints import weights_hash
 from training.augment import GEOMETRY, flip, geometry, shift
 from training.batches import Batches, step_generator
+from training.config import RunConfig
+from training.network import NetworkConfig, network_for
 from training.objective import (
     Learner,
     NoisedBatch,
@@ -35,7 +40,7 @@ from training.objective import (
     teacher_losses,
     weighted,
 )
-from training.run import RunConfig, Task
+from training.run import Task
 from training.samples import save_samples
 from training.temperature import fit_temperature
 from training.warm_start import warm_start
@@ -51,10 +56,10 @@ class TrainConfig(RunConfig):
     trunk must be the same.
     """
 
-    network: UNetConfig = field(
-        default_factory=lambda: UNetConfig(
-            image_size=8, channels=1, width=16, width_multipliers=(1, 2), blocks_per_level=1,
-            attention_resolutions=(), head_blocks=1, head_width=8,
+    network: Annotated[UNetConfig, tyro.conf.arg(constructor=NetworkConfig)] = field(
+        default_factory=lambda: NetworkConfig(
+            width=16, width_multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(),
+            head_blocks=1, head_width=8,
         )
     )  # fmt: skip
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -87,10 +92,11 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 f"--geometry-probability {self.geometry_probability} must be in [0, 1]"
             )
-        if self.objective.teacher_classes > self.network.num_classes:
+        classes = self.network.num_classes  # None until the data are known
+        if classes and self.objective.teacher_classes > classes:
             raise ValueError(
-                f"--objective.teacher-classes {self.objective.teacher_classes} must be at most "
-                f"--network.num-classes {self.network.num_classes}"
+                f"--objective.teacher-classes {self.objective.teacher_classes} must be at most the "
+                f"number of classes, {classes}"
             )
         told = self.augment == "geometry"
         object.__setattr__(
@@ -107,7 +113,8 @@ class DenoiserTask(Task[Denoiser]):
     """Denoising under EDM's weights, by images or by a teacher."""
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device) -> None:
-        self.config = config
+        network = network_for(config.network, data, config.data)
+        self.config = config = replace(config, network=network)
         torch.manual_seed(config.seed)
         # The mean and the deviation of a sample will do: sigma_data is a scale, not an estimate.
         sigma_data = to_x(data.subset(slice(10_000)).images).std().item()
@@ -224,6 +231,17 @@ class DenoiserTask(Task[Denoiser]):
         classifier = replace(settings, temperature=float(f"{fitted:.4g}"))
         rdc = RobustDiffusionClassifier(model, replace(self.config.rdc, classifier=classifier))
         rdc.save_pretrained(out)
+
+    def inputs(self) -> dict[str, str]:
+        files = {"teacher": self.config.teacher, "init": self.config.init}
+        # The exact denoiser is that of the data, whose hash the run has already.
+        return {
+            name: source if source in ("none", "optimal") else weights_hash(source)
+            for name, source in files.items()
+        }
+
+    def next_commands(self, model: Denoiser, out: Path) -> list[str]:
+        return commands(str(out), model, classifies=True)
 
     def illustrate(self, model: Denoiser, path: Path) -> None:
         save_samples(model, path, sigmas=self.config.objective.noise.range, seed=self.config.seed)

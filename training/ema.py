@@ -1,18 +1,16 @@
 """Exponential moving averages of a network's weights, several half-lives at once."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 
 class EMA:
-    """Averages of the state of `module`, one track for each half-life, in images.
+    """Averages of the floating-point state of `module`, one track for each half-life, in images.
 
     As in EDM (Karras et al. 2022, appendix F.2) a half-life is at most `ramp` of the images seen,
-    so that early averages forget the random start. Made after accelerate has prepared the module:
-    where its weights are sharded, so are the averages.
+    so that early averages forget the random start.
     """
 
     def __init__(
@@ -22,13 +20,13 @@ class EMA:
         self.half_lives = half_lives
         self.ramp = ramp
         # The optimizer and the running statistics change these tensors in place.
-        state = module.state_dict().values()
-        self.current: list[Tensor] = [t.detach() for t in state if t.is_floating_point()]
+        state = {k: v.detach() for k, v in module.state_dict().items() if v.is_floating_point()}
+        self.names, self.current = list(state), list(state.values())
         self.tracks = [[tensor.clone() for tensor in self.current] for _ in half_lives]
 
     @torch.no_grad()
     def update(self, *, images_seen: int, batch_size: int) -> None:
-        """Take in the weights after one optimizer step on `batch_size` images."""
+        """Average in the weights after one optimizer step on `batch_size` images."""
         for half_life, track in zip(self.half_lives, self.tracks, strict=True):
             half_life = max(min(half_life, self.ramp * images_seen), 1e-8)
             torch._foreach_lerp_(  # type: ignore[reportPrivateImportUsage]
@@ -37,20 +35,27 @@ class EMA:
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module, track: int) -> None:
-        """Give `module`, an unsharded copy of the averaged one, the weights of one track.
+        """Copy the averages of one track into `module`, a copy of the averaged one.
 
-        What is not a float (counters) comes from the trained module.
+        Tensors that are no floats (counters) come from the averaged module.
         """
-        averages = iter(self.tracks[track])
         targets = module.state_dict()
+        averages = dict(zip(self.names, self.tracks[track], strict=True))
         for name, tensor in self.module.state_dict().items():
-            source = next(averages) if tensor.is_floating_point() else tensor
-            targets[name].copy_(source.full_tensor() if isinstance(source, DTensor) else source)
+            targets[name].copy_(averages.get(name, tensor))
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"tracks": self.tracks}
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            f"{number}/{name}": tensor
+            for number, track in enumerate(self.tracks)
+            for name, tensor in zip(self.names, track, strict=True)
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for track, saved in zip(self.tracks, state["tracks"], strict=True):
-            for tensor, value in zip(track, saved, strict=True):
-                tensor.copy_(value)
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        mine = self.state_dict()
+        if mine.keys() != state.keys():
+            raise ValueError(f"averages of other tensors: {sorted(mine.keys() ^ state.keys())}")
+        for name, tensor in mine.items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(f"the average {name} has another shape")
+            tensor.copy_(state[name])

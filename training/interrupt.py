@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C between two steps: the run saves itself and exits."""
+"""SIGTERM and Ctrl-C, handled between two steps so that the run can be saved."""
 
 import signal
 from types import FrameType
@@ -12,7 +12,7 @@ AGREE_EVERY = 10
 
 
 class Interrupt:
-    """A context in which the first signal only asks; a second one ends the process at once."""
+    """A context in which the first signal is only noted; a second one ends the process at once."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator

@@ -1,7 +1,8 @@
-"""How far a run is and how fast it goes: part of its checkpoints."""
+"""Progress of a run and its speed, both part of its checkpoints."""
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 class Progress:
-    """How far a run is: part of its checkpoints."""
+    """Steps done, figures of all measurements, and time spent: part of the checkpoints."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -87,8 +88,19 @@ class Meter:
         self.count = 0
         return {"loss": loss, "images_per_second": round(self._speed(), 1)}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"total": self.total.cpu(), "count": self.count}
+    def state_dict(self) -> dict[str, float]:
+        return {"total": float(self.total), "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.total, self.count = state["total"].to(self.accelerator.device), state["count"]
+        self.total.fill_(state["total"])
+        self.count = state["count"]
+
+
+def in_words(figures: Mapping[str, float]) -> str:
+    """Figures for the terminal; accuracies in percent."""
+    words = []
+    for name, value in figures.items():
+        percent = name.endswith("accuracy")
+        shown = f"{100 * value:.1f} %" if percent else f"{value:.4g}"
+        words.append(f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(words)

@@ -1,37 +1,49 @@
-"""A picture of what a denoiser has learned: samples of every class, one column each."""
+"""Picture of what a denoiser has learned: samples of every class, one column per class."""
 
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rdc.denoiser import Denoiser
 from rdc.images import to_pixels
+from rdc.runs.atomic import replacing
 from rdc.sampling import edm_sigmas, heun
 
-ROWS, MOST_CLASSES, STEPS = 4, 10, 18
+ROWS, MOST_CLASSES, STEPS = 2, 10, 12
+CELL, TITLE = 64, 16
+"""Smallest width of a column and height of the line of class names, in pixels."""
 
 
 def save_samples(denoiser: Denoiser, path: Path, *, sigmas: tuple[float, float], seed: int) -> None:
-    """Write `sample_grid` as a PNG, small images enlarged so that they can be seen."""
+    """Write `sample_grid` below the names of the classes as a PNG, small images enlarged."""
     grid = sample_grid(denoiser, sigmas=sigmas, seed=seed)
     pixels = rearrange((grid * 255).round().byte(), "c h w -> h w c").squeeze(2).cpu().numpy()
     image = Image.fromarray(pixels)
-    zoom = max(1, 64 // denoiser.image_shape[2])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = (image.width * zoom, image.height * zoom)
-    image.resize(size, Image.Resampling.NEAREST).save(path)
+    zoom = max(1, CELL // denoiser.image_shape[2])
+    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    page = Image.new(image.mode, (image.width, image.height + TITLE), "white")
+    page.paste(image, (0, TITLE))
+    width = (denoiser.image_shape[2] + 1) * zoom
+    names = denoiser.class_names[:MOST_CLASSES]
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=11)
+    for column, name in enumerate(names):
+        while draw.textlength(name, font) > width:
+            name = name[:-1]
+        draw.text((column * width, 1), name, fill="black", font=font)
+    with replacing(path) as part:
+        page.save(part, format="PNG")
 
 
 @torch.no_grad()
 def sample_grid(denoiser: Denoiser, *, sigmas: tuple[float, float], seed: int) -> Tensor:
-    """Four samples of each of the first ten classes: (C, 4 (H + 1), classes (W + 1)) in [0, 1].
+    """Two samples of each of the first ten classes: (C, 2 (H + 1), classes (W + 1)) in [0, 1].
 
     Heun's sampler between the noise levels `sigmas`; the same noise for all classes of a row and
-    for all calls, so that the pictures of a run can be laid side by side.
+    for all calls, so that the pictures of a run can be compared.
     """
     low, high = sigmas
     device = next(denoiser.parameters()).device

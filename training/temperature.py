@@ -1,4 +1,4 @@
-"""The temperature that makes a posterior honest (Guo et al., ICML 2017)."""
+"""Temperature scaling of logits (Guo et al., ICML 2017)."""
 
 import math
 from typing import Any

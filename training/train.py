@@ -1,34 +1,21 @@
 """Train a denoiser: `accelerate launch -m training.train --out runs/digits`.
 
-What it learns is in `training/denoising.py`; what every trainer does, from checkpoints to averages,
-in `training/run.py`.
+`training/denoising.py` has its objective, `training/run.py` the loop of every trainer.
 """
 
 import tyro
 
-from rdc.data import Dataset
+from training.config import load_data, start_accelerator
 from training.denoising import DenoiserTask, TrainConfig
-from training.run import Run, load_split, start_accelerator
+from training.run import Run
 
 
 def main(config: TrainConfig) -> None:
     """Train, validate and save; the averaged weights are what is saved."""
     accelerator = start_accelerator(config)
-    network = config.network
-    shape = (network.channels, network.image_size, network.image_size)
-    data = load_split(config, "train", accelerator, shape)
-    validation = load_split(config, "validation", accelerator, shape)
-    check_classes(config, data)
+    data, validation = load_data(config, accelerator)
     task = DenoiserTask(config, data, accelerator.device)
-    Run(config, task, accelerator, data, validation).train()
-
-
-def check_classes(config: TrainConfig, data: Dataset) -> None:
-    if config.network.num_classes != len(data.class_names):
-        raise ValueError(
-            f"--network.num-classes {config.network.num_classes}, but {config.data} has "
-            f"{len(data.class_names)} classes"
-        )
+    Run(task.config, task, accelerator, data, validation).train()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ LABELS = "network.embed_label."
 def warm_start(denoiser: Denoiser, source: str) -> None:
     """Give `denoiser` the weights of `source`, as `Denoiser.from_pretrained` takes it.
 
-    Both must have the same trunk. Where one has a head for each class and the other is told the
-    class, the heads keep the weights that they have.
+    Both must have the same trunk. Heads and label embeddings that only one of them has, as between
+    a label-conditional and a multi-head network, keep their weights.
     """
     theirs = Denoiser.from_pretrained(source).state_dict()
     mine = denoiser.state_dict()

@@ -1,4 +1,4 @@
-"""Short runs of `training.train`, and whether two of them are the same."""
+"""Short runs of `training.train`, and their comparison."""
 
 import json
 from pathlib import Path
@@ -30,14 +30,7 @@ def state(out: Path) -> dict[str, torch.Tensor]:
     """Everything that the last checkpoint and the saved model hold, as tensors by name."""
     found = {f"saved.{k}": v for k, v in load_file(out / "model.safetensors").items()}
     last = sorted((out / "checkpoints").glob("step_*"))[-1]
-    found |= {f"live.{k}": v for k, v in load_file(last / "model.safetensors").items()}
-    optimizer = torch.load(last / "optimizer.bin", weights_only=True)
-    for row, moments in optimizer["state"].items():
-        found |= {f"{name}.{row}": torch.as_tensor(value) for name, value in moments.items()}
-    averages = torch.load(last / "custom_checkpoint_0.pkl", weights_only=True)
-    for number, track in enumerate(averages["tracks"]):
-        found |= {f"average{number}.{row}": value for row, value in enumerate(track)}
-    return found
+    return found | load_file(last / "tensors.safetensors")
 
 
 def history(out: Path) -> list[dict]:

@@ -231,7 +231,8 @@ def test_bad_settings_are_refused() -> None:
          "--teacher needs"),
         ({"teacher": "optimal", "augment": "geometry"}, "--augment geometry"),
         ({"geometry_probability": 2.0}, "--geometry-probability 2.0"),
-        ({"objective": ObjectiveConfig(teacher_classes=11)}, "--objective.teacher-classes 11"),
+        ({"objective": ObjectiveConfig(teacher_classes=11), "network": UNetConfig()},
+         "--objective.teacher-classes 11"),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(changes: dict, message: str) -> None:
@@ -242,7 +243,7 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict, message:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (UNetConfig(), r"\(3, 32, 32\)"),
+        (UNetConfig(), "--network.image-size 32, but digits has 8"),
         (replace(DEFAULT.network, num_classes=7), "--network.num-classes 7"),
     ],
 )

@@ -1,0 +1,66 @@
+"""Learning curves of runs as one picture: `python -m training.curves runs/a runs/b`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from matplotlib.figure import Figure
+
+from rdc.runs.atomic import replacing
+from training.run import HISTORY
+
+LABELS = {"flop": "floating-point operations", "images": "training images", "step": "steps"}
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """Runs to compare, each a folder with `history.jsonl`."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path = Path("curves.png")
+    """picture to write, a PNG"""
+    over: Literal["flop", "images", "step"] = "flop"
+    """horizontal axis; flop counts forward and backward passes, attacks and teachers"""
+
+
+def main(config: CurvesConfig) -> None:
+    """Draw training loss and validation figures of the runs, one line per run."""
+    histories = {run.name: read_history(run, config.over) for run in config.runs}
+    with replacing(config.out) as part:
+        draw(histories, config.over).savefig(part, format="png", dpi=120)
+    print(f"wrote {config.out}")
+
+
+def read_history(run: Path, over: str) -> list[dict[str, Any]]:
+    """The measurements of a run, first to last, all of which count `over`."""
+    file = run / HISTORY
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist: the run has not been measured yet")
+    history = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    if any(over not in entry for entry in history):
+        raise ValueError(f"{file} does not count {over}: an earlier version wrote it; --over step")
+    return history
+
+
+def draw(histories: dict[str, list[dict[str, Any]]], over: str) -> Figure:
+    """One panel for the loss and one for every accuracy that a run was measured by."""
+    found = {name for history in histories.values() for entry in history for name in entry}
+    panels = ["loss", *sorted(name for name in found if name.endswith("accuracy"))]
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        scale = 1 if panel == "loss" else 100
+        for number, (name, history) in enumerate(histories.items()):
+            points = [(entry[over], scale * entry[panel]) for entry in history if panel in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), f"C{number}o-", markersize=3, label=name)
+        axes.set_xlabel(LABELS[over])
+        axes.set_ylabel(panel.replace("_", " ") + (" in %" if scale > 1 else ""))
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main(tyro.cli(CurvesConfig))
