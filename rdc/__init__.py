@@ -17,6 +17,7 @@ from rdc.likelihood import class_errors, class_losses, log_likelihood
 from rdc.maximization import LikelihoodMaximizer, MaximizationConfig
 from rdc.networks.diffusers import DiffusersDenoiser
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
+from rdc.networks.noised import NoisedDenoiser
 from rdc.networks.optimal import OptimalDenoiser
 from rdc.networks.unet import UNet, UNetConfig
 from rdc.noise import Noise
@@ -36,6 +37,7 @@ __all__ = [
     "LikelihoodMaximizer",
     "MaximizationConfig",
     "Noise",
+    "NoisedDenoiser",
     "OptimalDenoiser",
     "Prediction",
     "RDCConfig",

@@ -33,6 +33,8 @@ class ClassifierConfig:
         which for an exact denoiser is the integral from `sigma_min` to infinity
         (`AmortizedDiffusionClassifier`). It reads `sigma_min`, `draws` and `temperature` only.
     `levels` noise levels in [`sigma_min`, `sigma_max`], each with `draws` noises.
+        More levels cost and help more than as many draws: they are a lattice in sigma.
+    `antithetic`: draws come in pairs of opposite sign, whose errors partly cancel; `draws` is even.
     `sigma_data` is EDM's data constant in the weights "edm" and "published".
     `temperature` divides the losses: logits = -loss / temperature. With the "elbo" weighting and
     temperature 1 they are log-likelihoods in nats; a temperature calibrates the posterior.
@@ -47,6 +49,7 @@ class ClassifierConfig:
     sigma_data: float = 0.5
     temperature: float = 1.0
     estimator: Estimator = field(default="losses", metadata=ADDED)
+    antithetic: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         require(
@@ -62,6 +65,7 @@ class ClassifierConfig:
                 self.draws >= 1 and self.levels * self.draws <= MOST_DRAWS,
                 f"at least 1, and levels x draws at most {MOST_DRAWS}",
             ),
+            antithetic=(not self.antithetic or self.draws % 2 == 0, "False where draws is odd"),
             temperature=(1e-6 <= self.temperature <= 1e6, "from 1e-6 to 1e6"),
             sigma_data=(1e-3 <= self.sigma_data <= 1e3, "from 0.001 to 1000"),
         )
@@ -112,7 +116,7 @@ class DiffusionClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = to_x(check_form(images, self.denoiser.image_shape))
-        noise = self.noise.normal(x, len(self.levels))
+        noise = self.noise.normal(x, len(self.levels), antithetic=self.config.antithetic)
         return -class_losses(self.denoiser, x, self.levels, noise) / self.config.temperature
 
 
@@ -150,7 +154,7 @@ class AmortizedDiffusionClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = to_x(check_form(images, self.denoiser.image_shape))
         draws, sigma = self.config.draws, self.config.sigma_min
-        noise = self.noise.normal(x, draws)
+        noise = self.noise.normal(x, draws, antithetic=self.config.antithetic)
 
         def log_posterior(clean: Tensor, rows: Tensor) -> Tensor:
             drawn = noise[rows // draws if len(noise) > 1 else 0, rows % draws]

@@ -59,9 +59,17 @@ class Noise:
         self._process = os.getpid()
         self._frozen: tuple[tuple, tuple[Tensor, Tensor]] | None = None
 
-    def normal(self, like: Tensor, count: int) -> Tensor:
-        """N(0, 1) draws (B or 1, count, C, H, W) for images `like` (B, C, H, W)."""
-        return self.normal_and_uniform(like, count)[0]
+    def normal(self, like: Tensor, count: int, *, antithetic: bool = False) -> Tensor:
+        """N(0, 1) draws (B or 1, count, C, H, W) for images `like` (B, C, H, W).
+
+        With `antithetic` the second half is the first with the opposite sign; `count` is even.
+        """
+        if not antithetic:
+            return self.normal_and_uniform(like, count)[0]
+        if count % 2:
+            raise ValueError(f"count={count} must be even: antithetic draws come in pairs")
+        half = self.normal_and_uniform(like, count // 2)[0]
+        return torch.cat([half, -half], dim=1)
 
     def normal_and_uniform(self, like: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The same and U(0, 1) draws (B or 1, count)."""

@@ -140,6 +140,16 @@ def test_frozen_noise_is_its_own_beside_another_thread() -> None:
     assert torch.equal(noise.normal(images, 4), Noise("frozen").normal(images, 4))
 
 
+@pytest.mark.parametrize("mode", ["frozen", "fresh"])
+def test_antithetic_draws_are_pairs_of_opposite_sign(mode) -> None:
+    images = some_images(3)
+    pairs = Noise(mode).normal(images, 6, antithetic=True)
+    assert torch.equal(pairs[:, :3], Noise(mode).normal(images, 3))
+    assert torch.equal(pairs[:, 3:], -pairs[:, :3])
+    with pytest.raises(ValueError, match="count=3 must be even"):
+        Noise(mode).normal(images, 3, antithetic=True)
+
+
 def test_precisions_see_the_same_draws() -> None:
     images = some_images(1)
     double = Noise("frozen").normal(images, 4)
