@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from evaluation.report.load import Run, flatten, spoken
+from evaluation.report.load import NORMS, Run, flatten, spoken
 from evaluation.results.statistics import mcnemar
 
 SIGNIFICANT = 0.05
@@ -30,10 +30,7 @@ class Group:
 
     @property
     def norms(self) -> list[str]:
-        """The norms, the usual ones first."""
-        known = ["linf", "l2"]
-        found = {run.norm for run in self.runs}
-        return [n for n in known if n in found] + sorted(found - set(known))
+        return [norm for norm in NORMS if any(run.norm == norm for run in self.runs)]
 
     @property
     def protocols(self) -> list[str]:
@@ -90,23 +87,30 @@ class Pair:
     p: float
 
     @property
+    def names(self) -> str:
+        return f"{self.first.defense} : {self.second.defense}"
+
+    @property
     def overlap(self) -> bool:
         """Whether the two intervals have accuracies in common."""
         one, other = self.first.share(self.eps), self.second.share(self.eps)
         return one.low <= other.high and other.low <= one.high
 
 
-def pairs(group: Group, norm: str) -> list[Pair]:
-    """McNemar's test for every two runs and every budget that both have, clean images included.
+def paired_tests(group: Group) -> list[Pair]:
+    """McNemar's test for every two runs under one norm, and every budget that both have.
 
-    Not for a run whose checks failed: it says nothing about its defense.
+    Images as they are count as a budget. Not for a run whose checks failed: it says nothing about
+    its defense.
     """
-    found = []
-    sound = [run for run in group.of(norm) if not run.failed]
-    for first, second in combinations(sound, 2):
-        shared = [eps for eps in (0.0, *first.budgets) if eps in (0.0, *second.budgets)]
-        found += [pair(first, second, eps) for eps in shared]
-    return found
+    sound = [run for run in group.runs if not run.failed]
+    return [
+        pair(first, second, eps)
+        for first, second in combinations(sound, 2)
+        if first.norm == second.norm
+        for eps in (0.0, *first.budgets)
+        if eps in (0.0, *second.budgets)
+    ]
 
 
 def pair(first: Run, second: Run, eps: float) -> Pair:

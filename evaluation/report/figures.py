@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from numpy.typing import ArrayLike
 
-from evaluation.report.load import Run, spoken
+from evaluation.report.load import NORMS, Run, spoken
 from evaluation.results.records import Record
 from rdc.text import printable
 
@@ -39,7 +39,6 @@ STYLE: Any = {
 # Okabe and Ito 2008, which color-blind readers tell apart; without yellow, too pale on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX*"
-NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "stAdv"}
 UNITS = {
     "linf": ": largest change, pixels in [0, 1]",
     "l2": ": norm of the change, pixels in [0, 1]",
@@ -105,7 +104,7 @@ def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
         axes.set(ylim=(0, 101), xlim=(-0.04 * largest, 1.04 * largest), ylabel="accuracy in %")
         name_budgets(axes, sorted({eps for run in runs for eps in run.budgets}), norm)
         images = f"{runs[0].images} images"
-        put_title(axes, f"{NORMS.get(norm, norm)}, worst of the attacks, frozen noise, {images}")
+        put_title(axes, f"{NORMS[norm]}, worst of the attacks, frozen noise, {images}")
         label_ends(axes, runs, order, largest)
         return png(figure)
 
@@ -131,7 +130,7 @@ def name_budgets(axes: Axes, budgets: Sequence[float], norm: str) -> None:
     if len(budgets) <= 7:
         ticks = [name.removesuffix("/255") if pixels else name for name in names]
         axes.set_xticks([0, *budgets], ticks)
-    axes.set_xlabel(("budget eps in 1/255" if pixels else "budget eps") + UNITS.get(norm, ""))
+    axes.set_xlabel(("budget eps in 1/255" if pixels else "budget eps") + UNITS[norm])
 
 
 def label_ends(axes: Axes, runs: Sequence[Run], order: Sequence[str], largest: float) -> None:

@@ -17,6 +17,9 @@ from evaluation.results.summary import SUMMARY, Summary
 from rdc.config import read_json
 from rdc.runs.settings import INPUTS, SETTINGS
 
+NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "stAdv"}
+"""Titles of the threats, in the order of tables."""
+
 
 def spoken(eps: float) -> str:
     """Name of a budget: "clean", or as in "eps 8/255"."""

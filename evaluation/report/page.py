@@ -12,10 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluation.report import confidence_figures, figures, tables
-from evaluation.report.compare import SIGNIFICANT, Group, differences, groups
+from evaluation.report.compare import SIGNIFICANT, Group, differences, groups, paired_tests
 from evaluation.report.examples import EACH, draw, examples, key, scale
-from evaluation.report.figures import NORMS
-from evaluation.report.load import Run, load, spoken
+from evaluation.report.load import NORMS, Run, load, spoken
 from evaluation.report.state import state, strength
 from evaluation.results.metrics import WORST
 from evaluation.results.protocols import PROTOCOLS
@@ -24,8 +23,8 @@ from rdc.text import printable
 
 TEMPLATE = "page.html.jinja"
 PAGE = "index.html"
-MOST_PAIRS = 12
-"""Rows of paired tests that are not folded."""
+MOST_TESTS = 40
+"""Paired tests that are not folded."""
 
 
 def default_out(folders: Sequence[Path]) -> Path:
@@ -110,23 +109,12 @@ def environment() -> Environment:
         loader=PackageLoader("evaluation.report", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=shown,
     )  # fmt: skip
-    found.filters |= {
-        "attack_rows": tables.attack_rows,
-        "attack_seconds": tables.attack_seconds,
-        "confidence_rows": tables.confidence_rows,
-        "differences": differences,
-        "norm_title": lambda norm: NORMS.get(norm, norm),
-        "origin": tables.origin,
-        "paired_tests": tables.paired_tests,
-        "percent": lambda share: f"{100 * share:.1f}",
-        "protocol_title": lambda name: PROTOCOLS[name].title if name in PROTOCOLS else name,
-        "settings": tables.settings,
-        "spoken": spoken,
-        "strength": strength,
-    }
+    found.filters |= {"spoken": spoken, "percent": lambda share: f"{100 * share:.1f}"}
     found.globals |= {
-        "CLEAN": CLEAN, "EACH": EACH, "MOST_PAIRS": MOST_PAIRS, "PROTOCOLS": PROTOCOLS,
-        "SIGNIFICANT": SIGNIFICANT, "WORST": WORST,
+        "CLEAN": CLEAN, "EACH": EACH, "MOST_TESTS": MOST_TESTS, "NORMS": NORMS,
+        "PROTOCOLS": PROTOCOLS, "SIGNIFICANT": SIGNIFICANT, "WORST": WORST,
+        "differences": differences, "paired_tests": paired_tests, "strength": strength,
+        "tables": tables,
     }  # fmt: skip
     return found
 
@@ -158,7 +146,7 @@ def charts(group: Group, number: int, out: Path) -> Iterator[Picture]:
     for norm in group.norms:
         png = figures.accuracy(group.of(norm), group.defenses, norm)
         keep(out, f"accuracy-{number}-{norm}.png", png)
-        yield Picture(png, f"accuracy over the budget, {NORMS.get(norm, norm)}")
+        yield Picture(png, f"accuracy over the budget, {NORMS[norm]}")
 
 
 def run_page(run: Run, number: int, out: Path) -> RunPage:
@@ -181,17 +169,32 @@ def photographs(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
 
 def run_charts(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
     """Confusions, reliability and risk over coverage, clean and attacked, by kind."""
-    states = {"clean": (0.0, "clean"), "attacked": (eps, f"attacked, {spoken(eps)}")}
-    for state_name, (budget, where) in states.items():
-        found, lines = run.answers[budget], (heading(run), f"{where}, {run.images} images")
-        right = f"{sum(answer.right for answer in found)} of {len(found)} images right"
-        for kind, png in {
-            "confusion": figures.confusions(found, run.classes, *lines),
-            "reliability": confidence_figures.reliabilities(found, *lines),
-        }.items():
-            alt, caption = f"{kind} of {run.name}, {state_name}", f"{state_name}, {kind}"
-            yield f"{kind}-{state_name}", Picture(png, alt, "chart", caption.capitalize(), right)
-    curves = {where: run.answers[budget] for budget, where in states.values()}
+    curves = {}
+    for name, budget in {"clean": 0.0, "attacked": eps}.items():
+        found, where = run.answers[budget], f"attacked, {spoken(eps)}" if budget else "clean"
+        lines, row = (
+            (heading(run), f"{where}, {run.images} images"),
+            tables.confidence_row(run, budget),
+        )
+        curves[where] = found
+        yield (
+            f"confusion-{name}",
+            Picture(
+                figures.confusions(found, run.classes, *lines),
+                f"confusion of {run.name}, {name}",
+                caption=name.capitalize(),
+                figure=f"{sum(r.right for r in found)} of {len(found)} images right",
+            ),
+        )
+        yield (
+            f"reliability-{name}",
+            Picture(
+                confidence_figures.reliabilities(found, *lines),
+                f"reliability of {run.name}, {name}",
+                caption=name.capitalize(),
+                figure=f"ECE {100 * row.calibration_error:.1f} %",
+            ),
+        )
     png = confidence_figures.risks(curves, heading(run))
     yield "risk", Picture(png, f"risk over coverage of {run.name}")
 

@@ -2,17 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from evaluation.report.compare import SIGNIFICANT, Group, Pair, pairs
 from evaluation.report.load import Run, flatten
 from evaluation.results.abstention import mean_risk
 from evaluation.results.calibration import calibration_error, reliability
 from evaluation.results.metrics import WORST
-from evaluation.results.records import CLEAN, Record
+from evaluation.results.records import CLEAN
 
 
 class AttackRow(NamedTuple):
@@ -51,75 +48,17 @@ class ConfidenceRow(NamedTuple):
 
 
 def confidence_rows(run: Run) -> list[ConfidenceRow]:
-    """Accuracy, mean confidence, calibration error and mean risk for every budget."""
-    return [confidence_row(eps, answers) for eps, answers in run.answers.items()]
+    """A row for every budget."""
+    return [confidence_row(run, eps) for eps in (0.0, *run.budgets)]
 
 
-def confidence_row(eps: float, answers: list[Record]) -> ConfidenceRow:
-    right = [answer.right for answer in answers]
-    confidences = [answer.frozen_confidence for answer in answers]
+def confidence_row(run: Run, eps: float) -> ConfidenceRow:
+    """A row from the worst answers for all images."""
+    right = [answer.right for answer in run.answers[eps]]
+    confidences = [answer.frozen_confidence for answer in run.answers[eps]]
     error = calibration_error(reliability(confidences, right))
-    return ConfidenceRow(
-        eps, fmean(right), fmean(confidences), error, mean_risk(confidences, right)
-    )
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """The paired tests under one norm: by "first : second", and in that by budget."""
-
-    norm: str
-    budgets: list[float]
-    rows: dict[str, dict[float, Pair]]
-
-    @classmethod
-    def of(cls, norm: str, found: list[Pair]) -> "PairTable":
-        rows: dict[str, dict[float, Pair]] = {}
-        for pair in found:
-            names = f"{pair.first.defense} : {pair.second.defense}"
-            rows.setdefault(names, {})[pair.eps] = pair
-        return cls(norm, sorted({pair.eps for pair in found}), rows)
-
-
-@dataclass(frozen=True)
-class PairedTests:
-    """All paired tests of a group."""
-
-    tables: list[PairTable]
-
-    @cached_property
-    def every(self) -> list[Pair]:
-        return [
-            pair for table in self.tables for row in table.rows.values() for pair in row.values()
-        ]
-
-    @property
-    def count(self) -> int:
-        return len(self.every)
-
-    @property
-    def rows(self) -> int:
-        return sum(len(table.rows) for table in self.tables)
-
-    @property
-    def limit(self) -> float:
-        """The p-value below which a test counts, corrected for their number (Bonferroni)."""
-        return SIGNIFICANT / self.count
-
-    @property
-    def significant(self) -> int:
-        return sum(pair.p < self.limit for pair in self.every)
-
-    @property
-    def overlapping(self) -> int:
-        """Tests that are not significant and whose two intervals overlap."""
-        return sum(pair.overlap for pair in self.every if pair.p >= self.limit)
-
-
-def paired_tests(group: Group) -> PairedTests:
-    """Tests of every two defenses; without tables where no two sound runs share a norm."""
-    found = {norm: pairs(group, norm) for norm in group.norms}
-    return PairedTests([PairTable.of(norm, part) for norm, part in found.items() if part])
+    risk = mean_risk(confidences, right)
+    return ConfidenceRow(eps, fmean(right), fmean(confidences), error, risk)
 
 
 def attack_seconds(run: Run) -> float:

@@ -1,6 +1,6 @@
 """Fields of the JSON objects that runs write, and refusals that name the field and its value."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -29,6 +29,11 @@ OBJECT = Kind(lambda value: isinstance(value, dict), "an object")
 def optional(kind: Kind) -> Kind:
     """null, or a value of the kind."""
     return Kind(lambda value: value is None or kind.fits(value), f"{kind.words}, or null")
+
+
+def one_of(values: Sequence[str]) -> Kind:
+    """One of some texts."""
+    return Kind(lambda value: value in values, f"one of {list(values)}")
 
 
 def list_of(kind: Kind) -> Kind:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from evaluation.checks.check import Check, headline
 from evaluation.eps import written
@@ -16,12 +16,14 @@ from evaluation.results.fields import (
     TEXT,
     list_of,
     object_of,
+    one_of,
     optional,
     require_fields,
 )
 from evaluation.results.metrics import WORST, Accuracies, Accuracy, table
-from evaluation.results.protocols import FROZEN
+from evaluation.results.protocols import FROZEN, PROTOCOLS
 from evaluation.results.records import CLEAN
+from evaluation.suites import Threat
 from rdc.config import read_json
 
 SUMMARY = "summary.json"
@@ -32,7 +34,8 @@ PROVENANCE = {
 FIELDS = {
     "config": OBJECT, **PROVENANCE, "weights": object_of(TEXT),
     "calls_per_image": object_of(COUNT), "seconds_per_image": NUMBER,
-    "class_names": list_of(TEXT), "norm": TEXT, "accuracy": OBJECT, "checks": list_of(OBJECT),
+    "class_names": list_of(TEXT), "norm": one_of(get_args(Threat)), "accuracy": OBJECT,
+    "checks": list_of(OBJECT),
 }  # fmt: skip
 CONFIG = {"data": TEXT, "split": TEXT, "eps": list_of(NUMBER), "defense": OBJECT}
 CHECK = {"name": TEXT, "passed": STATE, "detail": TEXT}
@@ -158,8 +161,11 @@ def _accuracies(found: Mapping[str, Any], eps: Sequence[float]) -> Accuracies:
         if (WORST if budget else CLEAN) not in accuracies.get(budget, {}):
             raise ValueError(f"accuracy: none of the worst case at eps {written(budget)}")
     clean = accuracies[0.0][CLEAN]
-    if FROZEN not in clean:
-        raise ValueError("accuracy: none under the frozen draw at eps 0")
+    if FROZEN not in clean or not clean.keys() <= PROTOCOLS.keys():
+        raise ValueError(
+            f"accuracy: protocols {list(clean)} at eps 0; give {FROZEN!r}, and no others than "
+            f"{list(PROTOCOLS)}"
+        )
     for attacks in accuracies.values():
         for attack, by in attacks.items():
             if by.keys() != clean.keys() or {a.images for a in by.values()} != {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evaluation.report.compare import groups, pairs
+from evaluation.report.compare import groups, paired_tests
 from evaluation.report.load import Run, load
 from evaluation.results.statistics import mcnemar
 from tests.support.fake_runs import BROKEN, Fake, make
@@ -22,7 +22,7 @@ def test_pairs_are_of_the_same_images_norm_and_budget(tmp_path: Path) -> None:
     first, *others = groups(runs)
     assert [r.name for r in first.runs] == ["a", "b", "c", "f"]
     assert [[r.name for r in group.runs] for group in others] == [["d"], ["e"]]
-    found = pairs(first, "linf")
+    found = paired_tests(first)
     assert [(p.first.name, p.second.name, p.eps) for p in found] == [
         ("a", "b", 0.0), ("a", "b", 0.2),
     ]  # fmt: skip

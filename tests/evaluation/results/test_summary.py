@@ -66,6 +66,7 @@ def test_any_value_of_a_field_is_a_summary_or_an_error_that_names_it() -> None:
     ("change", "message"),
     [
         (lambda found: found.pop("norm"), "norm is missing"),
+        (lambda found: found.update(norm="l1"), "norm='l1' must be one of"),
         (lambda found: found["config"].pop("data"), "config: data is missing"),
         (lambda found: found["config"].update(defense={"kind": 3}), "defense: kind=3 must be text"),
         (lambda found: found["accuracy"].pop("0"), "worst case at eps 0"),
@@ -76,7 +77,7 @@ def test_any_value_of_a_field_is_a_summary_or_an_error_that_names_it() -> None:
             r"eps 8/255, 'a', 'frozen': low=nan must be a number in \[0, 1\]",
         ),
         (lambda found: found["accuracy"]["8/255"]["a"].pop("fresh"), "'a' is of other images"),
-        (lambda found: found["accuracy"]["0"]["none"].pop("frozen"), "under the frozen draw"),
+        (lambda found: found["accuracy"]["0"]["none"].pop("frozen"), "give 'frozen'"),
         (lambda found: found.update(checks=[{"name": "a"}]), "checks: passed is missing"),
         (lambda found: found.update(accuracy=[]), r"accuracy=\[\] must be an object"),
     ],
