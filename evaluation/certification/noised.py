@@ -6,9 +6,30 @@ from typing import Literal
 from torch import nn
 
 from purification import OneShotDenoiser
-from rdc import Defense, DiffusionClassifier, ImageClassifier, RobustDiffusionClassifier
+from rdc import (
+    Defense,
+    DiffusionClassifier,
+    ImageClassifier,
+    NoisedDenoiser,
+    RobustDiffusionClassifier,
+)
 
 NoisedKind = Literal["epndc", "apndc", "denoised"]
+
+
+def epndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> DiffusionClassifier:
+    """Exact posterior noised diffusion classifier (Chen et al., NeurIPS 2024).
+
+    The diffusion classifier of `rdc` for the likelihood of the noisy image itself, log p_tau(x | y)
+    with tau = 2 `sigma`: noise levels are counted from tau, and draws come in opposite pairs, half
+    as many levels as `rdc` has. From tau / 4 up: below, a level adds hardly any noise to tau.
+    """
+    config = rdc.config.classifier
+    config = replace(
+        config, estimator="losses", levels=max(1, config.levels // 2), draws=2 * config.draws,
+        antithetic=True, sigma_min=sigma / 2,
+    )  # fmt: skip
+    return DiffusionClassifier(NoisedDenoiser(rdc.denoiser, 2 * sigma), config, seed=seed)
 
 
 def apndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> Defense:
@@ -17,7 +38,7 @@ def apndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> Def
     One unconditional denoising pass, then the diffusion classifier of `rdc` on noise levels from
     tau = 2 `sigma` up: the form of the released certification script.
     """
-    config = replace(rdc.config.classifier, sigma_min=2 * sigma)
+    config = replace(rdc.config.classifier, estimator="losses", sigma_min=2 * sigma)
     classifier = DiffusionClassifier(rdc.denoiser, config, seed=seed)
     return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
 
@@ -39,14 +60,19 @@ def build_noised(
 ) -> nn.Module:
     """The classifier `kind` for images with noise `sigma` on the scale of [0, 1].
 
-    `classifier` is that of "denoised". The diffusion classifiers keep the levels, the weights and
-    the temperature of `rdc`.
+    `classifier` is that of "denoised". The diffusion classifiers keep as many network rows per
+    image, the weights, the temperature and the largest level of `rdc`.
+
+    Raises:
+        ValueError: the noise reaches that largest level.
     """
     if 2 * sigma >= rdc.config.classifier.sigma_max:
         raise ValueError(
             f"sigma={sigma}: noise of {2 * sigma:g} on [-1, 1] is not below the classifier's "
             f"largest level, {rdc.config.classifier.sigma_max:g}; give a smaller one"
         )
+    if kind == "epndc":
+        return epndc(rdc, sigma=sigma, seed=seed)
     if kind == "apndc":
         return apndc(rdc, sigma=sigma, seed=seed)
     assert classifier is not None

@@ -10,12 +10,20 @@ import pytest
 import torch
 import tyro
 
-from evaluation.certification.noised import apndc
+from evaluation import certify
+from evaluation.certification.noised import apndc, epndc
 from evaluation.certification.program import SUMMARY, CertifyConfig, main
 from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.defenses import DefenseConfig, build, build_base, networks
 from purification import OneShotDenoiser
-from rdc import Defense, DiffusionClassifier, RobustDiffusionClassifier
+from rdc import (
+    ClassifierConfig,
+    Defense,
+    DiffusionClassifier,
+    NoisedDenoiser,
+    OptimalDenoiser,
+    RobustDiffusionClassifier,
+)
 from rdc.data import load
 from rdc.images import to_pixels, to_x
 
@@ -62,19 +70,20 @@ def test_the_program_can_be_started():
     assert "--sigma" in done.stdout and "RuntimeWarning" not in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["apndc", "denoised"])
+@pytest.mark.parametrize("kind", ["epndc", "apndc", "denoised"])
 def test_noised_kinds_are_built_for_their_noise(kind):
     config = DefenseConfig(kind, sigma=0.25)
     base, smoothed = build_base(config, data="digits"), build(config, data="digits")
-    assert isinstance(base, Defense) and isinstance(base.purifier, OneShotDenoiser)
-    assert base.purifier.sigma == 0.25
+    if kind != "epndc":
+        assert isinstance(base, Defense) and isinstance(base.purifier, OneShotDenoiser)
+        assert base.purifier.sigma == 0.25
     assert isinstance(smoothed, SmoothedClassifier)
     assert (smoothed.sigma, smoothed.samples, smoothed.noise.mode) == (0.25, 32, "frozen")
     noisy = DIGITS.images + 0.25 * torch.randn(
         DIGITS.images.shape, generator=torch.Generator().manual_seed(0)
     )
     assert torch.equal(base(noisy).argmax(1), DIGITS.labels)
-    assert networks(config) == (["digits"] if kind == "apndc" else ["digits", "digits-cnn"])
+    assert networks(config) == (["digits", "digits-cnn"] if kind == "denoised" else ["digits"])
     with pytest.raises(ValueError, match="give the smoothing noise"):
         build(DefenseConfig(kind), data="digits")
     with pytest.raises(ValueError, match="is not below the classifier's largest level, 3"):
@@ -90,3 +99,27 @@ def test_apndc_is_the_classifier_of_the_denoised_image():
     levels = model.classifier.levels
     assert (levels.low, levels.high, len(levels)) == (0.5, 3.0, 12)
     assert torch.equal(model(noisy), model.classifier(denoised))
+
+
+def test_epndc_is_the_classifier_on_the_noised_denoiser():
+    model = epndc(RobustDiffusionClassifier.from_pretrained("digits"), sigma=0.25)
+    assert isinstance(model.denoiser, NoisedDenoiser) and model.denoiser.tau == 0.5
+    assert model.config.antithetic and model.config.draws == 2
+    assert (model.levels.low, model.levels.high, len(model.levels)) == (0.125, 3.0, 12)
+
+
+def test_certificates_of_epndc_stay_below_the_true_radius_of_a_gaussian_mixture():
+    """Two Gaussians N(+-m, s^2): smoothed or not, the boundary is halfway, and so is the radius."""
+    means = torch.tensor([-0.3, 0.3]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    denoiser = OptimalDenoiser(means, torch.tensor([0, 1]), bandwidth=0.2)
+    config = ClassifierConfig(levels=2, sigma_min=0.125, sigma_max=3.0, draws=2, antithetic=True)
+    sigma = 0.25
+    model = DiffusionClassifier(NoisedDenoiser(denoiser, 2 * sigma), config)
+    distances = [0.2, 0.4, 0.6]
+    images = (0.5 + torch.tensor(distances) / 2).view(3, 1, 1, 1).expand(3, 1, 2, 2).contiguous()
+    found = certify(
+        model, images, torch.ones(3).long(), sigma=sigma, method="fixed", samples=2000, max_rows=500
+    )
+    for each, true in zip(found.certificates, distances, strict=True):
+        assert each.selected == 1 and each.radius is not None
+        assert 0.8 * true < each.radius <= true
