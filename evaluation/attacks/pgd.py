@@ -72,7 +72,7 @@ class Ascent(Search):
         self.step_size, self.restrict = step_size, restrict
         self.point, self.worst, self.taken = start, images, 0
         lowest = torch.full_like(images[:, 0, 0, 0], -torch.inf)
-        self.harm = Judgment(lowest, torch.zeros_like(lowest), lowest)
+        self.harm = Judgment(lowest, torch.zeros_like(lowest), torch.zeros_like(lowest))
 
     def step(self, number: int) -> None:
         draws = self._draws()

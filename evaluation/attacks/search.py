@@ -10,12 +10,15 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.rng import pick
 
+CLEAR = 0.1
+
 
 class Search:
     """A search over B images at once; subclasses define `step`.
 
-    Where the victim has `stop_when_wrong`, images leave the batch once they are misclassified. For
-    that, every attribute that is a tensor, a Judgment or a list has an entry for each image.
+    Where the victim has `stop_when_wrong`, images leave the batch once they are misclassified by
+    `CLEAR` of the margin that they had at first: less might be undone by rounding. For that, every
+    attribute that is a tensor, a Judgment or a list has an entry for each image.
     """
 
     results: tuple[str, ...] = ("worst",)
@@ -23,7 +26,9 @@ class Search:
     worst: Tensor
     """(B, C, H, W), the most harmful points so far"""
     harm: Judgment
-    """what the model makes of them"""
+    """the model's judgment of them"""
+    clear: Tensor | None = None
+    """margins (B,) with which images leave"""
 
     def __init__(
         self, victim: Expectation, images: Tensor, labels: Tensor, seeds: Sequence[int]
@@ -37,7 +42,9 @@ class Search:
 
     def standing(self) -> Tensor:
         """Images that are worth another step: (B,) bool."""
-        return self.harm.wrong < 1
+        if self.clear is None:
+            self.clear = CLEAR * self.harm.margin.abs()
+        return (self.harm.wrong < 1) | (self.harm.margin < self.clear)
 
     def run(self, steps: int) -> Any:
         """The attribute named by `results` after at most `steps` steps; a tuple of several."""

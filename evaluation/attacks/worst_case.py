@@ -1,4 +1,4 @@
-"""The most harmful of several attacks' images, per image, judged on draws that none has seen."""
+"""Most harmful image of several attacks, judged on draws that no attack has seen."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ SELECTION = 2**31
 
 
 class Selection:
-    """Starts with the images themselves: what comes out never harms less than doing nothing."""
+    """The most harmful images so far, at first the given ones: attacks never help a defense."""
 
     def __init__(
         self, victim: Expectation, images: Tensor, labels: Tensor, seeds: Sequence[int]
@@ -21,7 +21,7 @@ class Selection:
         self.victim = victim
         self.labels = labels
         self.seeds = seeds
-        # One set of draws for all candidates: they differ by what they are, not by luck.
+        # One set of draws for all candidates, so that chance does not choose among them.
         self._unseen = spawn(seeds, SELECTION)
         self.images = images
         self.judged = victim.evaluate(images, labels, seeds=self._unseen)
@@ -32,14 +32,19 @@ class Selection:
         """Images that at least one draw still gets right, or that no attack has tried: (M,)."""
         return ((self.judged.wrong < 1) | ~self._attacked).nonzero()[:, 0]
 
-    def run(self, attack: Callable[[Tensor, list[int]], Tensor], *path: int) -> Tensor:
-        """Attack the images still standing, and keep what does more harm than all before.
+    def run(
+        self,
+        attack: Callable[[Tensor, list[int]], Tensor],
+        *path: int,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """Attack the images `index` (M,), by default those standing; keep the most harmful ones.
 
         `attack` gets their numbers (M,) and their seeds for the use `path`, and returns images.
-        The share of wrong draws (B,) of what it returned; NaN for images that had fallen before.
+        The share of wrong draws (B,) of what it returned; NaN for images that were left out.
         """
         wrong = torch.full_like(self.judged.wrong, torch.nan)
-        index = self.standing()
+        index = self.standing() if index is None else index
         if len(index):
             found = attack(index, spawn(pick(self.seeds, index), *path))
             wrong[index] = self._keep(index, found)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.rng import pick, spawn
 from evaluation.attacks.stadv import stadv
-
-Threat = Literal["linf", "l2", "stadv"]
+from evaluation.suites import Threat
 
 UNSEEN = 2**31 + 2
 """The path of `spawn` that judges attacked images here: no attack has seen these draws."""
@@ -62,7 +61,7 @@ class Subject:
     @property
     def ball(self) -> Norm:
         """The norm of a ball of images; for stadv, which has none, pixels may change by eps."""
-        return "linf" if self.norm == "stadv" else self.norm
+        return self.norm if self.norm in ("linf", "l2") else "linf"
 
     def only(self, index: Tensor) -> Self:
         """The images `index` (M,) int64."""

@@ -15,10 +15,11 @@ from evaluation.checks.consistency import (
     no_memory,
     with_a_gradient,
 )
-from evaluation.checks.context import Subject, Threat
+from evaluation.checks.context import Subject
 from evaluation.checks.doubling import draws_doubled, steps_doubled
 from evaluation.checks.gradients import dead_gradients, finite_differences, loss_rises
 from evaluation.checks.planted import planted
+from evaluation.suites import Threat
 
 
 def run(
@@ -38,7 +39,10 @@ def run(
     `norm`, `eps`, `steps` of APGD (or stadv), `draws`, `max_rows` and `seeds` as in the evaluation.
     Costs about 3 `steps` + 15 gradients and 80 calls of all images; several draws twice that, and
     times the draws. Run it before anything else has asked the model: its memory must be empty.
+    None for corruptions, which are no attack.
     """
+    if norm == "corruption":  # no attack that could be broken
+        return []
     # Refuses batches that couple, and 0 of either.
     Expectation(model, draws=draws, max_rows=max_rows)
     ball = "linf" if norm == "stadv" else norm

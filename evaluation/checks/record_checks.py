@@ -8,10 +8,10 @@ from scipy.stats import binom
 
 from evaluation.checks.budgets import SURE, limit
 from evaluation.checks.check import Check, Finding, check
-from evaluation.checks.context import Threat
 from evaluation.eps import written
 from evaluation.results.protocols import fresh, frozen
 from evaluation.results.records import CLEAN, Record, worst
+from evaluation.suites import Threat
 
 MISSED = 0.02
 """Share of images that attacks by gradient may miss and others find."""
@@ -28,7 +28,10 @@ def from_records(
 
     Under its frozen draw an image is right or wrong. Where the records have unseen draws as well,
     their share is also looked at, and two shares differ only where chance could not make them.
+    None for corruptions, which are no attack.
     """
+    if norm == "corruption":
+        return []
     return [
         falling(records),
         white_box_wins(records, black_box),

@@ -43,6 +43,7 @@ UNITS = {
     "linf": ": largest change, pixels in [0, 1]",
     "l2": ": norm of the change, pixels in [0, 1]",
     "stadv": ": displacement in half sides",
+    "corruption": ": strength of the corruption, 1 to 5",
 }
 GRAY = "0.45"
 DOTTED: Any = {"color": GRAY, "linewidth": 0.7, "linestyle": (0, (1, 2))}

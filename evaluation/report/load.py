@@ -17,7 +17,7 @@ from evaluation.results.summary import SUMMARY, Summary
 from rdc.config import read_json
 from rdc.runs.settings import INPUTS, SETTINGS
 
-NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "stAdv"}
+NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "stAdv", "corruption": "corruptions"}
 """Titles of the threats, in the order of tables."""
 
 

@@ -1,4 +1,4 @@
-"""Suites: which attacks there are, by what names, on which draws."""
+"""Suites: their attacks, by what names, on which draws, in which order, on which images."""
 
 import hashlib
 from dataclasses import replace
@@ -8,6 +8,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from evaluation.attacks.apgd import apgd
 from evaluation.attacks.ensembles import standard, stochastic
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import size
@@ -23,7 +24,18 @@ from evaluation.defenses import (
 )
 from evaluation.eps import budget, written
 from evaluation.gradient_modes import noises
-from evaluation.suites import MEAN, SIZES, Sizes, SuiteConfig, black_box, run, suite
+from evaluation.results.records import Record
+from evaluation.suites import (
+    MEAN,
+    SIZES,
+    Entry,
+    Sizes,
+    SuiteConfig,
+    black_box,
+    broken,
+    run,
+    suite,
+)
 from purification import DiffusionPurifier
 from rdc import Defense, ImageClassifier
 from rdc.data import load
@@ -58,13 +70,98 @@ def test_every_surrogate_of_a_purifier_on_its_frozen_draw_and_on_means() -> None
     assert {name.split("/")[0] for name in frozen} == {
         "exact", "bpda", "classifier", "transfer", *WITHOUT_GRADIENT
     }  # fmt: skip
-    assert means == {n for n in frozen if not n.startswith(("classifier/", "transfer/"))}
+    drawing = {n for n in frozen if not n.startswith(("classifier/", "transfer/"))}
+    assert means == {*drawing, "diffhammer"}
     assert all(entry.draws == (3 if n.startswith(MEAN) else 1) for n, entry in entries.items())
     moved = suite(build(PURIFIED, data="digits"), "stadv", RANDOM, transfer=cnn())
     assert set(moved) == {
         "exact/stadv", "bpda/stadv", "classifier/stadv", "transfer/stadv",
         "mean/exact/stadv", "mean/bpda/stadv",
     }  # fmt: skip
+
+
+def test_gradients_come_before_black_boxes_and_cheap_ones_first() -> None:
+    """A black box that came first would hide that gradients find nothing."""
+    names = list(suite(build(PURIFIED, data="digits"), "linf", RANDOM, transfer=cnn()))
+    assert names == sorted(names, key=black_box)
+    assert names[:3] == ["classifier/apgd-margin", "bpda/apgd-margin", "exact/apgd-margin"]
+
+
+def test_the_gradient_of_fewer_steps_where_a_purifier_has_many() -> None:
+    many = replace(PURIFIED, steps=21)
+    assert "surrogate/apgd-ce" in suite(build(many, data="digits"), "linf", SMALL)
+    assert "surrogate/apgd-ce" not in suite(build(PURIFIED, data="digits"), "linf", SMALL)
+
+
+def test_several_models_for_transfer_by_name() -> None:
+    sources = {"cnn": cnn(), "diffpure": build(PURIFIED, data="digits")}
+    names = suite(cnn(), "linf", RANDOM, transfer=sources)
+    assert {name for name in names if "transfer/" in name} == {
+        "transfer/cnn/apgd-margin", "transfer/diffpure/apgd-margin",
+        "mean/transfer/diffpure/apgd-margin",
+    }  # fmt: skip
+    assert all(black_box(name) for name in names if "transfer/" in name)
+
+
+def test_corruptions_in_place_of_attacks() -> None:
+    entries = suite(cnn(), "corruption", SMALL)
+    assert list(entries) == ["noise", "blur", "jpeg", "brightness", "contrast"]
+    options = {"norm": "corruption", "max_rows": 8, "seeds": [0, 1]}
+    for entry in entries.values():
+        (found,) = run(entry, DIGITS.images, DIGITS.labels, eps=3, **options)
+        assert found.shape == DIGITS.images.shape and not torch.equal(found, DIGITS.images)
+
+
+def verdict(image: int, wrong: bool, unseen: tuple[int, ...] = (), attack: str = "a") -> Record:
+    return Record(
+        image=image, label=3, eps=0.1, attack=attack, frozen=5 if wrong else 3,
+        frozen_confidence=1.0, predictions=unseen, confidences=(1.0,) * len(unseen), linf=0.1,
+        l2=0.1, seconds=1.0,
+    )  # fmt: skip
+
+
+def test_what_leaves_an_attack_nothing_to_win() -> None:
+    """A wrong answer on the frozen draw; wrong answers of all draws for attacks on means."""
+    frozen, mean = Entry(Linear(), apgd, 1, 1), Entry(Linear(), apgd, 1, 1, draws=2)
+    corrupted = replace(frozen, adversarial=False)
+    before = [verdict(0, True, (3, 5)), verdict(1, False, (5, 5)), verdict(2, True, (5, 5))]
+    again = verdict(2, True, (5, 5), attack="b")
+    assert broken(frozen, [*before, again]) == {0: before[0], 2: before[2]}
+    assert broken(mean, [*before, again]) == {1: before[1], 2: before[2]}
+    assert broken(corrupted, before) == {}
+
+
+def left(model, entries, *, every_attack: bool) -> tuple[Tensor, int]:
+    """Which images stand after all attacks, and how many an attack has tried."""
+    labels, seeds = labels_of(Linear(4)), list(range(20))
+    before: list[Record] = []
+    tried = 0
+    for entry in entries.values():
+        done = set() if every_attack else set(broken(entry, before))
+        rows = [row for row in range(20) if row not in done]
+        if not rows:
+            continue
+        tried += len(rows)
+        (found,) = run(
+            entry, IMAGES[rows], labels[rows], eps=0.03, norm="linf", max_rows=64,
+            seeds=[seeds[row] for row in rows], stop_when_wrong=not every_attack,
+        )  # fmt: skip
+        right = model(found).argmax(1) == labels[rows]
+        before += [verdict(row, not bool(r)) for row, r in zip(rows, right, strict=True)]
+    fallen = {record.image for record in before if not record.right}
+    return torch.tensor([row not in fallen for row in range(20)]), tried
+
+
+def test_images_that_stand_are_those_of_the_suite_without_shortcuts() -> None:
+    """With half the work, image by image; random search apart, whose points stay the same."""
+    model = Linear(4)
+    entries = suite(model, "linf", replace(SMALL, steps=8, targets=3), transfer=Linear(4))
+    standing, work = zip(
+        *(left(model, entries, every_attack=every) for every in (True, False)),
+        strict=True,
+    )
+    assert torch.equal(*standing) and 0 < standing[0].sum() < 20
+    assert work[1] < work[0]
 
 
 def test_diffusion_classifier_draws_by_itself() -> None:

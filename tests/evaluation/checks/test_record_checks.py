@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.checks import Check, from_records
-from evaluation.checks.context import Threat
 from evaluation.results.records import Record
+from evaluation.suites import Threat
 from tests.support import records as support
 
 BLACK = {"square"}
