@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rdc.images import check_images, image_files, read_image, to_images
+from rdc.image_files import image_files, read_image
+from rdc.images import check_images, to_images
 
 
 def destinations(given: Path, out: Path) -> dict[Path, Path]:
@@ -47,7 +48,7 @@ def check_file(out: Path, suffix: str, what: str) -> None:
 def read_file(file: Path, channels: int) -> Tensor:
     """An image file at its own size, (1, C, H, W) in [0, 1]."""
     image = read_image(file)
-    return to_images(image, (channels, image.height, image.width))
+    return to_images(image, (channels, image.height, image.width), resize=True)
 
 
 def write_file(out: Path, image: Tensor) -> None:

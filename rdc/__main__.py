@@ -17,8 +17,10 @@ from rdc.commands.info import info
 from rdc.converters import ClassifierFacts, Format, convert
 from rdc.hub.checkpoint import packaged_models
 from rdc.hub.weights import MAX_SHARD_SIZE
-from rdc.images import image_files
+from rdc.image_files import image_files
+from rdc.images import spelled
 from rdc.runs.device import default_device
+from rdc.text import printable
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Classify:
     batch_size: int = 64
     seed: int = 0
     """of the noise, which is the same for all images"""
+    resize: bool = False
+    """convert images of another shape to the model's: gray or color, resized, cropped"""
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ def main(command: Classify | Info | Convert | Export) -> int:
         if isinstance(command, Export):
             return run_export(command)
         return run_classify(command) if isinstance(command, Classify) else run_info(command)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (FileNotFoundError, FloatingPointError, ValueError) as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
 
 
@@ -153,15 +157,21 @@ def run_classify(command: Classify) -> int:
     files = image_files(command.path)
     model = RobustDiffusionClassifier.from_pretrained(command.model, seed=command.seed)
     model.to(default_device())
-    width = max(len(str(file)) for file in files)
+    width = max(len(printable(file)) for file in files)
     if not command.json:
         print(f"{'image':<{width}}  {'class':>12}  {'p':>6}  {'second':>12}  {'p':>6}")
-    failed = 0
+    failed = converted = 0
     chunks = [files[i : i + command.batch_size] for i in range(0, len(files), command.batch_size)]
     for chunk in tqdm(chunks, disable=len(chunks) == 1, unit="batch"):
-        for row in classify_files([str(file) for file in chunk], model):
+        rows = classify_files([str(file) for file in chunk], model, resize=command.resize)
+        for row in rows:
             failed += "error" in row
+            converted += "converted" in row
             tqdm.write(json.dumps(row) if command.json else table_row(row, width))
+    shape = spelled(model.denoiser.image_shape)
+    print(f"model {printable(command.model)}, for {shape} images", file=sys.stderr)
+    if converted:
+        print(f"{converted} of {len(files)} images were converted to {shape}", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(files)} images could not be classified", file=sys.stderr)
     return int(failed > 0)
@@ -172,7 +182,12 @@ def run_classify_folder(command: Classify, out: Path) -> int:
     from accelerate import PartialState
 
     failed = classify_folder(
-        command.path, out, command.model, batch_size=command.batch_size, seed=command.seed
+        command.path,
+        out,
+        command.model,
+        batch_size=command.batch_size,
+        seed=command.seed,
+        resize=command.resize,
     )
     state = PartialState()
     if state.is_main_process:
@@ -182,10 +197,12 @@ def run_classify_folder(command: Classify, out: Path) -> int:
 
 
 def table_row(row: dict, width: int) -> str:
+    """An image's name, its two most probable classes and their probabilities, or its error."""
+    name = f"{printable(row['image']):<{width}}"
     if "error" in row:
-        return f"{row['image']:<{width}}  {row['error']}"
-    (first, p), (second, q) = sorted(row["probabilities"].items(), key=lambda item: -item[1])[:2]
-    return f"{row['image']:<{width}}  {first:>12}  {p:6.3f}  {second:>12}  {q:6.3f}"
+        return f"{name}  {printable(row['error'])}"
+    best = sorted(row["probabilities"].items(), key=lambda item: -item[1])[:2]
+    return name + "".join(f"  {printable(label):>12}  {p:6.3f}" for label, p in best)
 
 
 Command = (

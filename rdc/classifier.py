@@ -15,7 +15,7 @@ from rdc.denoiser import Denoiser, DenoiserLike, NoisyClassifier
 from rdc.gradients import SecondOrder, by_row
 from rdc.hub.checkpoint import RDC_SETTINGS, OnHub, locate
 from rdc.hub.model_card import Facts
-from rdc.images import check_form, to_images, to_x
+from rdc.images import check_form, convert_images, to_x
 from rdc.levels import HIGHEST_SIGMA, LOWEST_SIGMA, Levels, Spacing, Weighting
 from rdc.likelihood import chunk_rows, class_losses
 from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
@@ -251,10 +251,12 @@ class RobustDiffusionClassifier(Defense, OnHub):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What RDC says about B images.
+    """The classes of B images.
 
-    labels (B,) int64; probabilities and log_posterior (B, K); maximized (B, C, H, W) in [0, 1], the
+    labels (B,) int64; probabilities and log_posterior (B, K); maximized (B, C, H, W) in [0, 1]: the
     images after likelihood maximization, which is what was classified.
+    conversions: for each image, how it was made to fit the model's shape, or "".
+    model: the packaged name, directory or hub id that was loaded, or "" for a model that was given.
     """
 
     labels: Tensor
@@ -262,6 +264,8 @@ class Prediction:
     log_posterior: Tensor
     maximized: Tensor
     class_names: tuple[str, ...]
+    conversions: tuple[str, ...]
+    model: str
 
     @property
     def names(self) -> list[str]:
@@ -274,6 +278,7 @@ def classify(
     model: str | Path | RobustDiffusionClassifier = "digits",
     *,
     batch_size: int = 64,
+    resize: bool = False,
     device: str | torch.device | None = None,
 ) -> Prediction:
     """Classify images with RDC.
@@ -282,14 +287,20 @@ def classify(
         or a list of these.
     model: a packaged name (`rdc.packaged_models()`), a directory, a hub id, or a
         `RobustDiffusionClassifier`.
-    Raises ValueError, TypeError or FileNotFoundError, naming what is wrong, before computing, and
-    FloatingPointError where a posterior is not finite.
+    resize: convert images of another shape to that of the model (see `rdc.images.convert_images`);
+        without it they are refused.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: an argument is wrong; raised before computing.
+        FloatingPointError: the model's weights or settings overflow.
     """
+    name = "" if isinstance(model, RobustDiffusionClassifier) else str(model)
     if not isinstance(model, RobustDiffusionClassifier):
         model = RobustDiffusionClassifier.from_pretrained(model)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
-    batch = to_images(images, model.denoiser.image_shape)
+    converted = convert_images(images, model.denoiser.image_shape, resize=resize)
+    batch = converted.images
     model = model.to(device) if device is not None else model
     weights = next(_floats(model), batch)  # a denoiser without any takes images as given
     with torch.no_grad():
@@ -306,6 +317,8 @@ def classify(
         log_posterior=log_posterior,
         maximized=maximized,
         class_names=model.denoiser.class_names,
+        conversions=converted.changes,
+        model=name,
     )
 
 

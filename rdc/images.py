@@ -1,16 +1,21 @@
-"""The door: whatever a user calls an image, checked and converted to [0, 1] NCHW, once."""
+"""Validation and conversion of user input to images (B, C, H, W) in [0, 1]."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from rdc.image_files import check_pixels, read_image
+
+Shape = tuple[int, int, int]
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Gray of red, green and blue (ITU-R BT.601), as Pillow has it."""
 
 
 def to_x(images: Tensor) -> Tensor:
@@ -23,11 +28,22 @@ def to_pixels(x: Tensor) -> Tensor:
     return (x + 1) / 2
 
 
-def check_form(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """The same tensor, or an error that says why it is not (B, C, H, W) float.
+def check_kind(images: Tensor) -> None:
+    """Refuse tensors whose pixels do not simply lie in memory."""
+    if images.is_nested or images.layout != torch.strided or images.is_quantized:
+        kind = "nested" if images.is_nested else str(images.layout).removeprefix("torch.")
+        raise ValueError(f"images: a {kind} tensor; give an ordinary, dense one")
+
+
+def check_form(images: Tensor, shape: Shape) -> Tensor:
+    """The same tensor, if it is (B, C, H, W) and floating-point.
 
     Values are not looked at, which would make the host wait for a GPU.
+
+    Raises:
+        ValueError: the tensor has another shape, kind or type.
     """
+    check_kind(images)
     if images.ndim != 4 or tuple(images.shape[1:]) != shape:
         raise ValueError(
             f"images: shape {tuple(images.shape)}, but this model takes (B, {shape[0]}, "
@@ -41,9 +57,17 @@ def check_form(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return images
 
 
-def check_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """The same tensor, or an error that says why it is not (B, C, H, W) float in [0, 1]."""
+def check_images(images: Tensor, shape: Shape) -> Tensor:
+    """The same tensor, if it is (B, C, H, W), floating-point and in [0, 1].
+
+    Raises:
+        ValueError: says what is wrong and what to give.
+    """
     check_form(images, shape)
+    if images.is_meta:
+        raise ValueError(
+            "images: a tensor on the device 'meta', which has no pixels; give one with data"
+        )
     if len(images) == 0:
         raise ValueError("images: empty batch; give at least one image")
     low, high = images.min().item(), images.max().item()
@@ -57,119 +81,151 @@ def check_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return images
 
 
-def to_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
-    """(B, C, H, W) in [0, 1] of `shape` (C, H, W) from anything that a user calls an image.
+@dataclass(frozen=True)
+class Converted:
+    """Images (B, C, H, W) in [0, 1], and for each one what was changed, or "" for nothing."""
 
-    A float tensor NCHW (or CHW) in [0, 1]; a uint8 array HW, NHW, HWC or NHWC; a PIL image; the
-    path of an image file; or a list of these. Files and PIL images become what training makes of
-    them: turned as the camera was held (EXIF), converted to the model's channels, resized until
-    they cover its size and cropped at their center. Tensors and arrays must have its shape.
+    images: Tensor
+    changes: tuple[str, ...]
+
+
+def to_images(images: Any, shape: Shape, *, resize: bool = False) -> Tensor:
+    """The images of `convert_images`, (B, C, H, W) in [0, 1] of `shape` (C, H, W)."""
+    return convert_images(images, shape, resize=resize).images
+
+
+def convert_images(images: Any, shape: Shape, *, resize: bool = False) -> Converted:
+    """Images (B, C, H, W) in [0, 1] of `shape` (C, H, W) from tensors, arrays, files or PIL images.
+
+    images: a float tensor NCHW (or CHW) in [0, 1]; a uint8 array HW, NHW, HWC or NHWC; a PIL image;
+        the path of an image file; or a list of these.
+    resize: convert images of another shape: to the model's channels, then resized until they cover
+        H x W, then cropped at their center. Without it they are refused, except files and PIL
+        images that only change between gray and color and lose nothing.
+
+    Files and PIL images are turned as the camera was held (EXIF); what is transparent shows white.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: says what is wrong and what to give.
     """
     if isinstance(images, Tensor):
-        return check_images(images[None] if images.ndim == 3 else images, shape)
+        return _from_tensor(images, shape, resize)
     if isinstance(images, np.ndarray):
-        return check_images(_from_array(images, shape), shape)
+        return _from_array(images, shape, resize)
     if isinstance(images, Image.Image):
-        return _from_pil(_turned(images), shape)
+        return _from_pil(_turned(images), shape, resize, "PIL image")
     if isinstance(images, str | Path):
-        return _from_pil(read_image(Path(images)), shape)
+        return _from_pil(read_image(Path(images)), shape, resize, str(images))
     if isinstance(images, Sequence):
         if len(images) == 0:
             raise ValueError("images: empty list; give at least one image")
-        return torch.cat([to_images(image, shape) for image in images])
+        return _joined([convert_images(image, shape, resize=resize) for image in images])
     raise TypeError(
         f"images: cannot read {type(images).__name__}; give a float tensor in [0, 1], a uint8 "
         "numpy array, a PIL image, a path, or a list of these"
     )
 
 
-def read_image(path: Path) -> Image.Image:
-    """An image file, read completely and turned as its camera was held."""
-    if path.is_dir():
-        raise ValueError(f"images: {path} is a folder; give its files: rdc.images.image_files")
-    try:
-        return load(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"images: {path} does not exist; give the path of an image file"
-        ) from None
-    # Pillow's decoders raise whatever a broken file makes them trip over, down to IndexError.
-    except Exception as error:
-        raise ValueError(
-            f"images: {path} is not a readable image: {error}; give an image file"
-        ) from error
+def _joined(parts: list[Converted]) -> Converted:
+    images = torch.cat([part.images for part in parts])
+    return Converted(images, tuple(change for part in parts for change in part.changes))
 
 
-def load(file: Path | IO[bytes]) -> Image.Image:
-    """The same with Pillow's errors."""
-    with Image.open(file) as image:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return image
+def _from_tensor(images: Tensor, shape: Shape, resize: bool) -> Converted:
+    check_kind(images)
+    images = images[None] if images.ndim == 3 else images
+    own = tuple(images.shape[1:])
+    if resize and len(own) == 3 and own != shape and own[0] in (1, 3) and len(images):
+        check_images(images, own)
+        pixels = [_fitted_floats(image, shape) for image in images.float().cpu().numpy()]
+        images = torch.from_numpy(np.stack(pixels)).to(images)
+        return Converted(images, (_change(own, shape),) * len(images))
+    return Converted(check_images(images, shape), ("",) * len(images))
 
 
-def image_files(path: Path) -> list[Path]:
-    """The file itself, or all image files below a folder in sorted order."""
-    return list(iterate_images(path))
+def _fitted_floats(image: np.ndarray, shape: Shape) -> np.ndarray:
+    """(C, H, W) float32 in [0, 1] to `shape`, as `fitted` does it with bytes."""
+    channels, height, width = shape
+    if len(image) != channels:
+        image = np.tensordot(LUMA, image, 1)[None] if channels == 1 else np.repeat(image, 3, 0)
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in image]
+    fitted = [ImageOps.fit(plane, (width, height), Image.Resampling.LANCZOS) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in fitted]).clip(0, 1)
 
 
-def iterate_images(path: Path) -> Iterator[Path]:
-    """The same one by one, with the names of a single folder in memory at a time."""
-    if not path.is_dir():
-        yield path
-        return
-    found = False
-    for file in _below(path):
-        found = True
-        yield file
-    if not found:
-        raise FileNotFoundError(
-            f"images: no image below the folder {path}; give one with {', '.join(SUFFIXES)} files"
-        )
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """The image files of a folder and of all below it, but not of those behind links."""
-    with os.scandir(folder) as entries:
-        # Names alone are kept, and one of a folder where it stands among those of files.
-        names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-    for name, is_folder in names:
-        file = folder / name
-        if is_folder:
-            yield from _below(file)
-        elif file.suffix.lower() in SUFFIXES and file.is_file():
-            yield file
-
-
-def _from_array(array: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
+def _from_array(array: np.ndarray, shape: Shape, resize: bool) -> Converted:
     if array.dtype != np.uint8:
         raise ValueError(
             f"images: numpy array of {array.dtype}; give uint8 in 0..255, or a float tensor NCHW "
             "in [0, 1] (torch.from_numpy(array).float())"
         )
     given, (channels, height, width) = array.shape, shape
-    # With one channel, three axes are images; with three, they are one image with its channels.
-    if array.ndim == 2 or (array.ndim == 3 and channels == 1 and given[1:] == (height, width)):
+    # Three axes are gray images where they have the model's size, or cannot be one with channels.
+    many = (channels == 1 and given[1:] == (height, width)) or (resize and given[-1] not in (1, 3))
+    if array.ndim == 2 or (array.ndim == 3 and many):
         array = array[..., None]
     if array.ndim == 3:
         array = array[None]
-    if array.ndim != 4 or array.shape[1:] != (height, width, channels):
+    own = (array.shape[3], *array.shape[1:3]) if array.ndim == 4 else None
+    if resize and own and own != shape and own[0] in (1, 3):
+        parts = [Image.fromarray(image.squeeze(2) if own[0] == 1 else image) for image in array]
+        return _joined([_from_pil(part, shape, resize, "array") for part in parts])
+    if own != shape:
         raise ValueError(
             f"images: array of shape {given}; give HW, NHW, HWC or NHWC, channels last, of "
             f"{height}x{width} pixels and {channels} channels"
         )
-    return torch.from_numpy(array.copy()).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(array.copy()).permute(0, 3, 1, 2).float() / 255
+    return Converted(check_images(images, shape), ("",) * len(images))
 
 
-def _from_pil(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+def _from_pil(image: Image.Image, shape: Shape, resize: bool, name: str) -> Converted:
     if 0 in image.size:
         raise ValueError(f"images: PIL image of size {image.size}; give one that has pixels")
-    return _from_array(fitted(image, shape), shape)
+    own, plain = own_shape(image), in_mode(image, "L" if shape[0] == 1 else "RGB")
+    if not resize and not is_lossless(image, shape):
+        raise ValueError(
+            f"images: {name} is {spelled(own)}, but this model takes {spelled(shape)} (channels x "
+            "height x width); give one of that shape, or resize=True (--resize) to convert it"
+        )
+    pixels = torch.from_numpy(fitted(plain, shape).copy()).permute(2, 0, 1)[None]
+    return Converted(pixels.float() / 255, ("" if own == shape else _change(own, shape),))
+
+
+def is_lossless(image: Image.Image, shape: Shape) -> bool:
+    """True for an image of `shape`, or of other channels alone if gray holds all that there is."""
+    own = own_shape(image)
+    if own == shape or own[1:] != shape[1:] or own[0] == 1:
+        return own[1:] == shape[1:]
+    color = np.asarray(in_mode(image, "RGB"))
+    return bool((color == color[..., :1]).all())
+
+
+def own_shape(image: Image.Image) -> Shape:
+    """(C, H, W) of a PIL image: one channel where it is gray, three otherwise."""
+    gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+    return 1 if gray else 3, image.height, image.width
+
+
+def spelled(shape: tuple[int, ...]) -> str:
+    """A shape as text: 3x32x32."""
+    return "x".join(map(str, shape))
+
+
+def _change(own: tuple[int, ...], shape: Shape) -> str:
+    """The conversion from one shape to another, in words."""
+    steps = [] if own[0] == shape[0] else ["to gray" if shape[0] == 1 else "gray to color"]
+    if own[1:] != shape[1:]:
+        steps.append("resized")
+        if own[1] * shape[2] != own[2] * shape[1]:
+            steps.append("cropped at the center")
+    return f"{spelled(own)} converted to {spelled(shape)}: {', '.join(steps)}"
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """A PIL image as its camera was held; the user's own stays as it is."""
+    """A PIL image turned as its camera was held; the user's own stays as it is."""
     try:
+        check_pixels(image)
         return ImageOps.exif_transpose(image)
     # Pillow reads what it opened only now.
     except Exception as error:
@@ -178,19 +234,22 @@ def _turned(image: Image.Image) -> Image.Image:
         ) from error
 
 
-def fitted(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+def fitted(image: Image.Image, shape: Shape) -> np.ndarray:
     """(H, W, C) uint8 of `shape` (C, H, W): resized until it covers H x W, cropped at its center.
 
-    Training, evaluation and the door share this, so that a model sees one picture alike in all.
+    Training, evaluation and classification share this, so that all see the same pixels.
     """
     channels, height, width = shape
-    image = convert(image, "L" if channels == 1 else "RGB")
+    image = in_mode(image, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(height, width, channels)
 
 
-def convert(image: Image.Image, mode: str) -> Image.Image:
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image as "L" or "RGB": transparency on white, 16 bits rounded to 8."""
+    if image.mode == mode and not image.has_transparency_data:
+        return image
     try:
         if image.mode.startswith("I;16"):
             # Pillow's own conversion cuts 16-bit values off at 255.

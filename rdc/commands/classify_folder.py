@@ -1,7 +1,7 @@
-"""Classifying many images, in a folder too large for one sitting or for one process.
+"""Classification of image folders of any size, resumable and shared by several processes.
 
-Images are classified in batches that depend on their sorted names and the batch size alone; a
-process takes every so manyth batch and appends what it finds to a file of its own. Any number of
+Images are classified in batches that depend on their sorted names and the batch size alone; each
+process takes every n-th batch and appends its results to a file of its own. Any number of
 processes, and a run that was killed and started again, therefore end with the same predictions.
 """
 
@@ -18,7 +18,8 @@ from tqdm import tqdm
 from rdc.classifier import RobustDiffusionClassifier, classify
 from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.hub.weights import sha256, weights_sha256
-from rdc.images import iterate_images, to_images
+from rdc.image_files import iterate_images
+from rdc.images import convert_images
 from rdc.runs.atomic import replacing
 from rdc.runs.device import default_device
 from rdc.runs.run_log import RunLog
@@ -30,30 +31,48 @@ Row = dict[str, Any]
 
 
 def classify_files(
-    names: Sequence[str], model: RobustDiffusionClassifier, root: Path = Path()
+    names: Sequence[str],
+    model: RobustDiffusionClassifier,
+    root: Path = Path(),
+    *,
+    resize: bool = False,
 ) -> list[Row]:
-    """One record per file below `root`; a file that cannot be read costs its own record alone."""
-    rows: dict[str, Row] = {}
-    readable = []
+    """One record per file below `root`; a file that cannot be read costs its own record alone.
+
+    A record has "image" and either "error", or "class", "probabilities" by class and, where the
+    image was converted to the model's shape, "converted".
+    """
+    rows: dict[str, Row] = {name: {"image": name} for name in names}
+    readable: list[str] = []
+    parts = []
     for name in names:
         try:
-            readable.append((name, to_images(root / name, model.denoiser.image_shape)))
+            found = convert_images(root / name, model.denoiser.image_shape, resize=resize)
         except (FileNotFoundError, ValueError) as error:
-            rows[name] = {"image": name, "error": str(error)}
+            rows[name]["error"] = str(error)
+            continue
+        readable.append(name)
+        parts.append(found.images)
+        if found.changes[0]:
+            rows[name]["converted"] = found.changes[0]
     if readable:
-        images = [image for _, image in readable]
-        prediction = classify(images, model, batch_size=len(images))
+        prediction = classify(torch.cat(parts), model, batch_size=len(parts))
         classes = prediction.class_names or tuple(map(str, range(model.denoiser.num_classes)))
-        for (name, _), label, p in zip(
-            readable, prediction.names, prediction.probabilities.tolist(), strict=True
-        ):
+        answers = zip(readable, prediction.names, prediction.probabilities.tolist(), strict=True)
+        for name, label, p in answers:
             posterior = dict(zip(classes, (round(value, 6) for value in p), strict=True))
-            rows[name] = {"image": name, "class": label, "probabilities": posterior}
-    return [rows[name] for name in names]
+            rows[name] |= {"class": label, "probabilities": posterior}
+    return list(rows.values())
 
 
 def classify_folder(
-    folder: Path, out: Path, model: str | Path, *, batch_size: int = 64, seed: int = 0
+    folder: Path,
+    out: Path,
+    model: str | Path,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    resize: bool = False,
 ) -> int:
     """Classify all images below `folder` into `out`/predictions.jsonl, a line each, sorted by name.
 
@@ -75,7 +94,9 @@ def classify_folder(
         list_files(folder, out)
     state.wait_for_everyone()
     device = cast(torch.device, state.device)
-    run = FolderRun(folder, out, model, batch_size=batch_size, seed=seed, device=device)
+    run = FolderRun(
+        folder, out, model, batch_size=batch_size, seed=seed, device=device, resize=resize
+    )
     run_log = RunLog(out, run.settings, inputs=run.inputs, process=state.process_index)
     state.wait_for_everyone()
     with tqdm(total=run.count, unit="image", disable=not state.is_main_process) as bar:
@@ -110,13 +131,13 @@ def list_files(folder: Path, out: Path) -> None:
 
 def listing(path: Path, root: Path) -> Row:
     """The line of an image file in the list."""
-    found = path.stat()
+    found = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
     name = path.relative_to(root).as_posix()
     return {"image": name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
 def root_of(folder: Path) -> Path:
-    """What names are relative to; a single image is one below its folder."""
+    """The folder that names are relative to; a single image is one below its folder."""
     return folder if folder.is_dir() else folder.parent
 
 
@@ -135,9 +156,10 @@ class FolderRun:
 
     def __init__(
         self, folder: Path, out: Path, model: str | Path, *, batch_size: int, seed: int,
-        device: torch.device,
+        device: torch.device, resize: bool = False,
     ) -> None:  # fmt: skip
         self.root, self.out, self.batch_size = root_of(folder), out, batch_size
+        self.resize = resize
         saved = locate(model, RDC_SETTINGS).parent
         self.model = RobustDiffusionClassifier.from_pretrained(saved, seed=seed).to(device)
         if not (out / FILES).is_file():
@@ -148,6 +170,7 @@ class FolderRun:
         self.count, files = count_and_hash(out / FILES)
         self.settings = {
             "path": str(self.root.resolve()), "seed": seed, "batch_size": batch_size,
+            "resize": resize,
         }  # fmt: skip
         self.inputs = {
             "weights": weights_sha256(saved), "images": files,
@@ -165,7 +188,7 @@ class FolderRun:
         done = {record["batch"] for record in run_log.read()}
         for number, names in enumerate(self.batches()):
             if number % processes == process and number not in done:
-                rows = classify_files(names, self.model, self.root)
+                rows = classify_files(names, self.model, self.root, resize=self.resize)
                 run_log.append([{"batch": number, "rows": rows}])
             bar.update(len(names))
 

@@ -1,39 +1,53 @@
 """Data sets as tensors: pixels, labels, class names and fixed splits."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import torch
 
+from rdc.data.arrays import read_arrays
 from rdc.data.cache import cached_pixels
 from rdc.data.cifar import ARCHIVES, read_cifar
 from rdc.data.dataset import Dataset, Shape, Split
 from rdc.data.digits import read_digits
 from rdc.data.folder import read_folder
 from rdc.data.parquet import parquet_files, read_parquet
+from rdc.images import convert_images, spelled
 
 __all__ = ["Dataset", "Shape", "Split", "load"]
 
 
 def load(
-    source: str | Path, split: Split, *, shape: Shape | None = None, cache: Path | None = None
+    source: str | Path,
+    split: Split,
+    *,
+    shape: Shape | None = None,
+    resize: bool = False,
+    cache: Path | None = None,
 ) -> Dataset:
-    """A split of a data set; `source` says which:
+    """A split of a data set. `source` is one of:
 
     - "digits": scikit-learn's 1,797 handwritten digits of 8x8 pixels
     - the path of `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, as published
     - a folder of images, `split/class/image.png`, whose classes take turns; validation may also be
-      called val or valid
+      called val or valid; `class/image.png` without splits has the split "all"
+    - the path of an .npz or .npy file (see `rdc.data.arrays.read_arrays`)
     - a folder of parquet files as Hugging Face has them, `train-00000-of-00001.parquet`, there or
       in its folder `data`
 
     Where a source has no validation split, a tenth of its training images, at most 5,000, is held
     out: "train" and "validation" are then disjoint, and the same in every run.
 
-    `shape` (C, H, W) is for folders: their images are converted to C channels (1 or 3), and those
-    of another size are resized until they cover H x W and cropped at their center. Without it all
-    images must have one size. What a folder decodes to is kept in the folder `cache`, by default
-    ~/.cache/rdc, under a hash of everything in the split, and mapped from there.
+    shape: (C, H, W) that all images must have; by default that of the first. Gray images become
+        color where that loses nothing; others of another shape are refused.
+    resize: convert images of another shape instead: to C channels (1 or 3), resized until they
+        cover H x W, cropped at their center. `Dataset.notes` then has a sentence about it.
+    cache: folder for the decoded images of folders, by default ~/.cache/rdc; they are kept under a
+        hash of everything in the split, and mapped from there.
+
+    Raises:
+        ValueError, FileNotFoundError: names the source, what is wrong and what to give.
     """
     if split not in get_args(Split):
         raise ValueError(f"split={split!r} must be one of {get_args(Split)}")
@@ -41,18 +55,22 @@ def load(
         _check_shape(shape)
     path = Path(source)
     if source == "digits":
-        return _of_shape(read_digits(split), shape, source)
+        return _of_shape(read_digits(split), shape, resize, source)
     if path.name in ARCHIVES:
-        return _of_shape(read_cifar(path, split), shape, source)
+        return _of_shape(read_cifar(path, split), shape, resize, source)
+    if path.suffix in (".npy", ".npz"):
+        return _of_shape(read_arrays(path, split), shape, resize, source)
     if not path.is_dir():
         raise ValueError(
             f"source={str(source)!r} is unknown; give 'digits', the path of one of "
-            f"{sorted(ARCHIVES)}, or an existing folder of images (split/class/image.png) or "
-            "parquet files"
+            f"{sorted(ARCHIVES)}, a .npz or .npy file, or an existing folder of images "
+            "(split/class/image.png or class/image.png) or parquet files"
         )
     encoded = read_parquet(path, split) if parquet_files(path) else read_folder(path, split)
-    pixels = cached_pixels(encoded, shape, cache or Path.home() / ".cache" / "rdc")
-    return Dataset(torch.from_numpy(pixels), encoded.labels, encoded.class_names)
+    folder = cache or Path.home() / ".cache" / "rdc"
+    pixels = torch.from_numpy(cached_pixels(encoded, shape, folder, resize=resize))
+    notes = (_resized_note(pixels.shape[1:], "images of"),) if resize else ()
+    return Dataset(pixels, encoded.labels, encoded.class_names, notes=notes)
 
 
 def _check_shape(shape: Shape) -> None:
@@ -60,10 +78,22 @@ def _check_shape(shape: Shape) -> None:
         raise ValueError(f"shape={shape} must be (C, H, W), with 1 or 3 channels and H, W >= 1")
 
 
-def _of_shape(data: Dataset, shape: Shape | None, source: str | Path) -> Dataset:
-    if shape not in (None, data.shape):
+def _of_shape(data: Dataset, shape: Shape | None, resize: bool, source: str | Path) -> Dataset:
+    """The data if it has `shape`, or converted to it where that is asked for."""
+    if shape in (None, data.shape):
+        return data
+    if not resize:
         raise ValueError(
-            f"shape={shape}: the images of {source} are {data.shape}, and only folders are "
-            f"resized; give shape={data.shape} or none"
+            f"shape={shape}: the images of {source} are {data.shape}; give shape={data.shape} or "
+            "none, or resize=True (--resize) to convert them"
         )
-    return data
+    images = convert_images(data.images, shape, resize=True).images
+    note = _resized_note(shape, f"images ({spelled(data.shape)}) of")
+    return Dataset(images, data.labels, data.class_names, peak=1, notes=(*data.notes, note))
+
+
+def _resized_note(shape: Sequence[int], which: str) -> str:
+    return (
+        f"{which} another shape were converted to {spelled(tuple(shape))} (channels x height x "
+        "width): gray or color, resized until they cover it, cropped at their center"
+    )

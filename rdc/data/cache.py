@@ -1,4 +1,4 @@
-"""Decoded images kept in a file, to be mapped: whole or not at all, and never out of date."""
+"""Cache of decoded images in files that are mapped: whole or not at all, never out of date."""
 
 import hashlib
 import os
@@ -13,16 +13,18 @@ from rdc.data.decode import Batch, Encoded, Target, decoded, in_threads, target_
 from rdc.runs.atomic import replacing
 
 # To be raised when the same files and the same Pillow would give other pixels.
-VERSION = 1
+VERSION = 2
 
 
-def cached_pixels(encoded: Encoded, shape: Shape | None, folder: Path) -> np.ndarray:
+def cached_pixels(
+    encoded: Encoded, shape: Shape | None, folder: Path, *, resize: bool = False
+) -> np.ndarray:
     """(N, C, H, W) uint8, decoded only when `folder` does not have it yet."""
-    path = folder / f"{content_key(encoded, shape)}.npy"
+    path = folder / f"{content_key(encoded, shape, resize)}.npy"
     pixels = _mapped(path, len(encoded.labels), shape)
     if pixels is not None:
         return pixels
-    target = target_of(encoded, shape)
+    target = target_of(encoded, shape, resize=resize)
     try:
         _write(path, encoded, target)
         return _map(path)
@@ -35,9 +37,9 @@ def cached_pixels(encoded: Encoded, shape: Shape | None, folder: Path) -> np.nda
     return _in_memory(encoded, target)
 
 
-def content_key(encoded: Encoded, shape: Shape | None) -> str:
+def content_key(encoded: Encoded, shape: Shape | None, resize: bool) -> str:
     """SHA-256 over every image's name and content, and over what decides how they are decoded."""
-    digest = hashlib.sha256(f"{VERSION} {PIL.__version__} {shape}".encode())
+    digest = hashlib.sha256(f"{VERSION} {PIL.__version__} {shape} {resize}".encode())
     for part in in_threads(_digests, encoded.batches()):
         digest.update(part)
     return digest.hexdigest()
@@ -51,7 +53,7 @@ def _digests(batch: Batch) -> bytes:
 
 
 def _mapped(path: Path, rows: int, shape: Shape | None) -> np.ndarray | None:
-    """The file's array, unless it is missing or is not all of what it should be."""
+    """The file's array, or None where the file is missing, incomplete or of another kind."""
     try:
         pixels = _map(path)
         size = path.stat().st_size

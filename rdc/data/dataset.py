@@ -1,14 +1,16 @@
-"""What a data set is: bytes, labels, class names, and which rows belong to which split."""
+"""Data sets: pixels, labels, class names, and the rows that belong to a split."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Split = Literal["train", "validation", "test"]
+from rdc.images import check_images
+
+Split = Literal["train", "validation", "test", "all"]
 Shape = tuple[int, int, int]
 
 HOLD_OUT_SEED = 0
@@ -17,21 +19,24 @@ HOLD_OUT_SHARE, HOLD_OUT_MOST = 10, 5_000
 
 @dataclass(frozen=True)
 class Dataset:
-    """pixels (N, C, H, W) uint8, perhaps mapped from a file; labels (N,) int64.
+    """pixels (N, C, H, W), perhaps mapped from a file; labels (N,) int64, numbers of class_names.
 
-    `peak` is the pixel value that means 1.0.
+    pixels: uint8, or float32 in [0, 1]. peak: the pixel value that means 1.0.
+    notes: sentences about what was converted or reordered, for programs to print.
     """
 
     pixels: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
     peak: int = 255
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+        kind = {torch.uint8: "bytes", torch.float32: "floats"}.get(self.pixels.dtype)
+        if kind is None or self.pixels.ndim != 4 or (kind == "floats" and self.peak != 1):
             raise ValueError(
-                f"pixels: {self.pixels.dtype} of shape {tuple(self.pixels.shape)}; give uint8 "
-                "(N, C, H, W)"
+                f"pixels: {self.pixels.dtype} of shape {tuple(self.pixels.shape)}; give uint8, or "
+                "float32 in [0, 1] and peak=1, (N, C, H, W)"
             )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
             raise ValueError(
@@ -59,13 +64,97 @@ class Dataset:
         """(N, C, H, W) float32 in [0, 1], made anew: of a large data set, take a subset first."""
         return self.pixels.float() / self.peak
 
+    @classmethod
+    def of(cls, images: Any, labels: Any, class_names: Iterable[str] = ()) -> "Dataset":
+        """A data set of arrays or tensors.
+
+        images: uint8, or floats in [0, 1]: (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3.
+        labels: whole numbers from 0, (N,) or (N, 1). class_names: by default "0", "1", ...
+        """
+        pixels, numbers = _pixels(_tensor(images)), _labels(_tensor(labels))
+        names = tuple(class_names) or tuple(map(str, range(int(numbers.max()) + 1)))
+        return cls(pixels, numbers, names, peak=255 if pixels.dtype == torch.uint8 else 1)
+
+    def of_classes(self, class_names: tuple[str, ...]) -> "Dataset":
+        """The same images with labels that are numbers of `class_names`, matched by name.
+
+        Where one of the two sides has no names but numbers, or none, their counts must agree.
+
+        Raises:
+            ValueError: the classes are others.
+        """
+        if class_names == self.class_names:
+            return self
+        if _numbered(class_names) or _numbered(self.class_names):
+            if len(class_names) not in (0, len(self.class_names)):
+                raise ValueError(
+                    f"data: {len(self.class_names)} classes, but the model has {len(class_names)}; "
+                    "give data or a model of the same classes"
+                )
+            return self
+        if set(class_names) != set(self.class_names):
+            mine, theirs = set(self.class_names), set(class_names)
+            raise ValueError(
+                f"data: other classes than the model's: only in the data {sorted(mine - theirs)}, "
+                f"only in the model {sorted(theirs - mine)}; rename or remove them"
+            )
+        order = torch.tensor([class_names.index(name) for name in self.class_names])
+        note = f"labels reordered from {list(self.class_names)} to {list(class_names)}"
+        return replace(
+            self, labels=order[self.labels], class_names=class_names, notes=(*self.notes, note)
+        )
+
     def subset(self, rows: Tensor | slice) -> "Dataset":
+        """The images of some rows, by number or as a slice."""
         return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
+
+
+def _tensor(values: Any) -> Tensor:
+    """Values on the CPU; those of an array that torch cannot share are copied."""
+    if isinstance(values, np.ndarray):
+        values = np.require(values, requirements=["C", "W"])
+    return torch.as_tensor(values).detach().cpu()
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """(N, C, H, W) uint8, or float32 in [0, 1]."""
+    images = images[:, None] if images.ndim == 3 else images
+    shape = tuple(images.shape)
+    if images.ndim != 4 or (shape[1] not in (1, 3) and shape[3] not in (1, 3)):
+        raise ValueError(
+            f"images: shape {shape}; give (N, C, H, W), (N, H, W, C) or (N, H, W) with 1 or 3 "
+            "channels"
+        )
+    images = images if shape[1] in (1, 3) else images.permute(0, 3, 1, 2)
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise ValueError(f"images: {images.dtype}; give uint8, or floats in [0, 1]")
+    return check_images(images.float(), tuple(images.shape[1:]))  # type: ignore[arg-type]
+
+
+def _labels(labels: Tensor) -> Tensor:
+    """(N,) int64, none negative."""
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim != 1 or not len(labels) or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"labels: {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (N,)"
+        )
+    return labels.long()
+
+
+def _numbered(names: tuple[str, ...]) -> bool:
+    """True for no names at all, and for 0, 1, 2, ... in their place."""
+    return names == tuple(map(str, range(len(names))))
 
 
 def origin(split: Split, available: Iterable[str], source: object) -> tuple[Split, bool]:
     """The split whose rows `split` is made of, and whether train and validation share them."""
     found = sorted(available)
+    if split == "all":
+        raise ValueError(
+            f"source: {source} has the splits {found}; give one of them, not all: --split test"
+        )
     shared = "validation" not in found and split != "test"
     wanted: Split = "train" if shared else split
     if wanted not in found:

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from rdc.data.dataset import Shape
-from rdc.images import fitted, load
+from rdc.image_files import load
+from rdc.images import Shape, fitted, is_lossless, own_shape
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -36,18 +36,22 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Target:
-    """What images become. With `like`, the name of one of this size, none may be resized."""
+    """The shape that all images get; without `resize`, others are refused.
+
+    `like` names the image whose shape it is, where none was asked for.
+    """
 
     shape: Shape
+    resize: bool = False
     like: str | None = None
 
 
-def target_of(encoded: Encoded, shape: Shape | None) -> Target:
+def target_of(encoded: Encoded, shape: Shape | None, *, resize: bool = False) -> Target:
     """`shape`, or that of the first image."""
     if shape is not None:
-        return Target(shape)
+        return Target(shape, resize)
     name, content = next(encoded.batches())()[0]
-    return Target(_own_shape(_open(name, content)), like=name)
+    return Target(own_shape(_open(name, content)), resize, like=name)
 
 
 def decoded(encoded: Encoded, target: Target) -> Iterator[np.ndarray]:
@@ -58,18 +62,18 @@ def decoded(encoded: Encoded, target: Target) -> Iterator[np.ndarray]:
 def decode(name: str, content: bytes, target: Target) -> np.ndarray:
     """(C, H, W) uint8 of an image file's content; errors call it `name`."""
     image = _open(name, content)
-    channels, height, width = target.shape
-    if target.like is not None:
-        own = _own_shape(image)
-        if own[1:] != (height, width) or own[0] > channels:
-            raise ValueError(
-                f"source: {target.like} is {target.shape} (channels, height, width), but {name} "
-                f"is {own}; give the one that all shall have: shape=(C, H, W)"
-            )
     try:
-        return fitted(image, target.shape).transpose(2, 0, 1)
+        own, fits = own_shape(image), target.resize or is_lossless(image, target.shape)
+        pixels = fitted(image, target.shape) if fits else None
     except ValueError as error:
         raise ValueError(f"source: {name}: {error}") from error
+    if pixels is None:
+        raise ValueError(
+            f"source: {target.like or 'shape'} is {target.shape} (channels, height, width), but "
+            f"{name} is {own}; give the shape that all shall have, shape=(C, H, W), and "
+            "resize=True (--resize) to convert the others"
+        )
+    return pixels.transpose(2, 0, 1)
 
 
 def in_threads(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
@@ -90,7 +94,7 @@ def _decode_batch(batch: Batch, target: Target) -> np.ndarray:
 
 
 def _open(name: str, content: bytes) -> Image.Image:
-    """The image, read completely and turned as its camera was held."""
+    """The image, read completely and turned as its camera was held; errors call it `name`."""
     try:
         return load(BytesIO(content))
     # Pillow's decoders raise whatever a broken file makes them trip over, down to IndexError.
@@ -98,8 +102,3 @@ def _open(name: str, content: bytes) -> Image.Image:
         raise ValueError(
             f"source: {name} is not a readable image: {error}; replace or remove it"
         ) from error
-
-
-def _own_shape(image: Image.Image) -> Shape:
-    gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
-    return 1 if gray else 3, image.height, image.width

@@ -1,4 +1,4 @@
-"""Image folders: split/class/image.png."""
+"""Image folders: split/class/image.png, or class/image.png without splits."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -8,7 +8,7 @@ import torch
 
 from rdc.data.dataset import Split, hold_out, origin, same_classes
 from rdc.data.decode import BATCH, Batch, Encoded
-from rdc.images import image_files
+from rdc.image_files import check_regular, image_files
 
 FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -20,11 +20,19 @@ FOLDERS: dict[Split, tuple[str, ...]] = {
 def read_folder(root: Path, split: Split) -> Encoded:
     """The images of a split in turns: the first of every class, the second of every class, ...
 
-    Whoever takes a beginning of it then has a sample of all classes. A class's images are sorted by
-    name, and labels are places among the sorted class names.
+    Any prefix of it is class-balanced as far as possible. A class's images are sorted by name, and
+    labels are places among the sorted class names. A folder without splits has the split "all".
     """
     folders = _split_folders(root)
-    wanted, shared = origin(split, folders, root)
+    if folders:
+        wanted, shared = origin(split, folders, root)
+    elif split == "all":
+        folders, wanted, shared = {"all": root}, split, False
+    else:
+        raise FileNotFoundError(
+            f"source: {root} has no {split!r} split: it has no folder {split}; give --split all "
+            f"for class/images without splits, or {split}/class/images"
+        )
     classes = {name: _class_names(folder) for name, folder in folders.items()}
     class_names = same_classes(classes, root)
     files = [image_files(folders[wanted] / name) for name in class_names]
@@ -55,6 +63,12 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     """Sorted names of the subfolders, without hidden ones such as .ipynb_checkpoints."""
     names = (path.name for path in folder.iterdir() if path.is_dir())
     classes = tuple(sorted(name for name in names if not name.startswith(".")))
+    for name in classes:
+        if not name.isprintable():
+            raise ValueError(
+                f"source: {folder} has a class folder {name!r}: a name of control characters or "
+                "not of UTF-8; rename it"
+            )
     if not classes:
         raise ValueError(f"source: {folder} has no folder of a class; give {folder}/class/images")
     return classes
@@ -71,8 +85,8 @@ def _read(root: Path, paths: list[Path]) -> list[tuple[str, bytes]]:
 
 def _content(path: Path) -> bytes:
     try:
+        check_regular(path)
         return path.read_bytes()
-    except OSError as error:
-        raise ValueError(
-            f"source: {path} cannot be read: {error.strerror}; replace or remove it"
-        ) from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"source: {path} cannot be read: {why}; replace or remove it") from error

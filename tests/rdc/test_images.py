@@ -1,5 +1,10 @@
-"""The door takes every kind of image at its exact value, and says what is wrong with the others."""
+"""Every kind of image is taken at its exact value; errors say what is wrong with the others."""
 
+import os
+import resource
+import socket
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,8 +18,10 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from torch import Tensor
 
+import rdc.image_files
 from rdc.data.decode import Target, decode
-from rdc.images import check_images, image_files, read_image, to_images, to_pixels, to_x
+from rdc.image_files import image_files, read_image
+from rdc.images import check_images, convert_images, to_images, to_pixels, to_x
 from tests.support.oracle import some_images
 
 GRAY, COLOR = (1, 4, 6), (3, 4, 6)
@@ -49,7 +56,7 @@ def test_float_tensors_come_back_as_they_are(shape, dtype) -> None:
     assert torch.equal(to_images(images[1], shape), images[1:])
 
 
-def test_gradients_pass_the_door() -> None:
+def test_gradients_flow_through() -> None:
     images = some_images(2, COLOR).requires_grad_()
     to_images(list(images), COLOR).sum().backward()
     assert images.grad is not None
@@ -102,7 +109,7 @@ def test_pil_images_are_resized() -> None:
     """Left half black, right half white, at another size: width and height are not confused."""
     array = np.zeros((8, 12), dtype=np.uint8)
     array[:, 6:] = 255
-    images = to_images(Image.fromarray(array), GRAY)
+    images = to_images(Image.fromarray(array), GRAY, resize=True)
     assert images.shape == (1, 1, 4, 6)
     expected = torch.tensor([0.0, 0, 1, 1]).expand(4, 4)
     torch.testing.assert_close(images[0, 0, :, [0, 1, 4, 5]], expected, rtol=0, atol=0.02)
@@ -117,10 +124,11 @@ def test_pictures_are_seen_as_in_training(shape, orientation: int, size, tmp_pat
     exif[0x0112] = orientation
     image.save(tmp_path / "camera.png", exif=exif)
     content = (tmp_path / "camera.png").read_bytes()
-    expected = unit(decode("camera.png", content, Target(shape)))[None]
-    assert torch.equal(to_images(tmp_path / "camera.png", shape), expected)
+    expected = unit(decode("camera.png", content, Target(shape, resize=True)))[None]
+    found = to_images(tmp_path / "camera.png", shape, resize=True)
+    assert torch.equal(found, expected)
     with Image.open(BytesIO(content)) as opened:
-        assert torch.equal(to_images(opened, shape), expected)
+        assert torch.equal(to_images(opened, shape, resize=True), expected)
         assert opened.size == size
 
 
@@ -139,7 +147,7 @@ def test_files_stand_as_the_camera_stood(tmp_path: Path) -> None:
 def test_pil_images_are_filtered_when_they_shrink() -> None:
     """A fine checkerboard becomes gray: no pixel is picked, all are averaged."""
     board = (np.indices((32, 48)).sum(0) % 2 * 255).astype(np.uint8)
-    assert (to_images(Image.fromarray(board), GRAY) - 0.5).abs().max() < 0.1
+    assert (to_images(Image.fromarray(board), GRAY, resize=True) - 0.5).abs().max() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -158,7 +166,7 @@ def test_pil_images_are_filtered_when_they_shrink() -> None:
 )
 def test_pil_modes(mode: str, color: Any, gray: int, rgb: tuple[int, ...]) -> None:
     image = Image.new(mode, (6, 4), color)
-    assert (to_images(image, GRAY) * 255).unique().tolist() == [gray]
+    assert (to_images(image, GRAY, resize=True) * 255).unique().tolist() == [gray]
     assert (to_images(image, COLOR) * 255)[0, :, 3, 5].tolist() == list(rgb)
 
 
@@ -194,6 +202,84 @@ def test_read_image_is_independent_of_the_file(tmp_path: Path) -> None:
     image = read_image(tmp_path / "two.gif")
     (tmp_path / "two.gif").unlink()
     assert torch.equal(to_images(image, GRAY), unit(pixels(4, 6))[None, None])
+
+
+# --- images of other shapes ---
+
+
+def photo() -> Image.Image:
+    return Image.fromarray(pixels(8, 12, 3))
+
+
+@pytest.mark.parametrize("kind", ["file", "PIL image", "array", "tensor"])
+def test_nothing_is_converted_unasked(kind: str, tmp_path: Path) -> None:
+    photo().save(tmp_path / "photo.png")
+    given: Any = {
+        "file": tmp_path / "photo.png", "PIL image": photo(), "array": pixels(8, 12, 3),
+        "tensor": unit(pixels(8, 12, 3)).permute(2, 0, 1),
+    }[kind]  # fmt: skip
+    with pytest.raises(ValueError, match=r"^images: .*(3x8x12|8, 12).*(1x4x6|1, 4, 6|4x6 pixels)"):
+        to_images(given, GRAY)
+    converted = convert_images([given, given], GRAY, resize=True)
+    assert converted.images.shape == (2, *GRAY)
+    assert converted.changes == ("3x8x12 converted to 1x4x6: to gray, resized",) * 2
+    if kind != "tensor":
+        assert torch.equal(converted.images[:1], to_images(photo(), GRAY, resize=True))
+
+
+def test_the_remedy_is_named() -> None:
+    with pytest.raises(ValueError, match=r"or resize=True \(--resize\) to convert it$"):
+        to_images(photo(), GRAY)
+
+
+@pytest.mark.parametrize("target", [GRAY, COLOR, (1, 9, 9), (3, 16, 5)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floats_are_converted_as_bytes_are(channels: int, target) -> None:
+    array = pixels(8, 12, channels)
+    floats = unit(array).permute(2, 0, 1)[None].double()
+    found = convert_images(floats, target, resize=True)
+    expected = convert_images(array, target, resize=True)
+    assert found.images.dtype == torch.float64 and found.changes == expected.changes
+    torch.testing.assert_close(found.images.float(), expected.images, rtol=0, atol=8 / 255)
+
+
+def test_crops_are_named_where_the_aspect_changes() -> None:
+    (change,) = convert_images(pixels(8, 8), GRAY, resize=True).changes
+    assert change == "1x8x8 converted to 1x4x6: resized, cropped at the center"
+
+
+def test_gray_stays_gray_whatever_its_mode() -> None:
+    """Between gray and color, what loses nothing is done, and named."""
+    gray = Image.fromarray(pixels(4, 6))
+    for image in (gray.convert("RGB"), gray.convert("P")):
+        converted = convert_images(image, GRAY)
+        assert torch.equal(converted.images, to_images(gray, GRAY))
+        assert converted.changes == ("3x4x6 converted to 1x4x6: to gray",)
+    assert convert_images(gray, COLOR).changes == ("1x4x6 converted to 3x4x6: gray to color",)
+    with pytest.raises(ValueError, match="PIL image is 3x4x6, but this model takes 1x4x6"):
+        to_images(Image.fromarray(pixels(4, 6, 3)), GRAY)
+
+
+@pytest.mark.parametrize("given", [(8, 12), (8, 12, 1), (2, 8, 12), (2, 8, 12, 1), (2, 8, 12, 3)])
+def test_arrays_of_every_form_are_resized(given) -> None:
+    converted = convert_images(pixels(*given), GRAY, resize=True)
+    assert converted.images.shape == (2 if given[0] == 2 else 1, *GRAY)
+    assert all("resized" in change for change in converted.changes)
+
+
+KINDS: dict[str, Any] = {
+    "sparse_coo": lambda: torch.zeros(1, *GRAY).to_sparse(),
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(GRAY)]),
+    "meta": lambda: torch.zeros(1, *GRAY, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensors_without_plain_pixels_are_refused(kind: str) -> None:
+    for resize in (False, True):
+        with pytest.raises(ValueError, match=rf"^images: a .*{kind}.*; give"):
+            to_images(KINDS[kind](), GRAY, resize=resize)
 
 
 def test_lists_mix_all_kinds(tmp_path: Path) -> None:
@@ -300,9 +386,42 @@ def test_truncated_pil_images_are_refused() -> None:
 def test_huge_images_are_refused(tmp_path: Path, monkeypatch) -> None:
     """Pillow's error about decompression bombs is neither an OSError nor a ValueError."""
     Image.fromarray(pixels(64, 64)).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"^images: .*bomb\.png is not .* decompression bomb"):
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(ValueError, match=r"^images: .*bomb\.png is not .* decompression bomb"):
+            to_images(tmp_path / "bomb.png", GRAY)
+    monkeypatch.setattr(rdc.image_files, "MOST_PIXELS", 4095)
+    with pytest.raises(ValueError, match=r"bomb\.png is .*: 64 x 64 pixels are more than 4,095"):
         to_images(tmp_path / "bomb.png", GRAY)
+    lazy = Image.open(tmp_path / "bomb.png")
+    with lazy, pytest.raises(ValueError, match=r"PIL image of mode 'L': 64 x 64 pixels are more"):
+        to_images(lazy, GRAY)
+
+
+def test_the_pixel_limit_bounds_memory(tmp_path: Path) -> None:
+    """A tiny file that asks for 200 MB is refused before it is decoded."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 8200, 8200, 8, 2, 0, 0, 0)
+    start = encoded(photo())[:8] + struct.pack(">I", 13) + header
+    content = start + struct.pack(">I", zlib.crc32(header)) + encoded(photo())[33:]
+    (tmp_path / "large.png").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"8200 x 8200 pixels are more than 67,108,864: make"):
+        to_images(tmp_path / "large.png", COLOR, resize=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+    """Opening a pipe would wait for its writer for ever."""
+    path = tmp_path / "image.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(str(path))
+    assert image_files(tmp_path) == [path]
+    with pytest.raises(ValueError, match=r"image\.png is not a readable image: not a regular file"):
+        to_images(path, GRAY)
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +439,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_damaged_files_are_read_or_refused(
     scratch: Path, kind: str, position: int, value: int, kept: int
 ) -> None:
-    """Whatever a wrong byte does to the decoder, only the door's own errors come out."""
+    """Whatever a wrong byte does to the decoder, only our own errors come out."""
     content = bytearray(encoded(Image.fromarray(pixels(4, 6, 3)), kind))
     content[position % len(content)] = value
     scratch.write_bytes(bytes(content[:kept]))
@@ -340,6 +459,37 @@ def test_image_files_below_a_folder(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     found = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)]
     assert found == ["a.JPG", "b.png", "deep/er/c.tiff"]
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".hidden.png", ".thumbnails/b.png", "deep/.x/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert image_files(tmp_path) == [tmp_path / "a.png"]
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    """Those that lead nowhere are listed too, and refused when they are read."""
+    (tmp_path / "elsewhere").mkdir()
+    Image.fromarray(pixels(4, 6)).save(tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "file.png").symlink_to(tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "in" / "lost.png").symlink_to(tmp_path / "nowhere")
+    found = image_files(tmp_path / "in")
+    names = [path.relative_to(tmp_path / "in").as_posix() for path in found]
+    assert names == ["again/b.png", "file.png", "folder/b.png", "lost.png"]
+    assert to_images(found[:3], GRAY).shape == (3, *GRAY)
+    with pytest.raises(FileNotFoundError, match=r"lost\.png does not exist"):
+        to_images(found[3], GRAY)
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "up").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=r"deep/up is a link to a folder that it is in, .*; rem"):
+        image_files(tmp_path)
 
 
 def test_image_files_takes_one_file(tmp_path: Path) -> None:

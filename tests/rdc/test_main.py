@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "images" / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png", "d.jpg", "deep/e.png"):
-        array = rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)
+        array = rng.integers(0, 256, (8, 8), dtype=np.uint8)
         Image.fromarray(array).save(tmp_path / "images" / name)
     (tmp_path / "images" / "c.png").write_bytes(b"not an image")
     return tmp_path / "images"
@@ -75,7 +75,9 @@ def test_table_has_a_row_for_each_image(model: Path, folder: Path, capsys) -> No
         _, first, p, second, q = row.split()
         assert {first, second} < set(NAMES)
         assert 1 >= float(p) >= float(q) >= 0
-    assert err == "1 of 5 images could not be classified\n"
+    assert err.splitlines() == [
+        f"model {model}, for 1x8x8 images", "1 of 5 images could not be classified",
+    ]  # fmt: skip
 
 
 def test_table_says_what_classify_says(model: Path, folder: Path, capsys) -> None:
@@ -123,6 +125,48 @@ def test_batch_size_does_not_change_the_rows(model, folder, capsys, batch_size: 
     for name, row in rows.items():
         if name != "c.png":
             assert row["probabilities"] == pytest.approx(whole[name]["probabilities"], abs=1e-4)
+
+
+def test_images_of_another_shape_are_converted_where_asked_for(model, tmp_path, capsys) -> None:
+    """Every row and the end of the table say so."""
+    Image.fromarray(np.full((12, 10, 3), 99, np.uint8)).save(tmp_path / "photo.png")
+    assert run("classify", tmp_path, "--model", model, "--json") == 1
+    assert "photo.png is 3x12x10, but this model takes 1x8x8" in capsys.readouterr().out
+    assert run("classify", tmp_path, "--model", model, "--json", "--resize") == 0
+    out, err = capsys.readouterr()
+    change = "3x12x10 converted to 1x8x8: to gray, resized, cropped at the center"
+    assert json.loads(out)["converted"] == change
+    assert "1 of 1 images were converted to 1x8x8" in err.splitlines()
+    prediction = classify(tmp_path / "photo.png", str(model), resize=True)
+    assert prediction.conversions == (change,) and prediction.model == str(model)
+    out = tmp_path / "out"
+    assert run("classify", tmp_path / "photo.png", "--model", model, "--resize", "--out", out) == 0
+    assert json.loads((out / "predictions.jsonl").read_text())["converted"] == change
+    assert run("classify", tmp_path / "photo.png", "--model", model, "--out", out) == 1
+    assert "--resize: True -> False" in capsys.readouterr().err
+
+
+def test_names_from_outside_cannot_control_the_terminal(model, tmp_path, capsys) -> None:
+    """Names of classes and files that clear the screen, forge a line, or are not UTF-8."""
+    shutil.copytree(model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["class_names"] = ["\x1b[2J", "a\nerror: b", "\u202ec"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "in").mkdir()
+    names = ["\x1b[31m.png", "x\ny.png", b"caf\xe9.png".decode(errors="surrogateescape")]
+    for name in names:
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "in" / "plain.png")
+        (tmp_path / "in" / "plain.png").rename(tmp_path / "in" / name)
+    (tmp_path / "in" / "\x1b[32m.png").write_bytes(b"not an image")
+    assert run("classify", tmp_path / "in", "--model", tmp_path / "model") == 1
+    assert run("classify", tmp_path / "\x1b[2J\n", "--model", tmp_path / "model") == 1
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
+        assert text.replace("\n", "").isprintable() and text.encode()
+    assert len(captured.out.splitlines()) == (1 + 4) + (1 + 1)
+    assert run("classify", tmp_path / "in", "--model", tmp_path / "model", "--json") == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {Path(row["image"]).name for row in rows} == {*names, "\x1b[32m.png"}
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

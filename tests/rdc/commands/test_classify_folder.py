@@ -25,7 +25,7 @@ from tqdm import tqdm
 import rdc.commands.classify_folder
 from rdc.classifier import classify
 from rdc.commands.classify_folder import FolderRun, classify_files, classify_folder, list_files
-from rdc.images import SUFFIXES, image_files
+from rdc.image_files import SUFFIXES, image_files
 from rdc.runs.run_log import RunLog
 from tests.support.tiny import tiny_rdc
 
@@ -338,7 +338,7 @@ def peak_memory(count: int, folder: Path, model: Path, monkeypatch) -> int:
     monkeypatch.setattr(
         rdc.commands.classify_folder,
         "classify_files",
-        lambda names, *_: [{"image": name, **answer} for name in names],
+        lambda names, *_, **__: [{"image": name, **answer} for name in names],
     )
     out = folder.parent / "out"
     list_files(folder, out)
@@ -374,16 +374,20 @@ def test_files_are_found_in_the_order_of_paths(tmp_path_factory, paths) -> None:
         if not any(parent.is_file() for parent in path.parents) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    everything = folder.rglob("*")
+    everything = (p for p in folder.rglob("*") if "/." not in str(p.relative_to(folder.parent)))
     expected = sorted(p for p in everything if p.suffix.lower() in SUFFIXES and p.is_file())
     assert image_files(folder) == expected
 
 
-def test_links_to_folders_are_not_followed(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "loop").mkdir()
-    (tmp_path / "loop" / "again").symlink_to(tmp_path / "loop")
-    (tmp_path / "loop" / "a.png").symlink_to(images / "a" / "000.png")
-    assert image_files(tmp_path) == [tmp_path / "loop" / "a.png"]
+def test_links_are_classified_too(model: Path, images: Path, tmp_path: Path) -> None:
+    """Also one that leads nowhere, which has a row with its error."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "folder").symlink_to(images / "a")
+    (tmp_path / "in" / "lost.png").symlink_to(tmp_path / "nowhere")
+    assert classify_folder(tmp_path / "in", tmp_path / "out", model) == 1
+    found = rows((tmp_path / "out" / PREDICTIONS).read_bytes())
+    assert len(found) == len(image_files(images / "a")) + 1
+    assert "lost.png does not exist" in found[-1]["error"]
 
 
 def test_files_that_vanish_have_their_rows(model: Path, images: Path, tmp_path: Path) -> None:

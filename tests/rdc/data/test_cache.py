@@ -30,7 +30,8 @@ EXPECTED = torch.from_numpy(np.stack([noise(seed) for seed in SEEDS])).permute(0
 
 
 def load_test(root: Path, shape: Shape | None = None) -> Tensor:
-    return load(root, "test", shape=shape, cache=root.parent / "cache").pixels
+    resize = shape is not None
+    return load(root, "test", shape=shape, resize=resize, cache=root.parent / "cache").pixels
 
 
 def kept(root: Path) -> list[Path]:

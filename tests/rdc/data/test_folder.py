@@ -1,5 +1,8 @@
 """Image folders give the pixels that their files have, in an order that does not change."""
 
+import os
+import re
+import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -9,12 +12,13 @@ import torch
 from PIL import Image
 
 from rdc.data import Dataset, Shape, Split, load
-from rdc.data.folder import _read
 from tests.support.pictures import Content, noise, save, tree
 
 
-def read(root: Path, split: Split = "train", shape: Shape | None = None) -> Dataset:
-    return load(root, split, shape=shape, cache=root.parent / "cache")
+def read(
+    root: Path, split: Split = "train", shape: Shape | None = None, *, resize: bool = False
+) -> Dataset:
+    return load(root, split, shape=shape, resize=resize, cache=root.parent / "cache")
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ WRONG: dict[str, tuple[dict[str, Content], Split, str]] = {
     "no split": (
         {"cat/0.png": noise(0)},
         "train",
-        r"data has no 'train' split, only \[\]; give tr",
+        r"data has no 'train' split: it has no folder train; give --split all for class/images",
     ),
     "no test": ({"train/cat/0.png": noise(0)}, "test", r"no 'test' split, only \['train'\]"),
     "no train": ({"test/cat/0.png": noise(0)}, "validation", r"no 'train' split, only \['test'\]"),
@@ -106,7 +110,7 @@ WRONG: dict[str, tuple[dict[str, Content], Split, str]] = {
     "color": (
         {"train/cat/0.png": noise(0, 6, 4), "train/dog/0.png": noise(0)},
         "train",
-        r"cat/0\.png is \(1, 6, 4\) .*, but train/dog/0\.png is \(3, 6, 4\); give the one",
+        r"cat/0\.png is \(1, 6, 4\) .*, but train/dog/0\.png is \(3, 6, 4\); give the shape",
     ),
     "range": (
         {"train/cat/0.tiff": Image.new("F", (4, 6))},
@@ -130,12 +134,59 @@ def test_a_gray_image_among_colored_ones_is_colored(root: Path) -> None:
 
 
 def test_unreadable_files_are_named(root: Path) -> None:
-    """A link to nowhere is no file; one that goes away while it is read is named."""
     tree(root, 1)
     (root / "train" / "cat" / "1.png").symlink_to(root / "nowhere")
-    assert len(read(root)) == 2
     with pytest.raises(ValueError, match=r"^source: .*1\.png cannot be read: No such file"):
-        _read(root, [root / "train" / "cat" / "1.png"])
+        read(root)
+    (root / "train" / "cat" / "1.png").unlink()
+    os.mkfifo(root / "train" / "cat" / "1.png")
+    with pytest.raises(ValueError, match=r"^source: .*1\.png cannot be read: not a regular file"):
+        read(root)
+
+
+def test_hidden_files_are_no_images_and_linked_folders_are(root: Path) -> None:
+    """macOS leaves ._name.png beside name.png on foreign disks; its content is no image."""
+    tree(root, 1)
+    save(root, {"train/cat/._0.png": b"no", "train/cat/.thumbs/0.png": noise(7)})
+    save(root.parent / "more", {"9.png": noise(9)})
+    (root / "train" / "cat" / "more").symlink_to(root.parent / "more")
+    data = read(root)
+    assert data.labels.tolist() == [0, 1, 0]
+    assert torch.equal(data.pixels[2], torch.from_numpy(noise(9)).permute(2, 0, 1))
+
+
+def test_class_names_that_cannot_be_printed_are_refused(root: Path) -> None:
+    for name in ("a\nb", b"caf\xe9".decode(errors="surrogateescape")):
+        save(root, {f"train/{name}/0.png": noise(0)})
+        with pytest.raises(
+            ValueError, match=r"has a class folder '(a\\nb|caf\\udce9)': .*; rename"
+        ):
+            read(root)
+        shutil.rmtree(root)
+
+
+def test_a_folder_without_splits_has_the_split_all(root: Path) -> None:
+    tree(root.parent, 3, ("data",))
+    data = read(root, "all")
+    assert (data.class_names, data.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1, 0, 1])
+    with pytest.raises(FileNotFoundError, match=r"has no 'test' split: .* give --split all for"):
+        read(root, "test")
+    shutil.copytree(root, root / "train")
+    with pytest.raises(ValueError, match=r"has the splits \['train'\]; give one of them, not all"):
+        read(root, "all")
+
+
+def test_images_are_resized_where_asked_for_and_a_note_says_so(root: Path) -> None:
+    """Also when the pixels of another choice lie in the cache."""
+    save(root, {"train/a/0.png": noise(0), "train/a/1.png": noise(1, 9, 9, 3)})
+    data = read(root, shape=(3, 6, 4), resize=True)
+    assert torch.equal(data.pixels[0], torch.from_numpy(noise(0)).permute(2, 0, 1))
+    assert re.match(r"images of another shape were converted to 3x6x4 .*: gray", data.notes[0])
+    with pytest.raises(
+        ValueError, match=r"shape is \(3, 6, 4\) .*a/1\.png is \(3, 9, 9\); .*resize"
+    ):
+        read(root, shape=(3, 6, 4))
+    assert read(root, shape=(3, 6, 4), resize=True).notes == data.notes
 
 
 def test_images_of_the_size_are_not_touched(root: Path) -> None:
@@ -153,7 +204,7 @@ def test_images_are_resized_to_cover_and_cropped_at_their_center(
     line = np.where((position == 1) | (position == 2), 200, 0).astype(np.uint8)
     image = np.broadcast_to(line if across else line[:, None], (height, width))
     save(root, {"train/a/0.png": np.ascontiguousarray(image)})
-    pixels = read(root, shape=(1, 10, 10)).pixels[0, 0]
+    pixels = read(root, shape=(1, 10, 10), resize=True).pixels[0, 0]
     assert pixels.shape == (10, 10)
     middle = pixels[:, 2:8] if across else pixels[2:8]
     assert (middle.int() - 200).abs().max() <= 1
@@ -162,7 +213,7 @@ def test_images_are_resized_to_cover_and_cropped_at_their_center(
 def test_images_are_filtered_when_they_shrink(root: Path) -> None:
     board = (np.indices((48, 48)).sum(0) % 2 * 255).astype(np.uint8)
     save(root, {"train/a/0.png": board})
-    assert (read(root, shape=(1, 8, 8)).pixels.int() - 128).abs().max() < 8
+    assert (read(root, shape=(1, 8, 8), resize=True).pixels.int() - 128).abs().max() < 8
 
 
 def test_images_stand_as_the_camera_stood(root: Path) -> None:
@@ -194,4 +245,5 @@ def test_modes_are_converted_to_what_they_show(root: Path) -> None:
     )
     corner = read(root).pixels[1:, :, 3, 2].tolist()
     assert corner == [[255] * 3, [255, 0, 0], [100] * 3, [255] * 3, [255] * 3]
-    assert read(root, shape=(1, 6, 4)).pixels[1:, 0, 3, 2].tolist() == [255, 76, 100, 255, 255]
+    gray = read(root, shape=(1, 6, 4), resize=True).pixels
+    assert gray[1:, 0, 3, 2].tolist() == [255, 76, 100, 255, 255]

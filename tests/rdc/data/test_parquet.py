@@ -93,7 +93,7 @@ def test_validation_files(name: str, tmp_path: Path) -> None:
 
 def test_images_are_fitted_to_the_shape(tmp_path: Path) -> None:
     write(tmp_path / TRAIN, range(3), [0, 1, 0])
-    assert load(tmp_path, "train", shape=(1, 2, 2), cache=tmp_path).shape == (1, 2, 2)
+    assert load(tmp_path, "train", shape=(1, 2, 2), resize=True, cache=tmp_path).shape == (1, 2, 2)
 
 
 IMAGE = {"bytes": png(0), "path": None}

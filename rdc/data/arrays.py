@@ -1,0 +1,88 @@
+"""Arrays of images and labels in .npz and .npy files."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rdc.data.dataset import Dataset, Split, hold_out, origin
+
+PARTS: dict[Split, tuple[tuple[str, str], ...]] = {
+    "train": (("train_images", "train_labels"), ("x_train", "y_train")),
+    "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
+    "test": (("test_images", "test_labels"), ("x_test", "y_test")),
+    "all": (("images", "labels"), ("x", "y")),
+}
+"""Names of the arrays of a split in a .npz: those of MedMNIST, and those of Keras."""
+
+
+def read_arrays(file: Path, split: Split) -> Dataset:
+    """A split of a .npz, or all images of a .npy with its `labels.npy` beside it.
+
+    The arrays are as `Dataset.of` takes them; a .npz may also have `class_names`.
+
+    Raises:
+        ValueError, FileNotFoundError: the file is broken or has other arrays; nothing is unpickled.
+    """
+    if file.suffix == ".npy":
+        _require_all(file, split, ["all"])
+        with _opened(file) as images, _opened(file.with_name("labels.npy")) as labels:
+            return _dataset(file, images, labels, ())
+    with _opened(file) as arrays:
+        found = {each: names for each in PARTS for names in PARTS[each] if set(names) <= {*arrays}}
+        if not found:
+            raise ValueError(
+                f"source: {file} has the arrays {list(arrays)}; give images and labels, or "
+                "train_images, train_labels, test_images, test_labels"
+            )
+        if "all" in found or split == "all":
+            _require_all(file, split, list(found))
+            wanted, shared = split, False
+        else:
+            wanted, shared = origin(split, found, file)
+        images, labels = (_member(file, arrays, name) for name in found[wanted])
+        names = _member(file, arrays, "class_names") if "class_names" in arrays else ()
+    data = _dataset(file, images, labels, tuple(map(str, names)))
+    return data.subset(torch.from_numpy(hold_out(len(data), split))) if shared else data
+
+
+def _require_all(file: Path, split: Split, found: list[Split]) -> None:
+    if split != "all" or "all" not in found:
+        raise FileNotFoundError(
+            f"source: {file} has no {split!r} split, only {found}; give --split {found[0]}"
+        )
+
+
+def _dataset(file: Path, images: Any, labels: Any, names: tuple[str, ...]) -> Dataset:
+    try:
+        return Dataset.of(images, labels, names)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"source: {file}: {error}") from error
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The array of a .npy, or the open archive of a .npz."""
+    if not file.is_file():
+        raise FileNotFoundError(f"source: {file} does not exist, or is not a regular file")
+    with file.open("rb") as content:
+        try:
+            found = np.load(content, allow_pickle=False)
+        except Exception as error:
+            raise ValueError(
+                f"source: {file} is not a complete {file.suffix} file: {error}"
+            ) from error
+        kind = ".npy" if isinstance(found, np.ndarray) else ".npz"
+        if kind != file.suffix:
+            raise ValueError(f"source: {file} is a {kind} file by its content; rename it")
+        yield found
+
+
+def _member(file: Path, arrays: Any, name: str) -> np.ndarray:
+    try:
+        return arrays[name]
+    except Exception as error:
+        raise ValueError(f"source: {file}: {name} is not a readable array: {error}") from error
