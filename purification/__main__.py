@@ -1,6 +1,5 @@
 """`python -m purification IN OUT --model DENOISER`: images in, purified images out."""
 
-import json
 import sys
 import zlib
 from collections.abc import Sequence
@@ -28,16 +27,17 @@ from purification.picture import draw
 from purification.presets import Method
 from purification.purifier import DiffusionPurifier, resized
 from rdc.denoiser import Denoiser
-from rdc.hub.checkpoint import CONFIG, locate
-from rdc.hub.weights import sha256, weights_sha256
+from rdc.hub.weights import sha256
 from rdc.networks.image_classifier import ImageClassifier
 from rdc.noise import NoiseMode, using_draws
 from rdc.runs.device import default_device
+from rdc.runs.fingerprints import weights_hash
+from rdc.runs.settings import lock_settings, require_own_folder
 
 SETTINGS = "purification.json"
-"""beside the images of a folder: what they are of, and what they were purified with"""
+"""File beside a folder's purified images: the settings and the hashes of all weights."""
 SHOWN = 4
-"""images in the picture"""
+"""Images in the picture."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,169 @@ class Purify:
     seed: int = 0
     batch_size: int = 64
     picture: Path | None = None
-    """draw the first images: given, noised, purified, and what changed"""
+    """draw the first images: given, noised, purified, and the change"""
+    resize: bool = False
+    """resize images of another size for the denoiser, and back; without, they are refused"""
 
 
 def main(command: Purify) -> int:
-    """Purify; the exit status is 1 where an image could not be."""
+    """Purify; the exit status is 1 where an image could not be purified."""
     try:
         if command.batch_size < 1:
             raise ValueError(f"batch_size={command.batch_size} must be at least 1")
-        return run_array(command) if command.given.suffix == ".npy" else run_files(command)
+        return purify_array(command) if command.given.suffix == ".npy" else purify_files(command)
     except (FileNotFoundError, FloatingPointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
+def purify_array(command: Purify) -> int:
+    """Purify the images of a .npy file; their rows number the draws of fresh noise."""
+    run = Purification(command)
+    given = read_array(command.given, command.out, run.shape[0])
+    images = dict(enumerate(given.split(1)))
+    for image in images.values():
+        run.require_size(image)
+    batches = run.batches(list(images))
+    purified = []
+    with tqdm(total=len(images), unit="image") as progress:
+        for rows in batches:
+            purified += run.purify({row: images[row] for row in rows})
+            progress.update(len(rows))
+    write_array(command.out, torch.cat(purified), like=command.given)
+    run.draw_picture({row: images[row] for row in run.shown(batches)})
+    return 0
+
+
+def purify_files(command: Purify) -> int:
+    """Purify an image file or all below a folder; those that are there already are left out."""
+    outputs = destinations(command.given, command.out)
+    run = Purification(command)
+    batches = run.batches(list(outputs))
+    many = command.given.is_dir()
+    if many:
+        lock_folder(command)
+    failed = 0
+    with tqdm(total=len(outputs), unit="image") as progress:
+        # Batches stay the same in a continued run: with some methods an image depends on them.
+        for files in batches:
+            if not (many and all(outputs[file].exists() for file in files)):
+                images, errors = run.read(files)
+                for error in errors:
+                    tqdm.write(f"error: {error}", file=sys.stderr)
+                failed += len(errors)
+                for file, image in zip(images, run.purify(images), strict=True):
+                    write_file(outputs[file], image)
+            progress.update(len(files))
+    if failed:
+        print(f"{failed} of {len(outputs)} images could not be purified", file=sys.stderr)
+    run.draw_picture(run.read(run.shown(batches))[0])
+    return int(failed > 0)
+
+
+Key = TypeVar("Key", int, Path)
+
+
+class Purification:
+    """The purifier of a command, and its work on images (1, C, H, W) of any size in [0, 1].
+
+    Images are named by their files, or by their rows in an array.
+    """
+
+    def __init__(self, command: Purify) -> None:
+        self.command = command
+        self.device = default_device()
+        self.purifier = load(command).to(self.device)
+        self.shape = self.purifier.denoiser.image_shape
+
+    def require_size(self, image: Tensor) -> None:
+        """Raise ValueError for an image of another size than the denoiser's, unless resizing."""
+        size, expected = tuple(image.shape[2:]), self.shape[1:]
+        if size != expected and not self.command.resize:
+            raise ValueError(
+                f"{size[0]}x{size[1]} pixels, but the denoiser takes {expected[0]}x{expected[1]}; "
+                "give --resize to resize images for it and back, or another --model"
+            )
+
+    def read(self, files: list[Path]) -> tuple[dict[Path, Tensor], list[str]]:
+        """The images of the files, and an error for each file without one."""
+        images, errors = {}, []
+        for file in files:
+            try:
+                image = read_file(file, self.shape[0])
+            except (FileNotFoundError, ValueError) as error:
+                errors.append(str(error))
+                continue
+            try:
+                self.require_size(image)
+                images[file] = image
+            except ValueError as error:
+                errors.append(f"{file}: {error}")
+        if self.purifier.batch_coupled and len(images) == 1:
+            (file,) = images
+            errors.append(f"{file} is alone: no other image of its batch can be read")
+            images = {}
+        return images, errors
+
+    def batches(self, keys: list[Key]) -> list[list[Key]]:
+        """Batches of `batch_size`, the last larger by one where it would leave an image alone."""
+        size = self.command.batch_size
+        batches = [keys[i : i + size] for i in range(0, len(keys), size)]
+        if not self.purifier.batch_coupled or len(batches[-1]) > 1:
+            return batches
+        if len(batches[0]) == 1:
+            raise ValueError(
+                f"images={len(keys)}: in batches of {size}, one is alone, but without a bank "
+                f"{self.command.method} compares the images of a batch; give more, and "
+                "batch_size=2 or more"
+            )
+        return [*batches[:-2], batches[-2] + batches[-1]]
+
+    def shown(self, batches: list[list[Key]]) -> list[Key]:
+        """The images that the picture needs: the first, with their batch where it matters."""
+        if self.command.picture is None:
+            return []
+        return batches[0] if self.purifier.batch_coupled else list(chain(*batches))[:SHOWN]
+
+    def purify(self, images: dict[Key, Tensor]) -> list[Tensor]:
+        """The images, purified as one batch, clamped to [0, 1] and at their own sizes."""
+        if not images:
+            return []
+        with torch.no_grad(), using_draws(self.draws(list(images))):
+            purified = self.purifier(self._batch(images)).cpu().split(1)
+        return [
+            resized(part, image.shape[2:]).clamp(0, 1)
+            for part, image in zip(purified, images.values(), strict=True)
+        ]
+
+    def draws(self, keys: Sequence[int | Path]) -> list[int]:
+        """Number of the frozen draw of each image: of a file, it depends on its name alone."""
+        if self.command.noise == "frozen":
+            return [0]
+        given = self.command.given
+        root = given if given.is_dir() else given.parent
+        return [
+            key if isinstance(key, int) else zlib.crc32(key.relative_to(root).as_posix().encode())
+            for key in keys
+        ]
+
+    def draw_picture(self, images: dict[Key, Tensor]) -> None:
+        """Write the picture of the first images, if the command asks for one."""
+        if self.command.picture is None or not images:
+            return
+        with torch.no_grad(), using_draws(self.draws(list(images))):
+            states = self.purifier.trajectory(self._batch(images))
+        draw([states[i][:SHOWN].cpu() for i in (0, 1, -1)], self.command.picture)
+        print(f"wrote {self.command.picture}")
+
+    def _batch(self, images: dict[Key, Tensor]) -> Tensor:
+        """The images at the denoiser's size (B, C, H, W), on the device."""
+        size = self.shape[1:]
+        return torch.cat([resized(image, size) for image in images.values()]).to(self.device)
+
+
 def load(command: Purify) -> DiffusionPurifier:
-    """The purifier; its noise is frozen, and `purify` says which copy of it an image takes."""
+    """The purifier with frozen noise; `Purification.draws` numbers the draws of each image."""
 
     def classifier(name: str | None) -> ImageClassifier | None:
         return None if name is None else ImageClassifier.from_pretrained(name)
@@ -91,7 +238,7 @@ def load(command: Purify) -> DiffusionPurifier:
     bank = None
     if command.bank is not None:
         bank = torch.from_numpy(read_npy(command.bank, "bank").astype(np.float32))
-    purifier = build(
+    return build(
         command.method,
         Denoiser.from_pretrained(command.model),
         preset=command.preset,
@@ -100,165 +247,19 @@ def load(command: Purify) -> DiffusionPurifier:
         bank=bank,
         seed=command.seed,
     )
-    return purifier.to(default_device())
 
 
-def run_array(command: Purify) -> int:
-    purifier = load(command)
-    given = read_array(command.given, command.out, purifier.denoiser.image_shape[0])
-    images = dict(enumerate(given.split(1)))
-    shares = batches(list(images), purifier, command)
-    purified = []
-    with tqdm(total=len(images), unit="image") as progress:
-        for rows in shares:
-            purified += purify(purifier, {row: images[row] for row in rows}, command)
-            progress.update(len(rows))
-    write_array(command.out, torch.cat(purified), like=command.given)
-    show(purifier, {row: images[row] for row in first(shares, purifier, command)}, command)
-    return 0
-
-
-def run_files(command: Purify) -> int:
-    outputs = destinations(command.given, command.out)
-    purifier = load(command)
-    shares = batches(list(outputs), purifier, command)
-    many = command.given.is_dir()
-    if many:
-        record_settings(command)
-    failed = 0
-    with tqdm(total=len(outputs), unit="image") as progress:
-        # Batches are the same whatever is there: in some methods an image depends on its batch.
-        for files in shares:
-            if not (many and all(outputs[file].exists() for file in files)):
-                images, errors = read(files, purifier)
-                for error in errors:
-                    tqdm.write(f"error: {error}", file=sys.stderr)
-                failed += len(errors)
-                for file, image in zip(images, purify(purifier, images, command), strict=True):
-                    write_file(outputs[file], image)
-            progress.update(len(files))
-    if failed:
-        print(f"{failed} of {len(outputs)} images could not be purified", file=sys.stderr)
-    show(purifier, read(first(shares, purifier, command), purifier)[0], command)
-    return int(failed > 0)
-
-
-def read(files: list[Path], purifier: DiffusionPurifier) -> tuple[dict[Path, Tensor], list[str]]:
-    """The images (1, C, H, W) of the files, and why some have none."""
-    images, errors = {}, []
-    for file in files:
-        try:
-            images[file] = read_file(file, purifier.denoiser.image_shape[0])
-        except (FileNotFoundError, ValueError) as error:
-            errors.append(str(error))
-    if purifier.batch_coupled and len(images) == 1:
-        (file,) = images
-        errors.append(f"{file} is alone: no other image of its batch can be read")
-        images = {}
-    return images, errors
-
-
-Key = TypeVar("Key", int, Path)
-
-
-def batches(keys: list[Key], purifier: DiffusionPurifier, command: Purify) -> list[list[Key]]:
-    """Batches of `batch_size`, the last larger by one where it would leave an image alone."""
-    size = command.batch_size
-    shares = [keys[i : i + size] for i in range(0, len(keys), size)]
-    if not purifier.batch_coupled or len(shares[-1]) > 1:
-        return shares
-    if len(shares[0]) == 1:
-        raise ValueError(
-            f"images={len(keys)}: in batches of {size}, one is alone, but without a bank "
-            f"{command.method} compares the images of a batch; give more, and batch_size=2 or more"
-        )
-    return [*shares[:-2], shares[-2] + shares[-1]]
-
-
-def first(shares: list[list[Key]], purifier: DiffusionPurifier, command: Purify) -> list[Key]:
-    """The images whose states the picture needs: the first, with their batch where it matters."""
-    if command.picture is None:
-        return []
-    return shares[0] if purifier.batch_coupled else list(chain(*shares))[:SHOWN]
-
-
-def purify(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Purify) -> list[Tensor]:
-    """Images (1, C, H, W) of any sizes as one batch, purified and in [0, 1]."""
-    if not images:
-        return []
-    with torch.no_grad(), using_draws(numbers(list(images), command)):
-        purified = purifier(batch(purifier, images)).cpu().split(1)
-    return [
-        resized(part, image.shape[2:]).clamp(0, 1)
-        for part, image in zip(purified, images.values(), strict=True)
-    ]
-
-
-def batch(purifier: DiffusionPurifier, images: dict[Key, Tensor]) -> Tensor:
-    """The images at the denoiser's size (B, C, H, W), where it computes."""
-    size = purifier.denoiser.image_shape[1:]
-    return torch.cat([resized(image, size) for image in images.values()]).to(default_device())
-
-
-def numbers(keys: Sequence[int | Path], command: Purify) -> list[int]:
-    """Which copy of the frozen noise each image takes; a file's depends on nothing but its name."""
-    if command.noise == "frozen":
-        return [0]
-    root = command.given if command.given.is_dir() else command.given.parent
-    return [
-        key if isinstance(key, int) else zlib.crc32(key.relative_to(root).as_posix().encode())
-        for key in keys
-    ]
-
-
-def show(purifier: DiffusionPurifier, images: dict[Key, Tensor], command: Purify) -> None:
-    """Draw the picture, if one is wanted, of the first of `images`."""
-    if command.picture is None or not images:
-        return
-    with torch.no_grad(), using_draws(numbers(list(images), command)):
-        states = purifier.trajectory(batch(purifier, images))
-    draw([states[i][:SHOWN].cpu() for i in (0, 1, -1)], command.picture)
-    print(f"wrote {command.picture}")
-
-
-def weights(command: Purify) -> dict[str, str]:
-    """The SHA-256 of all weights and of the bank: names stay when files are overwritten."""
-    models = {"model": command.model, "classifier": command.classifier,
-              "auxiliary": command.auxiliary}  # fmt: skip
-    found = {
-        f"{argument}_sha256": weights_sha256(locate(name, CONFIG).parent)
-        for argument, name in models.items()
-        if name is not None
-    }
-    return found if command.bank is None else found | {"bank_sha256": sha256(command.bank)}
-
-
-def record_settings(command: Purify) -> None:
-    """Keep the settings in the folder, or refuse one that holds images of other settings."""
-    chosen = {k: v for k, v in asdict(command).items() if k not in ("out", "picture")}
-    chosen |= {"given": command.given.resolve()} | weights(command)
-    settings = json.loads(json.dumps(chosen, default=str))
-    kept = command.out / SETTINGS
-    if not kept.exists():
-        if command.out.exists() and any(command.out.iterdir()):
-            raise ValueError(
-                f"out={command.out} holds files but no {SETTINGS}: it is not of an earlier run; "
-                "give a new or an empty folder"
-            )
-        command.out.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(settings, indent=2) + "\n")
-        return
-    before = json.loads(kept.read_text())
-    changed = [
-        f"{name}: {before.get(name)!r}, now {value!r}"
-        for name, value in settings.items()
-        if before.get(name) != value
-    ]
-    if changed:
-        raise ValueError(
-            f"out={command.out} holds images of other settings ({'; '.join(changed)}); "
-            "give another folder"
-        )
+def lock_folder(command: Purify) -> None:
+    """Keep the settings and hashes in the output folder, or refuse a folder begun otherwise."""
+    settings = {k: v for k, v in asdict(command).items() if k not in ("out", "picture")}
+    names = {"model": command.model, "classifier": command.classifier,
+             "auxiliary": command.auxiliary}  # fmt: skip
+    inputs = {name: weights_hash(model) for name, model in names.items() if model is not None}
+    if command.bank is not None:
+        inputs["bank"] = sha256(command.bank)
+    require_own_folder(command.out, file=SETTINGS)
+    settings["given"] = command.given.resolve()
+    lock_settings(command.out, settings, inputs=inputs, file=SETTINGS)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rdc.image_files import image_files, read_image
 from rdc.images import check_images, to_images
+from rdc.runs.atomic import replacing
 
 
 def destinations(given: Path, out: Path) -> dict[Path, Path]:
@@ -54,10 +55,9 @@ def read_file(file: Path, channels: int) -> Tensor:
 def write_file(out: Path, image: Tensor) -> None:
     """An image (1, C, H, W) in [0, 1] as PNG, there in full or not at all."""
     pixels = to_uint8(image)[0]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(part, format="PNG")
-    part.replace(out)
+    with replacing(out) as part:
+        picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+        picture.save(part, format="PNG")
 
 
 def read_array(given: Path, out: Path, channels: int) -> Tensor:
@@ -83,11 +83,8 @@ def write_array(out: Path, images: Tensor, *, like: Path) -> None:
     original = read_npy(like, "given")
     floats = images.permute(0, 2, 3, 1).numpy()
     array = to_uint8(images) if original.dtype == np.uint8 else floats.astype(original.dtype)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with part.open("wb") as file:
+    with replacing(out) as part, part.open("wb") as file:
         np.save(file, array.reshape(original.shape))
-    part.replace(out)
 
 
 def read_npy(file: Path, argument: str) -> np.ndarray:

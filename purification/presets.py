@@ -22,9 +22,9 @@ class Preset:
     term: Mapping[str, Any] = field(default_factory=dict)
 
 
-def sde(t_star: float) -> PurifierConfig:
-    """DiffPure's reverse SDE from t*."""
-    return PurifierConfig("sde", t_star=t_star)
+def sde(t_star: float, *, resize: bool = False) -> PurifierConfig:
+    """DiffPure's reverse SDE from t*; on ImageNet it resizes 224 pixels to 256 and back."""
+    return PurifierConfig("sde", t_star=t_star, resize=resize)
 
 
 # Nie et al., ICML 2022, run_scripts/ of NVlabs/DiffPure. Linf budgets are 8/255 on CIFAR-10, 4/255
@@ -34,7 +34,7 @@ DIFFPURE = {
     "cifar10-l2": Preset(sde(0.075)),
     "cifar10-stadv": Preset(sde(0.125)),
     "cifar10-resnet50": Preset(sde(0.125)),  # Linf and L2 of 1.0, the tables of other defenses
-    "imagenet-linf": Preset(sde(0.15)),
+    "imagenet-linf": Preset(sde(0.15, resize=True)),
     "celebahq-linf": Preset(PurifierConfig("ddpm", t_star=0.5)),
 }
 
@@ -51,7 +51,7 @@ GDMP = {
     # guide_scale 1000 at batches of 60. Their network predicts its variance, between small and
     # large; ours do not, and small is the closer one where steps are short.
     "imagenet-linf": Preset(
-        PurifierConfig("ddpm", t_star=0.178, steps=45, clip=True),
+        PurifierConfig("ddpm", t_star=0.178, steps=45, clip=True, resize=True),
         weight=1000.0,
         term={"distance": "mse", "reference": "clean", "eps": 4 / 255, "reference_batch": 60},
     ),
@@ -70,7 +70,7 @@ CONTRASTIVE = {
     "cifar100-l2": Preset(sde(0.075), 500.0, LATE_STEPS),
     "gtsrb-linf": Preset(sde(0.1), 500.0, LATE_STEPS),
     "gtsrb-l2": Preset(sde(0.075), 500.0, LATE_STEPS),
-    "imagenet-linf": Preset(sde(0.15), 500.0, LATE_STEPS),
+    "imagenet-linf": Preset(sde(0.15, resize=True), 500.0, LATE_STEPS),
 }
 
 # Lin et al., Neural Networks 2025 (arXiv 2403.16067): t* = 0.07. No code and no scale were

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil, isfinite
 from typing import Literal, get_args
 
 import torch
@@ -14,10 +14,11 @@ from purification.processes import END, Ddim, Ddpm, Heun, Ode, Point, Process, P
 from rdc.config import require
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import State, chain, shallow_copy, straight_through
-from rdc.images import to_pixels, to_x
+from rdc.images import check_form, to_pixels, to_x
 from rdc.noise import Noise, NoiseMode
 
 GradientMode = Literal["exact", "bpda", "detached_guidance", "surrogate"]
+MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class PurifierConfig:
 
     `t_star`: VP time in (0, 1] up to which it is noised; `steps` back: None takes DiffPure's steps
         of 1/1000, one for each of DDPM's times.
-    `rounds`: how often noising and return are repeated.
+    `rounds`: repetitions of noising and return.
+    `resize`: images of another size than the denoiser's are resized for it and back (bilinear), as
+        DiffPure does on ImageNet; False refuses them.
     `forward_noise`: False takes the image as it is for the state at t_star, as COUP's released code
         does.
     `eta` belongs to "ddim" (0: deterministic, 1: ancestral), `churn` to "heun" (S_churn), and
@@ -45,6 +48,7 @@ class PurifierConfig:
     variance: Literal["small", "large"] = "small"
     clip: bool = False
     surrogate_steps: int = 20
+    resize: bool = False
 
     def __post_init__(self) -> None:
         times = self.times if 0 < self.t_star <= 1 else 0
@@ -57,11 +61,11 @@ class PurifierConfig:
                 self.steps is None or 1 <= self.steps <= most,
                 f"None or from 1 to {most}, the most that {self.process} can take up to t_star",
             ),
-            rounds=(self.rounds >= 1, "at least 1"),
+            rounds=(1 <= self.rounds <= 1000, "from 1 to 1000"),
             eta=(0 <= self.eta <= 1, "in [0, 1]"),
-            churn=(self.churn >= 0, "0 or more"),
+            churn=(0 <= self.churn <= 1e6, "from 0 to 1e6"),
             variance=(self.variance in ("small", "large"), "'small' or 'large'"),
-            surrogate_steps=(self.surrogate_steps >= 1, "at least 1"),
+            surrogate_steps=(1 <= self.surrogate_steps <= MOST_STEPS, f"from 1 to {MOST_STEPS}"),
         )
 
     @property
@@ -69,12 +73,12 @@ class PurifierConfig:
         """DDPM's times up to t_star: DiffPure's steps."""
         return round(1000 * self.t_star)
 
-    def _most_steps(self, times: int) -> float:
+    def _most_steps(self, times: int) -> int:
         if self.process in ("ddpm", "ddim"):
             return times
         # The last but one time of "sde" and "ode" must lie above the last.
         bounded = self.process in ("sde", "ode") and times >= 1
-        return max(1, int(self.t_star / END) - 1) if bounded else inf
+        return max(1, int(self.t_star / END) - 1) if bounded else MOST_STEPS
 
     def build(self) -> Process:
         """The process of one round."""
@@ -94,8 +98,7 @@ class DiffusionPurifier(nn.Module):
     """Images in [0, 1] to images, nearly in [0, 1] (not clamped: a clamp would hide gradients).
 
     Without guidance this is DiffPure (Nie et al., ICML 2022). `guidance` holds pairs of a weight
-    and a term; their increments are added to the score, and a term of weight 0 is left out. Images
-    of another size than the denoiser's are resized for it and back (bilinear).
+    and a term; their increments are added to the score, and a term of weight 0 is left out.
 
     `noise` "frozen" makes it a deterministic function of its image, "fresh" draws for every call;
     forward noise, reverse noise and each term have streams of their own, so that a term that draws
@@ -117,6 +120,7 @@ class DiffusionPurifier(nn.Module):
         gradient: GradientMode = "exact",
     ) -> None:
         super().__init__()
+        _require_fit(denoiser, guidance)
         self.denoiser = denoiser
         self.config = config or PurifierConfig()
         self.gradient = checked(gradient)
@@ -153,7 +157,7 @@ class DiffusionPurifier(nn.Module):
         return self._states(x, self._draw(x))
 
     def _enter(self, images: Tensor) -> Tensor:
-        return to_x(resized(images, self.denoiser.image_shape[1:]))
+        return entered(images, self.denoiser.image_shape, resize=self.config.resize)
 
     def _draw(self, x: Tensor) -> "_Draws":
         """All draws of one purification, before its first step."""
@@ -201,6 +205,23 @@ class DiffusionPurifier(nn.Module):
 
     def _guides(self) -> list[Guidance]:
         return list(self.terms)  # type: ignore[arg-type]
+
+
+def _require_fit(denoiser: DenoiserLike, guidance: Sequence[tuple[float, Guidance]]) -> None:
+    """Compare the guides' image shapes, as far as they name them, with the denoiser's."""
+    for weight, term in guidance:
+        if not isfinite(weight):
+            raise ValueError(
+                f"guidance: the weight {weight} of {type(term).__name__} is not finite"
+            )
+        for network in term.children():
+            shape = getattr(network, "image_shape", None)
+            if shape is not None and tuple(shape) != tuple(denoiser.image_shape):
+                raise ValueError(
+                    f"guidance: the network of {type(term).__name__} takes images {tuple(shape)}, "
+                    f"but the denoiser takes {tuple(denoiser.image_shape)} (channels, height, "
+                    "width); give a network for the denoiser's images"
+                )
 
 
 def checked(gradient: GradientMode) -> GradientMode:
@@ -309,6 +330,23 @@ def split(tensors: State, sizes: list[int]) -> list[State]:
         groups.append(tensors[start : start + size])
         start += size
     return groups
+
+
+def entered(images: Tensor, shape: tuple[int, int, int], *, resize: bool) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] as the denoiser takes them: (B, *shape) in [-1, 1].
+
+    Raises:
+        ValueError: other channels, no floats, or another size without `resize`.
+    """
+    size = shape[1:]
+    if not resize and images.ndim == 4 and tuple(images.shape[2:]) != size:
+        raise ValueError(
+            f"images: {images.shape[2]}x{images.shape[3]} pixels, but the denoiser takes "
+            f"{size[0]}x{size[1]}; give resize=True to resize them for it and back, or a denoiser "
+            "for their size"
+        )
+    given = tuple(images.shape[2:]) if images.ndim == 4 else size
+    return to_x(resized(check_form(images, (shape[0], *given)), size))
 
 
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from purification.processes import END
-from purification.purifier import resized
+from purification.purifier import entered, resized
 from rdc import vp
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import straight_through
-from rdc.images import to_pixels, to_x
+from rdc.images import to_pixels
 from rdc.noise import Noise, NoiseMode
 
 GradientMode = Literal["adjoint", "exact", "bpda"]
@@ -24,9 +24,9 @@ class TorchsdePurifier(nn.Module):
     """Images in [0, 1] to images, nearly in [0, 1]: the reverse VP-SDE by Euler's rule in torchsde.
 
     An image is noised up to VP time `t_star` in (1e-5, 1] and led back to 1e-5 in steps of `dt`
-    (Nie et al., ICML 2022, eq. 6). Images of another size than the denoiser's are resized for it
-    and back. "frozen" noise is one Brownian path for all images, "fresh" one for every image and
-    call; no path depends on the other images of a batch or on a global generator.
+    (Nie et al., ICML 2022, eq. 6). With `resize`, images of another size than the denoiser's are
+    resized for it and back. "frozen" noise is one Brownian path for all images, "fresh" one for
+    every image and call; no path depends on the other images of a batch or on a global generator.
 
     `gradient`: "adjoint" is the published one (Li et al., AISTATS 2020): the state and its
     cotangent are integrated back together, by Milstein's rule as torchsde chooses. The states of
@@ -44,23 +44,24 @@ class TorchsdePurifier(nn.Module):
         noise: NoiseMode = "frozen",
         seed: int = 0,
         gradient: GradientMode = "adjoint",
+        resize: bool = False,
     ) -> None:
         super().__init__()
         if not END < t_star <= 1:
             raise ValueError(f"t_star={t_star!r} must be in ({END}, 1]")
-        if not 0 < dt <= t_star:
-            raise ValueError(f"dt={dt!r} must be positive and at most t_star={t_star!r}")
+        if not 1e-6 <= dt <= t_star:
+            raise ValueError(f"dt={dt!r} must be at least 1e-6 and at most t_star={t_star!r}")
         if gradient not in get_args(GradientMode):
             raise ValueError(f"gradient={gradient!r} must be one of {get_args(GradientMode)}")
         self.denoiser = denoiser
-        self.t_star, self.dt = t_star, dt
+        self.t_star, self.dt, self.resize = t_star, dt, resize
         self.gradient: GradientMode = gradient
         self.noise = Noise(noise, seed=seed, stream=100)
         self.paths = Noise(noise, seed=seed, stream=101)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to the same shape."""
-        x = to_x(resized(images, self.denoiser.image_shape[1:]))
+        x = entered(images, self.denoiser.image_shape, resize=self.resize)
         noise, seeds = self.noise.normal(x, 1)[:, 0], self.paths.seeds(len(x))
         if self.gradient == "bpda":
             x = straight_through(lambda y: self._follow(y, noise, seeds), x)

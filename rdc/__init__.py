@@ -18,6 +18,7 @@ from rdc.maximization import LikelihoodMaximizer, MaximizationConfig
 from rdc.networks.diffusers import DiffusersDenoiser
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from rdc.networks.noised import NoisedDenoiser
+from rdc.networks.normalize import Normalize
 from rdc.networks.optimal import OptimalDenoiser
 from rdc.networks.unet import UNet, UNetConfig
 from rdc.noise import Noise
@@ -38,6 +39,7 @@ __all__ = [
     "MaximizationConfig",
     "Noise",
     "NoisedDenoiser",
+    "Normalize",
     "OptimalDenoiser",
     "Prediction",
     "RDCConfig",

@@ -1,6 +1,7 @@
 """A defense: a purifier in front of a classifier."""
 
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,23 @@ class Defense(nn.Module):
     `purifier` maps [0, 1] images to [0, 1] images, `classifier` maps them to logits. Because a
     defense is an ordinary module, attack libraries take it as it is.
 
-    With `copies` > 1 every image is purified and classified that often, each time with draws of its
-    own (see `rdc.noise.copies`), and the logits are the log of the mean probability. All copies of
+    `rdc.Defense(purifier, model)` defends an own model; where that takes normalized images, put
+    `rdc.Normalize(mean, std)` in front of it.
+
+    With `copies` > 1 every image is purified and classified that often, each time with other draws
+    (see `rdc.noise.using_draws`), and the logits are the log of the mean probability. All copies of
     a batch are one batch for the networks.
+
+    Raises:
+        ValueError: purifier and classifier are of images of another shape, or of other numbers of
+            classes, as far as the modules name them (`image_shape`, `num_classes`).
     """
 
     def __init__(self, purifier: nn.Module, classifier: nn.Module, *, copies: int = 1) -> None:
         super().__init__()
         if copies < 1:
             raise ValueError(f"copies={copies} must be at least 1")
+        _require_fit(purifier, classifier)
         self.purifier = purifier
         self.classifier = classifier
         self.copies = copies
@@ -58,3 +67,30 @@ class Defense(nn.Module):
 def batch_coupled(module: nn.Module) -> bool:
     """Whether an image's result depends on the other images of its batch, as some guidance does."""
     return any(getattr(part, "batch_coupled", False) for part in module.modules())
+
+
+def _require_fit(purifier: nn.Module, classifier: nn.Module) -> None:
+    """Compare shapes and class counts, as far as the modules know theirs."""
+    shape, expected = _known(purifier, "image_shape"), _known(classifier, "image_shape")
+    resizes = getattr(getattr(purifier, "config", None), "resize", False)
+    if shape and expected and (shape[0] != expected[0] or (shape != expected and not resizes)):
+        raise ValueError(
+            f"classifier: it takes images {tuple(expected)}, but the purifier's denoiser takes "
+            f"{tuple(shape)} (channels, height, width); give two for the same images"
+            + ("" if shape[0] != expected[0] else ", or a DiffusionPurifier with resize=True")
+        )
+    classes = _known(classifier, "num_classes")
+    for part in (purifier, getattr(purifier, "denoiser", None), *purifier.modules()):
+        count = getattr(part, "num_classes", None)
+        if classes and count and count != classes:
+            raise ValueError(
+                f"classifier: it has {classes} classes, but the purifier's {type(part).__name__} "
+                f"has {count}; give models of the same classes (a classifier inside "
+                "torch.nn.Sequential is not compared)"
+            )
+
+
+def _known(module: nn.Module, name: str) -> Any:
+    """An attribute of a module or of its denoiser; None where neither has it."""
+    denoiser = getattr(module, "denoiser", None)
+    return getattr(module, name, None) or getattr(denoiser, name, None)

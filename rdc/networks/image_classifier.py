@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rdc.config import require
 from rdc.hub.checkpoint import Pretrained
 from rdc.networks.cnn import CNN
+from rdc.networks.normalize import Normalize
 from rdc.networks.wide_resnet import WideResNet
 
 
@@ -66,16 +67,12 @@ class ImageClassifier(
     """
 
     config_class = ImageClassifierConfig
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: ImageClassifierConfig) -> None:
         super().__init__()
         self.config = config
         self.network = build_network(config)
-        # Kept by the configuration, so that the weights are the network's alone.
-        for name, values in (("mean", config.mean), ("std", config.std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.normalize = Normalize(config.mean, config.std)
 
     @property
     def summary(self) -> str:
@@ -94,12 +91,8 @@ class ImageClassifier(
     def class_names(self) -> tuple[str, ...]:
         return self.config.class_names
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """What the network sees: (images - mean) / std."""
-        return (images - self.mean) / self.std
-
     def features(self, images: Tensor) -> Tensor:
-        """What the last, linear layer sees: (B, F)."""
+        """Input of the last, linear layer: (B, F)."""
         network: Any = self.network
         maps = network.forward_features(self.normalize(images))
         return network.forward_head(maps, pre_logits=True).flatten(1)

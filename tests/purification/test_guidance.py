@@ -18,7 +18,7 @@ from purification.guidance import (
     Potential,
 )
 from purification.processes import Point
-from rdc import Defense, vp
+from rdc import Defense, ImageClassifier, ImageClassifierConfig, vp
 from rdc.gradients import State
 from rdc.images import to_pixels, to_x
 from tests.support.gaussian import GaussianDenoiser
@@ -37,6 +37,7 @@ from tests.support.guides import (
     purifier,
 )
 from tests.support.oracle import central_difference, some_images
+from tests.support.tiny import tiny_denoiser
 
 every_term = pytest.mark.parametrize("name", TERMS)
 
@@ -349,3 +350,15 @@ def test_nan_of_a_term_is_named() -> None:
     term = GDMP(distance="mse", reference="clean", schedule="constant")
     with pytest.raises(FloatingPointError, match="after step 1 of round 1"):
         purifier((float("inf"), term))(given())
+
+
+def test_a_guide_for_other_images_is_refused() -> None:
+    network = ImageClassifier(ImageClassifierConfig("cnn-4", 16, channels=3, num_classes=2))
+    for term in (AGDM(network), ClassifierGuidance(network)):
+        with pytest.raises(ValueError, match=rf"{type(term).__name__} takes images \(3, 16, 16\)"):
+            DiffusionPurifier(tiny_denoiser(), guidance=[(1.0, term)])
+
+
+def test_a_weight_is_finite() -> None:
+    with pytest.raises(ValueError, match="guidance: the weight inf of GDMP is not finite"):
+        DiffusionPurifier(tiny_denoiser(), guidance=[(float("inf"), GDMP())])

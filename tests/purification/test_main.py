@@ -18,7 +18,7 @@ from torch import Tensor
 import purification.__main__ as program
 import rdc.hub.checkpoint
 from purification import DiffusionPurifier, build
-from purification.__main__ import Purify, main
+from purification.__main__ import Purification, Purify, main
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
 from tests.support.pictures import noise, save
 from tests.support.tiny import tiny_denoiser
@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on(models, folder, tmp_path, monkeypatch, method, dra
     options += ["--classifier", models / "classifier"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(models, folder, whole, *options)
-    original, calls = program.purify, []
+    original, calls = Purification.purify, []
 
     def dies(*args: Any) -> Any:
         calls.append(1)
@@ -121,12 +121,12 @@ def test_a_killed_run_goes_on(models, folder, tmp_path, monkeypatch, method, dra
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(program, "purify", dies)
+    monkeypatch.setattr(Purification, "purify", dies)
     with pytest.raises(KeyboardInterrupt):
         run(models, folder, out, *options)
     assert sorted(tree(out)) == ["a.png", "b.png", "purification.json"]
     before = (out / "a.png").stat().st_mtime_ns
-    monkeypatch.setattr(program, "purify", original)
+    monkeypatch.setattr(Purification, "purify", original)
     assert run(models, folder, out, *options) == 0
     assert tree(out) == tree(whole)
     assert (out / "a.png").stat().st_mtime_ns == before
@@ -134,16 +134,14 @@ def test_a_killed_run_goes_on(models, folder, tmp_path, monkeypatch, method, dra
 
 def test_nothing_is_done_twice(models, folder, tmp_path, monkeypatch) -> None:
     run(models, folder, tmp_path / "out")
-    monkeypatch.setattr(program, "purify", None)
+    monkeypatch.setattr(Purification, "purify", None)
     assert run(models, folder, tmp_path / "out") == 0
 
 
 def test_images_of_other_settings_are_not_mixed(models, folder, tmp_path, capsys) -> None:
     run(models, folder, tmp_path / "out")
     assert run(models, folder, tmp_path / "out", "--seed", 1) == 1
-    assert (
-        "holds images of other settings (seed: 0, now 1); give another" in capsys.readouterr().err
-    )
+    assert "holds a run with other settings: --seed: 0 -> 1; give" in capsys.readouterr().err
 
 
 def test_images_of_another_folder_are_not_passed_off(models, folder, tmp_path, capsys) -> None:
@@ -151,14 +149,14 @@ def test_images_of_another_folder_are_not_passed_off(models, folder, tmp_path, c
     run(models, folder, tmp_path / "out")
     before = tree(tmp_path / "out")
     assert run(models, other, tmp_path / "out") == 1
-    assert f"(given: '{folder}', now '{other}'); give another" in capsys.readouterr().err
+    assert f"settings: --given: '{folder}' -> '{other}'; give" in capsys.readouterr().err
     assert tree(tmp_path / "out") == before
 
 
 def test_a_folder_is_the_same_by_any_path(models, folder, tmp_path, monkeypatch) -> None:
     run(models, folder, tmp_path / "out")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(program, "purify", None)
+    monkeypatch.setattr(Purification, "purify", None)
     assert run(models, "in/deep/..", "out") == 0
 
 
@@ -184,7 +182,7 @@ def test_images_of_other_weights_are_not_passed_off(
         next(network.parameters()).data.mul_(2)
         network.save_pretrained(directory)
     assert run(models, folder, tmp_path / "out", *options) == 1
-    assert f"images of other settings ({changed}_sha256: '" in capsys.readouterr().err
+    assert f"other settings: {changed}: its content has changed (" in capsys.readouterr().err
 
 
 def test_a_broken_image_costs_only_itself(models, folder, tmp_path, capsys) -> None:
@@ -212,9 +210,22 @@ def test_noise_is_shared_or_each_images_own(models: Path, tmp_path: Path) -> Non
 def test_images_keep_their_own_sizes(models: Path, tmp_path: Path) -> None:
     files = {"a.png": noise(0, 6, 11), "b.png": noise(1, 20, 9, 3), "c.png": noise(2, 8, 8)}
     save(tmp_path / "in", files)
-    assert run(models, tmp_path / "in", tmp_path / "out") == 0
+    assert run(models, tmp_path / "in", tmp_path / "out", "--resize") == 0
     shapes = [pixels(tmp_path / "out" / name).shape for name in files]
     assert shapes == [(6, 11), (20, 9), (8, 8)]
+
+
+def test_images_of_another_size_are_refused_unless_resizing(models, tmp_path, capsys) -> None:
+    save(tmp_path / "in", {"a.png": noise(0, 6, 11), "c.png": noise(2, 8, 8)})
+    assert run(models, tmp_path / "in", tmp_path / "out") == 1
+    assert "a.png: 6x11 pixels, but the denoiser takes 8x8; give --resize" in (
+        capsys.readouterr().err
+    )
+    assert sorted(tree(tmp_path / "out")) == ["c.png", "purification.json"]
+    np.save(tmp_path / "in.npy", noise(4, 3, 6, 6))
+    assert run(models, tmp_path / "in.npy", tmp_path / "out.npy") == 1
+    assert "6x6 pixels, but the denoiser takes 8x8; give --resize" in capsys.readouterr().err
+    assert not (tmp_path / "out.npy").exists()
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 8), (5, 8, 8, 1)])
@@ -287,13 +298,13 @@ def test_no_image_is_left_alone_where_they_see_each_other(
     """The picture's batch is the first."""
     np.save(tmp_path / "in.npy", noise(4, count, 8, 8))
     save(tmp_path / "in", {f"{i}.png": noise(i, 8, 8) for i in range(count)})
-    seen, original = [], program.batch
+    seen, original = [], Purification._batch
 
-    def spied(purifier: Any, images: dict) -> Tensor:
+    def spied(self: Purification, images: dict) -> Tensor:
         seen.append(len(images))
-        return original(purifier, images)
+        return original(self, images)
 
-    monkeypatch.setattr(program, "batch", spied)
+    monkeypatch.setattr(Purification, "_batch", spied)
     options = [*without_a_bank(models), "--batch-size", 2, "--picture", tmp_path / "p.png"]
     for given, out in (("in.npy", "out.npy"), ("in", "out")):
         seen.clear()

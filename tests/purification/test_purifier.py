@@ -314,7 +314,7 @@ def test_unknown_modes_are_refused() -> None:
 def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
     """224 to 256 to 224, bilinear, and differentiated through both."""
     images = some_images(1, (3, 224, 224), dtype=torch.float32)
-    config = PurifierConfig("ode", steps=2)
+    config = PurifierConfig("ode", steps=2, resize=True)
     purifier = DiffusionPurifier(Scaling(256), config)
 
     def expected(x: Tensor) -> Tensor:
@@ -325,6 +325,24 @@ def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
     assert torch.equal(purifier(images), expected(images))
     v = direction(images)
     assert torch.equal(gradient(purifier, images, v), gradient(expected, images, v))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 3), r"images: 3x3 pixels, but the denoiser takes 2x2; give resize=True"),
+        ((3, 2, 2), r"images: shape \(2, 3, 2, 2\), but this model takes \(B, 1, 2, 2\)"),
+        ((2, 2), r"images: shape \(2, 2, 2\), but this model takes \(B, 1, 2, 2\)"),
+    ],
+)
+def test_images_of_another_shape_are_refused(shape, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusionPurifier(mixture())(some_images(2, shape))
+
+
+def test_images_are_floats() -> None:
+    with pytest.raises(ValueError, match=r"images: dtype torch\.uint8"):
+        DiffusionPurifier(mixture())(torch.zeros(2, 1, 2, 2, dtype=torch.uint8))
 
 
 @names

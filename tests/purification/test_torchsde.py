@@ -189,7 +189,9 @@ def test_precisions_follow_the_same_path() -> None:
 
 def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
     images = some_images(1, (1, 3, 3))
-    purifier = TorchsdePurifier(gaussian(size=4), dt=0.02)
+    with pytest.raises(ValueError, match="images: 3x3 pixels, but the denoiser takes 4x4"):
+        TorchsdePurifier(gaussian(size=4), dt=0.02)(images)
+    purifier = TorchsdePurifier(gaussian(size=4), dt=0.02, resize=True)
     larger = F.interpolate(images, (4, 4), mode="bilinear", align_corners=False)
     back = F.interpolate(purifier(larger), (3, 3), mode="bilinear", align_corners=False)
     torch.testing.assert_close(purifier(images), back)

@@ -12,8 +12,11 @@ from rdc import (
     Defense,
     Denoiser,
     DiffusionClassifier,
+    ImageClassifier,
+    ImageClassifierConfig,
     LikelihoodMaximizer,
     MaximizationConfig,
+    Normalize,
     RDCConfig,
     RobustDiffusionClassifier,
 )
@@ -22,6 +25,7 @@ from rdc.gradients import State
 from rdc.noise import Noise, using_draws
 from tests.support.denoisers import random_denoiser
 from tests.support.oracle import central_difference, some_images, two_classes
+from tests.support.tiny import tiny_denoiser
 
 IMAGES = some_images(3)
 
@@ -248,3 +252,50 @@ def test_copies_are_named_by_number() -> None:
         several = noise.normal(IMAGES, 2)
     with using_draws([7]):
         assert torch.equal(noise.normal(IMAGES, 2), several[2:])
+
+
+def classifier(size: int = 8, channels: int = 1, classes: int = 3) -> ImageClassifier:
+    return ImageClassifier(ImageClassifierConfig("cnn-4", size, channels, num_classes=classes))
+
+
+def test_an_own_model_behind_a_purifier() -> None:
+    """With normalization in front of it, as in README's first lines."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).eval()
+    purifier = DiffusionPurifier(tiny_denoiser(), PurifierConfig("ode", steps=1))
+    defense = Defense(purifier, nn.Sequential(Normalize(0.5, 0.25), network))
+    images = some_images(2, (1, 8, 8), dtype=torch.float32)
+    assert torch.equal(defense(images), network((purifier(images) - 0.5) / 0.25))
+
+
+@pytest.mark.parametrize("kind", [DiffusionPurifier, LikelihoodMaximizer])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (classifier(channels=3), r"it takes images \(3, 8, 8\), .* denoiser takes \(1, 8, 8\)"),
+        (classifier(size=16), r"it takes images \(1, 16, 16\), .* denoiser takes \(1, 8, 8\)"),
+        (classifier(classes=4), "it has 4 classes, but the purifier's .* has 3"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(kind, model: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"classifier: {message}"):
+        Defense(kind(tiny_denoiser()), model)
+    Defense(kind(tiny_denoiser()), nn.Sequential(model))  # which nobody can look into
+
+
+def test_the_diffusion_classifier_is_compared_by_its_denoiser() -> None:
+    purifier = DiffusionPurifier(two_classes())
+    with pytest.raises(ValueError, match=r"takes images \(1, 8, 8\), .* takes \(1, 2, 2\)"):
+        Defense(purifier, DiffusionClassifier(tiny_denoiser()))
+
+
+def test_a_resizing_purifier_fits_another_size() -> None:
+    config = PurifierConfig("ode", steps=1, resize=True)
+    defense = Defense(DiffusionPurifier(tiny_denoiser(), config), classifier(size=16))
+    assert defense(some_images(2, (1, 16, 16), dtype=torch.float32)).shape == (2, 3)
+
+
+def test_a_guide_of_other_classes_is_refused() -> None:
+    guide = ClassifierGuidance(classifier(classes=4))
+    purifier = DiffusionPurifier(tiny_denoiser(), guidance=[(1.0, guide)])
+    with pytest.raises(ValueError, match="3 classes, but the purifier's ImageClassifier has 4"):
+        Defense(purifier, classifier())
