@@ -1,5 +1,5 @@
 """Certify a defense by randomized smoothing:
-`accelerate launch -m evaluation.certify --out results/apndc --sigma 0.25 --defense.kind apndc`.
+`python -m evaluation.certify --out results/apndc --sigma 0.25 --defense.kind apndc`.
 """
 
 # The program lives in `evaluation.certification.program`: were this module imported, it would take

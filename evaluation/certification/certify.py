@@ -48,7 +48,8 @@ def certify(
     context: further settings of the run, such as the model's, to which the folder then belongs,
         as it does to the images, the model's weights and `settings`.
     accelerator: its processes share the images; they need the same folder `out`.
-    progress: told how many of N * (selection + samples) samples are done since the last time.
+    progress: told how many of N * (selection + samples) samples are done since the last time; of
+        several processes each has its share of them.
     settings: fields of `SmoothingConfig`, such as method="fixed", samples=10_000.
 
     Raises ValueError where nothing can be certified: too few samples for alpha, a model whose
@@ -59,7 +60,7 @@ def certify(
     require_certifiable(model, images)
     if max_rows < 1:
         raise ValueError(f"max_rows={max_rows} must be at least 1")
-    if accelerator is not None and accelerator.num_processes > 1 and out is None:
+    if out is None and accelerator is not None and accelerator.num_processes > 1:
         raise ValueError("out=None: several processes need a folder in which they share records")
     records = Records(
         len(images), out, accelerator,
@@ -69,15 +70,17 @@ def certify(
             "the model": weights_hash(model),
         },
     )  # fmt: skip
-    progress((len(images) - len(records.missing)) * config.planned_samples)
+    known = len(images) - len(records.missing)
+    progress(known * config.planned_samples // records.processes)
     candidates = (
         Candidate(index, images[index], int(labels[index]), config)
         for index in records.missing
         if records.take(index)
     )
     for each in certificates(
-        model, candidates, max_rows=max_rows, device=images.device, progress=progress
-    ):
+        model, candidates, max_rows=max_rows, most=records.most_at_once, device=images.device,
+        progress=progress,
+    ):  # fmt: skip
         records.append(each)
     return Certification(config, records.all())
 
@@ -95,6 +98,7 @@ class Records:
         inputs: Mapping[str, str],
     ) -> None:
         self.accelerator = accelerator
+        self.processes = accelerator.num_processes if accelerator else 1
         self._found: list[Certificate] = []
         self._log = self._claims = None
         if out is not None:
@@ -105,6 +109,13 @@ class Records:
         self.missing = [index for index in range(count) if index not in known]
         if accelerator is not None and out is not None:
             self._claims = Claims(Path(out) / ".claims", accelerator)
+
+    @property
+    def most_at_once(self) -> int:
+        """Images that one process may work on at a time, so that others find some too."""
+        if self.processes == 1:
+            return len(self.missing)
+        return max(1, len(self.missing) // (4 * self.processes))
 
     def take(self, index: int) -> bool:
         """Whether this process certifies the image; the first one to ask does."""

@@ -61,7 +61,7 @@ def main(config: CertifyConfig) -> None:
         f"{len(data)} images, at most {config.planned_samples:,} noisy copies of each: at most "
         f"{most * seconds_per_copy(model, images, config) / 60:.1f} minutes on one process"
     )
-    with tqdm(total=most, unit="sample") as bar:
+    with tqdm(total=most // accelerator.num_processes, unit="sample") as bar:
         found = certify(
             model, images, labels, out=config.out, max_rows=config.max_rows,
             context={

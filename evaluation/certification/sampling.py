@@ -77,18 +77,19 @@ def certificates(
     candidates: Iterable[Candidate],
     *,
     max_rows: int,
+    most: int,
     device: torch.device,
     progress: Callable[[int], object],
 ) -> Iterator[Certificate]:
     """The certificate of each candidate, as soon as it is there.
 
-    Several candidates share the rows of one call, `max_rows` at most. `progress` is told how many
-    planned samples are drawn, or will not be needed.
+    As many candidates as fill `max_rows` rows share a call, but no more than `most`. `progress` is
+    told how many planned samples are drawn, or will not be needed.
     """
     waiting = iter(candidates)
     pool: list[Candidate] = []
     while True:
-        while sum(each.next_samples for each in pool) < max_rows:
+        while len(pool) < most and sum(each.next_samples for each in pool) < max_rows:
             if (candidate := next(waiting, None)) is None:
                 break
             pool.append(candidate)

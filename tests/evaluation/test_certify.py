@@ -211,6 +211,20 @@ def test_processes_share_the_images(tmp_path):
         certify(HalfSpace(), IMAGES, LABELS, sigma=SIGMA, accelerator=PROCESS)
 
 
+def test_a_process_leaves_images_to_the_others(tmp_path):
+    """In the middle of its work a process has claimed an eighth of the images, here one."""
+    options = {"sigma": SIGMA, "method": "fixed", "samples": 150, "out": tmp_path}
+    claims = tmp_path / ".claims"
+    claims.mkdir()
+    claimed = []
+
+    def look(samples: int) -> None:
+        claimed.append(len(list(claims.iterdir())))
+
+    certify(HalfSpace(), IMAGES, LABELS, accelerator=PROCESS, progress=look, **options)
+    assert max(claimed[:3]) == 1 and claimed[-1] == 6
+
+
 class Coupled(HalfSpace):
     batch_coupled = True
 
