@@ -57,10 +57,8 @@ def risks(answers: Mapping[str, Sequence[Record]], *title: str) -> bytes:
         for (name, found), color in zip(answers.items(), COLORS, strict=False):
             coverage, risk = risk_coverage(*confidences(found))
             axes.plot(100 * coverage, 100 * risk, color=color, label=name, clip_on=False)
-        axes.set(xlim=(0, 100), ylim=(0, 101))
-        axes.set(
-            xlabel="coverage: most confident images answered, in %", ylabel="wrong of these, %"
-        )
+        axes.set(xlim=(0, 100), ylim=(0, 101), ylabel="risk: wrong of the answered, in %")
+        axes.set_xlabel("coverage: share of images answered, most confident first, in %")
         axes.legend(frameon=False, fontsize=8, loc="upper left")
         put_title(axes, *title)
         return png(figure)

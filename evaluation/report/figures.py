@@ -178,7 +178,7 @@ def certified(
     proven = bound("radii", radii, "certified", certified)
     reached = bound("eps", eps, "attacked", attacked)
     with matplotlib.rc_context(STYLE):
-        figure = canvas(3.3, left=0.55, right=0.15, bottom=0.45, top=0.4)
+        figure = canvas(3.5, left=0.55, right=0.15, bottom=0.45, top=0.6)
         axes = figure.add_subplot()
         fill_gap(axes, proven, reached)
         axes.step(*reached, where="post", color=COLORS[1], marker="o", markersize=4, clip_on=False,
@@ -187,7 +187,7 @@ def certified(
                   label="certified: at least")  # fmt: skip
         axes.set(ylim=(0, 101), ylabel="accuracy in %", xlim=(0, None))
         axes.set_xlabel("radius and budget eps" + UNITS["l2"])
-        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
         put_title(axes, *title)
         return png(figure)
 

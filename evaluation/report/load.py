@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from evaluation.certification.program import SUMMARY as CERTIFICATES
 from evaluation.eps import written
 from evaluation.results.metrics import WORST, Accuracy
 from evaluation.results.protocols import FROZEN
@@ -119,11 +120,15 @@ def load(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
         for found in inside(folder):
             if (found / SUMMARY).exists():
                 runs.append(read(found))
+            elif (found / CERTIFICATES).exists():
+                continue
             elif found == folder:
                 raise ValueError(unfinished(found))
             else:
                 left_out.append(str(found))
     different = {run.folder.resolve(): run for run in runs}
+    if not different and not left_out:
+        raise ValueError("folders: only certifications; give an evaluation of the same data too")
     note = (
         f"Left out, not finished: {', '.join(left_out)}. What wrote them continues them when it is "
         f"started again as before; `python -m evaluation.report FOLDER` gives the command for one."
@@ -154,7 +159,8 @@ def unfinished(folder: Path) -> str:
         )
     settings = {name: value for name, value in found.items() if name != INPUTS}
     flags = [word for name, value in flatten(settings) for word in flag(name, value)]
-    command = shlex.join(["python", "-m", "evaluation.evaluate", "--out", str(folder), *flags])
+    program = "evaluation.certify" if "sigma" in settings else "evaluation.evaluate"
+    command = shlex.join(["python", "-m", program, "--out", str(folder), *flags])
     return (
         f"{folder} has no {SUMMARY}: the run is not finished. The same settings continue it: "
         f"{command}"

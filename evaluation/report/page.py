@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluation.report import confidence_figures, figures, tables
+from evaluation.report.certificates import Certified, certifications
 from evaluation.report.compare import SIGNIFICANT, Group, differences, groups, paired_tests
 from evaluation.report.examples import EACH, draw, examples, key, scale
 from evaluation.report.load import NORMS, Run, load, spoken
@@ -44,13 +45,13 @@ def write(folders: Sequence[Path], out: Path, *, log: Callable[[str], None] | No
         FileNotFoundError, ValueError: a folder is missing, unfinished, damaged or written by
             another version; the file and the remedy are named.
     """
-    runs, notes = load(folders)
+    (runs, notes), proven = load(folders), certifications(folders)
     say = (lambda line: log(printable(line))) if log else (lambda line: None)
     for line in (state(runs)[0], strength(runs), *notes, *overview(runs)):
         say(line)
     out.mkdir(parents=True, exist_ok=True)
     page = out / PAGE
-    page.write_text(document(runs, notes, out), encoding="utf-8")
+    page.write_text(document(runs, notes, proven, out), encoding="utf-8")
     say(f"wrote {page}")
     return page
 
@@ -92,13 +93,16 @@ class RunPage(NamedTuple):
     charts: list[Picture]
 
 
-def document(runs: Sequence[Run], notes: Sequence[str], out: Path) -> str:
+def document(
+    runs: Sequence[Run], notes: Sequence[str], proven: Sequence[Certified], out: Path
+) -> str:
     """The page as HTML; its figures are also written to `out`."""
     found = groups(runs)
     line, kind = state(runs)
     return environment().get_template(TEMPLATE).render(
         runs=runs, line=line, state=kind, title=title(runs), notes=[*notes, *apart(found)],
         groups=[(group, list(charts(group, i, out))) for i, group in enumerate(found, 1)],
+        certified=proven, bounds=list(bounds(proven, runs, out)),
         pages=[run_page(run, number, out) for number, run in enumerate(runs, 1)],
     )  # fmt: skip
 
@@ -147,6 +151,24 @@ def charts(group: Group, number: int, out: Path) -> Iterator[Picture]:
         png = figures.accuracy(group.of(norm), group.defenses, norm)
         keep(out, f"accuracy-{number}-{norm}.png", png)
         yield Picture(png, f"accuracy over the budget, {NORMS[norm]}")
+
+
+def bounds(proven: Sequence[Certified], runs: Sequence[Run], out: Path) -> Iterator[Picture]:
+    """Certified accuracy beside attacked accuracy, for certifications that have a run."""
+    for number, found in enumerate(proven, 1):
+        if (run := found.attacked(runs)) is None:
+            continue
+        eps = (0.0, *run.budgets)
+        png = figures.certified(
+            [*found.accuracies], [accuracy.mean for accuracy in found.accuracies.values()],
+            eps, [run.share(budget).mean for budget in eps],
+            f"certified: {found.name}, sigma {found.config['sigma']:g}",
+            f"attacked: {run.name}, {run.images} images",
+        )  # fmt: skip
+        keep(out, f"certified-{number}.png", png)
+        yield Picture(
+            png, f"certified accuracy of {found.name} and attacked accuracy of {run.name}"
+        )
 
 
 def run_page(run: Run, number: int, out: Path) -> RunPage:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from evaluation.report.load import Run, flatten
-from evaluation.results.abstention import mean_risk
+from evaluation.report.load import Run, flatten, harm
+from evaluation.results.abstention import auroc, mean_risk
 from evaluation.results.calibration import calibration_error, reliability
 from evaluation.results.metrics import WORST
-from evaluation.results.records import CLEAN
+from evaluation.results.records import CLEAN, worst
 
 
 class AttackRow(NamedTuple):
@@ -38,13 +38,18 @@ def attack_row(run: Run, eps: float, attack: str) -> AttackRow:
 
 
 class ConfidenceRow(NamedTuple):
-    """Figures in [0, 1] of the answers for all images within a budget."""
+    """Figures in [0, 1] of the answers for all images within a budget.
+
+    `detection`: AUROC of the log-likelihood that tells clean images from attacked ones; None for
+    clean images, and where records have no likelihoods.
+    """
 
     eps: float
     accuracy: float
     confidence: float
     calibration_error: float
     mean_risk: float
+    detection: float | None
 
 
 def confidence_rows(run: Run) -> list[ConfidenceRow]:
@@ -58,7 +63,16 @@ def confidence_row(run: Run, eps: float) -> ConfidenceRow:
     confidences = [answer.frozen_confidence for answer in run.answers[eps]]
     error = calibration_error(reliability(confidences, right))
     risk = mean_risk(confidences, right)
-    return ConfidenceRow(eps, fmean(right), fmean(confidences), error, risk)
+    return ConfidenceRow(eps, fmean(right), fmean(confidences), error, risk, detection(run, eps))
+
+
+def detection(run: Run, eps: float) -> float | None:
+    """AUROC of the log-likelihood: clean images against the worst attacked ones within a budget."""
+    attacked = worst((r for r in run.records if 0 < r.eps <= eps), harm).values()
+    clean = (record for record in run.records if not record.eps)
+    scores = [[record.log_likelihood for record in part] for part in (clean, attacked)]
+    known = [[score for score in part if score is not None] for part in scores]
+    return auroc(*known) if known == scores and all(known) else None
 
 
 def attack_seconds(run: Run) -> float:

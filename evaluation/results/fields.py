@@ -15,11 +15,12 @@ class Kind(NamedTuple):
 
 
 def _number(value: Any) -> bool:
-    return (type(value) is float and isfinite(value)) or (type(value) is int and value < 2**63)
+    return (type(value) is float and isfinite(value)) or (type(value) is int and abs(value) < 2**63)
 
 
 TEXT = Kind(lambda value: isinstance(value, str), "text")
 COUNT = Kind(lambda value: type(value) is int and 0 <= value < 2**63, "an integer of 0 or more")
+FINITE = Kind(_number, "a finite number")
 NUMBER = Kind(lambda value: _number(value) and value >= 0, "a finite number of 0 or more")
 SHARE = Kind(lambda value: _number(value) and 0 <= value <= 1, "a number in [0, 1]")
 STATE = Kind(lambda value: value is None or isinstance(value, bool), "true, false or null")

@@ -5,7 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.results.fields import COUNT, NUMBER, SHARE, TEXT, list_of, require_fields
+from evaluation.results.fields import (
+    COUNT,
+    FINITE,
+    NUMBER,
+    SHARE,
+    TEXT,
+    list_of,
+    optional,
+    require_fields,
+)
 from rdc.runs.run_log import entries
 
 CLEAN = "none"
@@ -23,6 +32,8 @@ class Record:
         a defense that draws nothing.
     `linf`, `l2`: norms of the change, in pixels of [0, 1].
     `seconds`: time of the attack for this image.
+    `log_likelihood`: of the image to the defense's diffusion model; see `evaluation.likelihood`.
+        None for a defense without one, and in files that are older than the field.
     """
 
     image: int
@@ -36,6 +47,7 @@ class Record:
     linf: float
     l2: float
     seconds: float
+    log_likelihood: float | None = None
 
     @property
     def right(self) -> bool:
@@ -57,6 +69,8 @@ class Record:
         Raises:
             ValueError: names the first field that is missing, unknown or of another kind.
         """
+        if isinstance(values, dict):
+            values = {"log_likelihood": None, **values}
         require_fields(values, KINDS, "record")
         if len(values["predictions"]) != len(values["confidences"]):
             raise ValueError("record: predictions and confidences must be equally many")
@@ -68,7 +82,7 @@ KINDS = {
     "image": COUNT, "label": COUNT, "eps": NUMBER, "attack": TEXT,
     "frozen": COUNT, "frozen_confidence": SHARE,
     "predictions": list_of(COUNT), "confidences": list_of(SHARE),
-    "linf": NUMBER, "l2": NUMBER, "seconds": NUMBER,
+    "linf": NUMBER, "l2": NUMBER, "seconds": NUMBER, "log_likelihood": optional(FINITE),
 }  # fmt: skip
 """What each field may hold in a file."""
 
