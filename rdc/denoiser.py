@@ -195,7 +195,7 @@ class Denoiser(
         """
         self._require_classes()
         if self.has_classifier:
-            return self._guided(x, sigma, labels)
+            return self.denoise(x, sigma) + self._guidance(x, sigma, labels)
         if not self.multihead:
             return self(x, sigma, labels=labels)
         return self.denoise_classes(x, sigma)[torch.arange(len(x), device=x.device), labels]
@@ -209,7 +209,12 @@ class Denoiser(
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         labels = torch.arange(count, device=x.device).repeat(len(x))
         rows = repeat(x, "b c h w -> (b k) c h w", k=count)
-        denoised = self.denoise_class(rows, sigma.repeat_interleave(count), labels)
+        levels = sigma.repeat_interleave(count)
+        if self.has_classifier:  # one pass of the decoder for all classes
+            unconditional = self.denoise(x, sigma)[:, None]
+            guidance = self._guidance(rows, levels, labels)
+            return unconditional + rearrange(guidance, "(b k) c h w -> b k c h w", k=count)
+        denoised = self(rows, levels, labels=labels)
         return rearrange(denoised, "(b k) c h w -> b k c h w", k=count)
 
     def class_log_posterior(self, x: Tensor, sigma: Tensor | float) -> Tensor:
@@ -221,14 +226,15 @@ class Denoiser(
             )
         return self(x, sigma, outputs="logits").log_softmax(1)
 
-    def _guided(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
+    def _guidance(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
+        """sigma^2 grad log p(y | x, sigma) for labels (B,): (B, C, H, W)."""
         with torch.inference_mode(False):  # whose tensors the gradient could not save
             sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)).clone()
             labels = labels.clone()
         score = gradient(
             lambda rows: self.class_log_posterior(rows, sigma).gather(1, labels[:, None])[:, 0], x
         )
-        return self.denoise(x, sigma) + sigma.square()[:, None, None, None] * score
+        return sigma.square()[:, None, None, None] * score
 
     def _require_classes(self) -> None:
         if self.config.network.conditioning == "none":

@@ -14,8 +14,8 @@ import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc import Denoiser, DiffusionClassifier, RDCConfig, RobustDiffusionClassifier
-from rdc.classifier import ClassifierConfig
+from rdc import Denoiser, RDCConfig, RobustDiffusionClassifier
+from rdc.classifier import ClassifierConfig, Estimator, build_classifier
 from rdc.data import Dataset, load
 from rdc.maximization import MaximizationConfig
 from rdc.runs.atomic import write_json
@@ -25,6 +25,7 @@ from training.adversarial import ClassifierObjectiveConfig, perturb
 from training.temperature import fit_temperature
 
 RECORD = "calibration.json"
+INTEGRAL = ("levels", "sigma_min", "sigma_max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +50,15 @@ class CalibrationConfig:
     eps: float = 8 / 255
     """L-infinity, on the [0, 1] scale"""
     steps: int = 20
+    estimator: tuple[Estimator, ...] = ()
+    """losses or posterior, which needs a network with a classifier; by default the model's own"""
     levels: tuple[int, ...] = (8, 16)
+    """noise levels between sigma_min and sigma_max; posterior takes sigma_min alone"""
     sigma_min: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7)
     sigma_max: tuple[float, ...] = (1.5, 3.0)
     budget: tuple[float, ...] = (4 / 255, 8 / 255, 16 / 255)
     maximization_steps: tuple[int, ...] = (5,)
+    """besides 0, no maximization, which is always a candidate"""
     maximization_sigma: tuple[float, ...] = (0.4, 0.7)
     """lowest noise level of the maximization; the highest is half as large again"""
     batch_size: int = 50
@@ -69,7 +74,7 @@ class Figures:
 
 
 class Calibration:
-    """A denoiser and held-out images on one device."""
+    """Measurements of candidates for one denoiser on held-out images."""
 
     def __init__(self, config: CalibrationConfig, denoiser: Denoiser, data: Dataset) -> None:
         self.config, self.denoiser = config, denoiser
@@ -78,12 +83,12 @@ class Calibration:
 
     def classifier(self, config: ClassifierConfig) -> Figures:
         """The figures of a diffusion classifier, and the temperature that fits it."""
-        model = DiffusionClassifier(self.denoiser, replace(config, temperature=1.0))
+        model = build_classifier(self.denoiser, replace(config, temperature=1.0))
         logits = self.logits(model)
         temperature = fit_temperature(logits.cpu(), self.labels.cpu())
         clean = (logits.argmax(1) == self.labels).double().mean().item()
         # An attack needs it: where the softmax is saturated, the cross-entropy has no gradient.
-        model = DiffusionClassifier(self.denoiser, replace(config, temperature=temperature))
+        model = build_classifier(self.denoiser, replace(config, temperature=temperature))
         return Figures(self.robust(model, [model]), clean, temperature)
 
     def rdc(self, config: RDCConfig) -> Figures:
@@ -124,16 +129,22 @@ class Calibration:
 
 
 def classifiers(config: CalibrationConfig, given: ClassifierConfig) -> list[ClassifierConfig]:
-    listed = product(config.levels, config.sigma_min, config.sigma_max)
-    return [
-        replace(given, levels=levels, sigma_min=low, sigma_max=high) for levels, low, high in listed
-    ]
+    """Candidates for the classifier, each once."""
+    found: list[ClassifierConfig] = []
+    for estimator in config.estimator or (given.estimator,):
+        if estimator == "posterior":
+            settings: Any = [{"sigma_min": low} for low in config.sigma_min]
+        else:
+            listed = product(config.levels, config.sigma_min, config.sigma_max)
+            settings = [dict(zip(INTEGRAL, values, strict=True)) for values in listed]
+        found += [replace(given, estimator=estimator, **values) for values in settings]
+    return found
 
 
 def maximizations(config: CalibrationConfig, given: MaximizationConfig) -> list[MaximizationConfig]:
-    """None, and all that are listed; steps have a quarter of the budget."""
+    """Candidates for the maximization as listed; steps have a quarter of the budget."""
     listed = product(config.maximization_steps, config.budget, config.maximization_sigma)
-    return [replace(given, steps=0)] + [
+    return [
         replace(
             given, rule="momentum", steps=steps, budget=budget, step_size=budget / 4,
             sigma_min=low, sigma_max=1.5 * low,
@@ -154,11 +165,11 @@ def main(config: CalibrationConfig) -> None:
     found: dict[Any, Figures] = {}
     for candidate in tqdm(classifiers(config, given.config.classifier), desc="classifiers"):
         figures = found[candidate] = calibration.classifier(candidate)
-        tqdm.write(line(candidate, figures, "levels", "sigma_min", "sigma_max"))
+        tqdm.write(line(candidate, figures, "estimator", *INTEGRAL))
     best = max(found, key=lambda c: (found[c].robust, found[c].clean))
     temperature = float(f"{found[best].temperature:.4g}")
     chosen = RDCConfig(replace(best, temperature=temperature), given.config.maximization)
-    tried: dict[MaximizationConfig, Figures] = {}
+    tried = {replace(chosen.maximization, steps=0): found[best]}
     for candidate in tqdm(maximizations(config, chosen.maximization), desc="maximizations"):
         figures = tried[candidate] = calibration.rdc(replace(chosen, maximization=candidate))
         tqdm.write(line(candidate, figures, "steps", "budget", "sigma_min"))
@@ -182,7 +193,9 @@ def main(config: CalibrationConfig) -> None:
 
 def line(candidate: Any, figures: Figures, *names: str) -> str:
     """A candidate by the settings that were listed, and its figures."""
-    settings = "  ".join(f"{name} {getattr(candidate, name):<6.4g}" for name in names)
+    values = {name: getattr(candidate, name) for name in names}
+    shown = {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
+    settings = "  ".join(f"{name} {value:<6}" for name, value in shown.items())
     clean, robust = 100 * figures.clean, 100 * figures.robust
     return f"{settings}  clean {clean:5.1f} %  under attack {robust:5.1f} %"
 

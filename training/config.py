@@ -105,13 +105,14 @@ def load_data(config: RunConfig, accelerator: Accelerator) -> tuple[Dataset, Dat
     size = config.resize
     shape = None if size is None else (config.channels, size, size)
     with accelerator.main_process_first():
-        data = load(config.data, "train", shape=shape)
-        validation = load(config.data, "validation", shape=shape)
+        data = load(config.data, "train", shape=shape, resize=size is not None)
+        validation = load(config.data, "validation", shape=data.shape, resize=size is not None)
+    for note in {*data.notes, *validation.notes}:
+        accelerator.print(note)
     _, height, width = data.shape
-    if height != width or validation.shape != data.shape:
+    if height != width:
         raise ValueError(
-            f"--data {config.data}: training images have the shape {data.shape}, validation images "
-            f"{validation.shape}; give --resize and --channels to make all of them square and alike"
+            f"--data {config.data}: the images are {height}x{width}; give --resize to crop them"
         )
     return data, validation
 

@@ -1,4 +1,4 @@
-"""What it is to train a denoiser: label-conditional or multi-head, from images or a teacher."""
+"""Training of denoisers: label-conditional, multi-head or with a classifier of noised images."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace

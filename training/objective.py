@@ -1,9 +1,10 @@
-"""What a denoiser is asked to predict: the image itself, or a teacher's estimate for every class.
+"""Objectives of denoisers: the image itself, its class, or a teacher's estimate for every class.
 
-Plain denoising supervises the true class's head alone; the other heads never learn what their
-class would look like here, and the comparison between classes is what a diffusion classifier lives
-on. A teacher answers for all classes at once, on any input. Its best form on a small data set is
-free: the exact denoiser of the training images (`rdc.OptimalDenoiser`).
+Plain denoising supervises the head of the true class alone; the other heads never learn their
+class's estimate on this image, and a diffusion classifier compares all of them. A teacher gives
+estimates for all classes, on any input: the exact denoiser of a small data set
+(`rdc.OptimalDenoiser`), a label-conditional network, or an unconditional one with a classifier of
+noised images, whose gradients turn its estimate into those of the classes.
 """
 
 from dataclasses import dataclass
@@ -31,19 +32,19 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """`image_share`: the part of each batch that learns to predict its own image; the rest learns
-    the class where the network has a classifier, and otherwise a teacher's K + 1 estimates. Without
-    either it is the whole batch.
+    """Noise levels and targets of a denoiser's training.
 
+    `image_share`: the part of each batch that learns to predict its own image; the rest learns the
+        class where the network has a classifier, and otherwise a teacher's K + 1 estimates. Without
+        either it is the whole batch.
     `class_noise`: noise levels of the part that learns the class.
-
     `off_data`: largest change of a pixel, on [0, 1], by which the teacher's part leaves the data
-    before noise is added: each image moves toward another one or in a random direction. Attacks
-    leave the data too, and a teacher that is defined there can say what is right.
-    `teacher_classes`: classes per image that the teacher is asked for, its own among them; 0 asks
-    for all. A label-conditional teacher costs one pass per class.
+        before noise is added: each image moves toward another one or in a random direction. Attacks
+        leave the data too.
+    `teacher_classes`: number of classes per image that the teacher estimates, its own among them; 0
+        means all. A label-conditional or classifying teacher costs one pass per class.
     `label_dropout`: share of unconditional rows in label-conditional training.
-    `uncertainty`: learn how hard each noise level is, and weigh it accordingly.
+    `uncertainty`: learn the expected loss of each noise level and divide by it.
     """
 
     noise: NoiseConfig = NoiseConfig()
@@ -89,7 +90,7 @@ class Uncertainty(nn.Module):
 
 
 class Learner(nn.Module):
-    """Everything that is trained together: the denoiser, and u(sigma) where it is learned."""
+    """The denoiser, and u(sigma) where it is learned: all that an optimizer trains together."""
 
     def __init__(self, denoiser: Denoiser, *, uncertainty: bool) -> None:
         super().__init__()

@@ -2,7 +2,9 @@
 
 from rdc.denoiser import Denoiser
 
-HEADS = ("network.head.", "network.class_heads.", "network.unconditional_head.")
+HEADS = tuple(f"network.{name}." for name in (
+    "head", "class_heads", "unconditional_head", "linear_head",
+))  # fmt: skip
 LABELS = "network.embed_label."
 
 
@@ -10,7 +12,7 @@ def warm_start(denoiser: Denoiser, source: str) -> None:
     """Give `denoiser` the weights of `source`, as `Denoiser.from_pretrained` takes it.
 
     Both must have the same trunk. Heads and label embeddings that only one of them has, as between
-    a label-conditional and a multi-head network, keep their weights.
+    a label-conditional or classifying network and a multi-head one, keep their weights.
     """
     theirs = Denoiser.from_pretrained(source).state_dict()
     mine = denoiser.state_dict()

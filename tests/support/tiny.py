@@ -1,5 +1,7 @@
 """A small RDC whose weights are all random: no output is the zero that training starts from."""
 
+from collections.abc import Iterable
+
 import torch
 
 from rdc import (
@@ -24,9 +26,11 @@ NETWORK = UNetConfig(
 )
 
 
-def tiny_denoiser(network: UNetConfig = NETWORK, *, seed: int = 0) -> Denoiser:
-    """1x8x8 images of the classes "zero", "one" and "two"; frozen, in evaluation mode."""
-    config = DenoiserConfig(network, sigma_data=0.4, class_names=("zero", "one", "two"))
+def tiny_denoiser(
+    network: UNetConfig = NETWORK, *, classes: Iterable[str] = ("zero", "one", "two"), seed: int = 0
+) -> Denoiser:
+    """1x8x8 images of three classes; frozen, in evaluation mode."""
+    config = DenoiserConfig(network, sigma_data=0.4, class_names=tuple(classes))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         denoiser = Denoiser(config).eval().requires_grad_(False)

@@ -78,7 +78,7 @@ def test_images_are_converted_only_when_asked(tmp_path: Path, monkeypatch) -> No
     source = folder(tmp_path / "data", 16, 12)
     config = TrainConfig(out=tmp_path, data=str(source))
     accelerator = start_accelerator(config)
-    with pytest.raises(ValueError, match=r"\(3, 16, 12\).*--resize"):
+    with pytest.raises(ValueError, match=r"16x12; give --resize"):
         load_data(config, accelerator)
     data, validation = load_data(replace(config, resize=8, channels=1), accelerator)
     assert data.shape == validation.shape == (1, 8, 8)
@@ -88,5 +88,5 @@ def test_splits_of_different_sizes_are_refused(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     source = folder(tmp_path / "data", 16, 16, validation=12)
     config = TrainConfig(out=tmp_path, data=str(source))
-    with pytest.raises(ValueError, match=r"\(3, 16, 16\).* \(3, 12, 16\).*--resize"):
+    with pytest.raises(ValueError, match=r"\(3, 12, 16\).*--resize"):
         load_data(config, start_accelerator(config))

@@ -179,7 +179,7 @@ def test_some_classes_hold_the_own_class_and_different_others() -> None:
     assert classes[:, 1:].unique().tolist() == list(range(7))
 
 
-@pytest.mark.parametrize("conditioning", ["label", "multihead"])
+@pytest.mark.parametrize("conditioning", ["label", "multihead", "classifier"])
 def test_teacher_of_some_classes_is_the_teacher_of_all_restricted(conditioning: str) -> None:
     teacher = tiny_denoiser(replace(NETWORK, conditioning=conditioning))
     noised = torch.randn(4, 1, 8, 8, generator=generator())

@@ -16,6 +16,7 @@ from tests.support.training_runs import NETWORK
 from tests.support.training_runs import config as run_config
 from training.checkpoint import Checkpoints
 from training.denoising import DenoiserTask
+from training.objective import ObjectiveConfig, weighted
 from training.train import main
 from training.warm_start import warm_start
 
@@ -89,6 +90,39 @@ def test_an_exact_teacher_stays_exact(tmp_path: Path) -> None:
         torch.manual_seed(0)  # of the dropout
         losses.append(task.losses(task.module, task.batch(0), slice(None)).detach())
     assert torch.equal(*losses)
+
+
+def test_heads_learn_the_estimates_of_a_teacher_with_a_classifier(tmp_path: Path) -> None:
+    """For every class D(x, sigma) + sigma^2 grad log p(y | x, sigma), by Bayes and Tweedie."""
+    network = replace(TINY, num_classes=10)
+    teacher = tiny_denoiser(replace(network, conditioning="classifier"), classes="0123456789")
+    teacher.save_pretrained(tmp_path)
+    objective = ObjectiveConfig(image_share=0.0)
+    config = run_config(
+        tmp_path / "run", teacher=str(tmp_path), network=network, objective=objective
+    )
+    task = DenoiserTask(config, load("digits", "validation"), torch.device("cpu"))
+    batch = task.batch(0)
+    x, sigma = batch.noised.clone().requires_grad_(), batch.sigma
+    scores = torch.autograd.functional.jacobian(
+        lambda x: teacher.class_log_posterior(x, sigma).sum(0), x
+    )
+    squared = sigma.square()[:, None, None, None, None]
+    unconditional = teacher.denoise(batch.noised, sigma)[:, None]
+    targets = torch.cat([unconditional + squared * scores.movedim(0, 1), unconditional], dim=1)
+    errors = (task.averaged(batch.noised, sigma) - targets).square().mean((1, 2, 3, 4))
+    expected = weighted(errors, sigma, task.averaged.config.sigma_data)
+    torch.testing.assert_close(task.losses(task.module, batch, slice(None)), expected)
+    main(replace(config, steps=1))
+    assert Denoiser.from_pretrained(tmp_path / "run").multihead
+
+
+def test_a_student_starts_from_the_trunk_of_a_teacher_with_a_classifier(tmp_path: Path) -> None:
+    teacher = tiny_denoiser(replace(TINY, conditioning="classifier"), seed=1)
+    teacher.save_pretrained(tmp_path)
+    student = tiny_denoiser(seed=2)
+    warm_start(student, str(tmp_path))
+    assert torch.equal(student.network.stem.weight, teacher.network.stem.weight)
 
 
 def test_a_run_that_is_not_over_has_a_model(tmp_path: Path, monkeypatch) -> None:
