@@ -1,6 +1,6 @@
 """Certified radii of a classifier under randomized smoothing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evaluation.certification.certificate import Certificate, Certification
-from evaluation.certification.config import SmoothingConfig
+from evaluation.certification.config import SamplingMethod, SmoothingConfig
 from evaluation.certification.sampling import Candidate, certificates, classify
 from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.work_queue import Claims
@@ -26,12 +26,17 @@ def certify(
     labels: Tensor,
     *,
     sigma: float,
+    radii: Sequence[float] | None = None,
+    method: SamplingMethod = "sequential",
+    samples: int = 1000,
+    selection: int | None = None,
+    alpha: float = 0.001,
+    seed: int = 0,
     max_rows: int = 256,
     out: str | Path | None = None,
     context: Mapping[str, Any] | None = None,
     accelerator: Accelerator | None = None,
     progress: Callable[[int], object] = lambda samples: None,
-    **settings: Any,
 ) -> Certification:
     """Certified L2 radii of the classifier that `model` becomes under Gaussian noise.
 
@@ -43,19 +48,22 @@ def certify(
         own randomness may be frozen, or fresh for every call.
     images, labels: (N, C, H, W) in [0, 1], on the model's device, and (N,) int64.
     sigma: standard deviation of the noise, on the scale of the images.
+    radii, method, samples, selection, alpha, seed: see `SmoothingConfig`.
     max_rows: noisy images per call of the model.
     out: folder for a record of each image; the same call continues after an interruption.
     context: further settings of the run, such as the model's, to which the folder then belongs,
-        as it does to the images, the model's weights and `settings`.
+        as it does to the images, the model's weights and all settings above.
     accelerator: its processes share the images; they need the same folder `out`.
     progress: told how many of N * (selection + samples) samples are done since the last time; of
         several processes each has its share of them.
-    settings: fields of `SmoothingConfig`, such as method="fixed", samples=10_000.
 
     Raises ValueError where nothing can be certified: too few samples for alpha, a model whose
     answer for an image depends on its batch, or a smoothed classifier with frozen noise.
     """
-    config = SmoothingConfig(sigma=sigma, **settings)
+    config = SmoothingConfig(
+        sigma=sigma, radii=None if radii is None else tuple(radii), method=method, samples=samples,
+        selection=selection, alpha=alpha, seed=seed,
+    )  # fmt: skip
     require_data(images, labels)
     require_certifiable(model, images)
     if max_rows < 1:
