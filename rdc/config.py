@@ -46,7 +46,11 @@ def _bounded(value: Any) -> bool:
 
 def short(value: Any) -> str:
     """The representation of a value, cut after 200 characters."""
-    text = repr(value)
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """The text, cut after 200 characters."""
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

@@ -6,11 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rdc.config import read_json
+from rdc.config import cut, read_json, short
 from rdc.runs.atomic import write_json
 
 SETTINGS = "settings.json"
 INPUTS = "inputs"
+MOST_NAMED = 12
+"""Differences that an error lists."""
 
 
 def lock_settings(
@@ -44,6 +46,7 @@ def lock_settings(
         raise ValueError(f"{known} must be a JSON object of settings; give another folder")
     changed = [*_changed_flags(before, now, free), *_changed_inputs(before, now)]
     if changed:
+        changed = [*changed[:MOST_NAMED], *(["..."] if len(changed) > MOST_NAMED else [])]
         raise ValueError(
             f"{folder} holds a run with other settings: {'; '.join(changed)}; give the same ones "
             "to continue it, or another folder"
@@ -91,11 +94,11 @@ def _fields(settings: Any) -> dict[str, Any]:
 def _changed_flags(before: dict, now: dict, free: Collection[str]) -> Iterator[str]:
     before, now = ({k: v for k, v in d.items() if k not in (*free, INPUTS)} for d in (before, now))
     for name, old, new in differences(before, now):
-        yield f"{flag(name)}: {old!r} -> {new!r}"
+        yield f"{cut(flag(name))}: {short(old)} -> {short(new)}"
 
 
 def _changed_inputs(before: dict, now: dict) -> Iterator[str]:
     """One clause per input whose hash differs; hashes are cut to their first 12 digits."""
     for name, *hashes in differences(before.get(INPUTS), now.get(INPUTS)):
         old, new = (str(value)[:12] for value in hashes)
-        yield f"{name.removeprefix(INPUTS)}: its content has changed ({old} -> {new})"
+        yield f"{cut(name)}: its content has changed ({old} -> {new})"
