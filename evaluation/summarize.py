@@ -3,18 +3,19 @@
 import json
 import statistics
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from evaluation.attacks.rng import spawn
 from evaluation.checks import Check, from_records
 from evaluation.checks import run as run_checks
 from evaluation.defenses import networks, weights
+from evaluation.results.card import measurement
 from evaluation.results.metrics import accuracies
 from evaluation.results.records import CLEAN
 from evaluation.results.summary import SUMMARY, Summary
 from evaluation.runner import Runner
 from evaluation.suites import black_box
+from rdc.hub.model_card import MEASUREMENT
+from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
 
 CHECKS = "checks.json"
@@ -35,7 +36,8 @@ def finish(runner: Runner) -> Summary:
         calls_per_image=runner.cost,
         seconds_per_image=statistics.median(answering),
     )
-    write(summary.to_json(), config.out / SUMMARY)
+    write_json(config.out / MEASUREMENT, asdict(measurement(summary)))
+    write_json(config.out / SUMMARY, summary.to_json())
     return summary
 
 
@@ -51,7 +53,7 @@ def of_model(runner: Runner) -> list[Check]:
             steps=runner.sizes.steps, draws=runner.sizes.eot_samples, max_rows=runner.max_rows,
             seeds=[spawn([config.seed], row)[0] for row in range(len(images))],
         )  # fmt: skip
-        write([asdict(check) for check in found], kept)
+        write_json(kept, [asdict(check) for check in found])
     return [Check(**check) for check in json.loads(kept.read_text(encoding="utf-8"))]
 
 
@@ -62,10 +64,3 @@ def of_records(runner: Runner) -> list[Check]:
     return from_records(
         records, black_box={name for name in attacks if black_box(name)}, norm=runner.config.norm
     )
-
-
-def write(content: Any, file: Path) -> None:
-    """As JSON, there in full or not at all."""
-    part = file.with_name(f".{file.name}")
-    part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    part.replace(file)

@@ -27,6 +27,7 @@ from rdc.runs.fingerprints import data_fingerprint
 from rdc.runs.provenance import provenance
 from rdc.runs.settings import lock_settings
 from training.batches import seed_layers
+from training.card import described
 from training.checkpoint import Checkpoints, OptimizerState, Part
 from training.config import RunConfig, rate
 from training.ema import EMA
@@ -280,7 +281,7 @@ class Run(Generic[Module]):
             ],
             "history": self.progress.history,
         }
-        add_training(out, record)
+        add_training(out, described(self.config, record, found[best]))
         write_json(out / RECORD, record)
         shutil.rmtree(out / LATEST, ignore_errors=True)
 
