@@ -17,6 +17,7 @@ from benchmarks.cost import CostConfig
 from benchmarks.published import PublishedConfig
 from benchmarks.training import BenchmarkConfig
 from evaluation import sweep
+from evaluation.certification.program import CertifyConfig
 from evaluation.demo import DemoConfig
 from rdc import RobustDiffusionClassifier
 from rdc import __main__ as rdc_main
@@ -33,6 +34,7 @@ CONFIGS: dict[str, Any] = {
     "benchmarks.cost": CostConfig,
     "benchmarks.published": PublishedConfig,
     "benchmarks.training": BenchmarkConfig,
+    "evaluation.certify": CertifyConfig,
     "evaluation.demo": DemoConfig,
     "evaluation.sweep": sweep.SweepConfig,
     "rdc": rdc_main.Command,
