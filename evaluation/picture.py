@@ -1,4 +1,4 @@
-"""One picture: what an attack does to a CNN and to RDC, image by image."""
+"""A picture of attacked images: the answers of a CNN and of RDC, image by image."""
 
 from pathlib import Path
 
@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 from rdc import RobustDiffusionClassifier
 from rdc.data import Dataset
+from rdc.text import printable
 
 COLUMNS = (
     "given",
     "attacked: CNN",
-    "CNN says",
+    "CNN: posterior",
     "attacked: RDC",
     "after maximization",
-    "RDC says",
+    "RDC: posterior",
 )
 
 
@@ -28,20 +29,20 @@ def draw(
     title: str,
     path: Path,
 ) -> None:
-    """A row per image of `data`: as given, as attacked for each model, and what that model says."""
-    # matplotlib takes a second to import; only this needs it.
-    import matplotlib
+    """Write a PNG file with a row per image of `data`.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    for_cnn, for_rdc: the images (B, C, H, W) in [0, 1] as attacked for each model, whose posterior
+        stands beside them.
+    """
+    # matplotlib takes a second to import; only this needs it.
+    from matplotlib.figure import Figure
 
     with torch.no_grad():
         maximized = rdc.purifier(for_rdc)
         of_cnn, of_rdc = cnn(for_cnn).softmax(1), rdc.classifier(maximized).softmax(1)
 
-    figure, axes = pyplot.subplots(
-        len(data), len(COLUMNS), figsize=(2.1 * len(COLUMNS), 2.0 * len(data)), squeeze=False
-    )
+    figure = Figure(figsize=(2.1 * len(COLUMNS), 2.0 * len(data)))
+    axes = figure.subplots(len(data), len(COLUMNS), squeeze=False)
     for column, head in enumerate(COLUMNS):
         axes[0, column].set_title(head)
     for row in range(len(data)):
@@ -55,10 +56,10 @@ def draw(
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
-    pyplot.close(figure)
 
 
 def show(axis, image: Tensor) -> None:
+    """Draw an image (C, H, W) in [0, 1]."""
     pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
@@ -70,7 +71,7 @@ def bars(axis, probabilities: Tensor, label: int, names: tuple[str, ...]) -> Non
     colors = ["lightgray"] * len(probabilities)
     colors[winner] = "tab:red"
     colors[label] = "tab:green"
-    axis.bar(range(len(probabilities)), probabilities.cpu(), color=colors)
+    axis.bar(range(len(probabilities)), probabilities.tolist(), color=colors)
     axis.set_ylim(0, 1)
     axis.set_yticks([])
-    axis.set_xticks(range(len(names)), names, fontsize=8)
+    axis.set_xticks(range(len(names)), [*map(printable, names)], fontsize=8)
