@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint train-digits
+.PHONY: demo test test-fast lint docs lowest train-digits
 .DEFAULT_GOAL := demo
 
 $(BIN)/.ready: pyproject.toml
@@ -19,10 +19,23 @@ demo: $(BIN)/.ready
 test: $(BIN)/.ready
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# What is not marked slow: about two minutes.
+test-fast: $(BIN)/.ready
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+docs: $(BIN)/.ready
+	$(BIN)/mkdocs build --strict
+
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The oldest versions that pyproject.toml allows; needs uv and an empty VENV.
+lowest:
+	uv venv --clear $(VENV)
+	uv pip install --python $(BIN)/python --resolution lowest-direct --editable . --group dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 train-digits: $(BIN)/.ready
 	export PATH="$(abspath $(BIN)):$$PATH"; for recipe in digits digits-cnn digits-trades; do \

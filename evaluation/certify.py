@@ -4,9 +4,11 @@
 
 # The program lives in `evaluation.certification.program`: were this module imported, it would take
 # the place of the function `evaluation.certify`.
-import tyro
 
-from evaluation.certification.program import CertifyConfig, main
+import sys
+
+from evaluation.certification.program import main
+from rdc.commands.program import run_program
 
 if __name__ == "__main__":
-    main(tyro.cli(CertifyConfig))
+    sys.exit(run_program(main))

@@ -5,12 +5,12 @@ Another model brings its data: `--model NAME --data PATH`.
 """
 
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -19,6 +19,7 @@ from evaluation.picture import draw
 from evaluation.results.statistics import clopper_pearson
 from evaluation.robustness import attack, correct
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
+from rdc.commands.program import run_program
 from rdc.data import Dataset, Split, load
 from rdc.hub.checkpoint import CONFIG, packaged_models
 from rdc.images import to_x
@@ -171,4 +172,4 @@ def cell(value: dict) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(DemoConfig))
+    sys.exit(run_program(main))

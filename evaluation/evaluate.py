@@ -2,12 +2,14 @@
 `accelerate launch -m evaluation.evaluate --out results/rdc --defense.kind rdc --eps 0.1 0.2`.
 """
 
-import tyro
+import sys
+
 from accelerate.utils import tqdm
 
 from evaluation.config import EvaluateConfig
 from evaluation.runner import Runner, make_accelerator
 from evaluation.summarize import finish
+from rdc.commands.program import run_program
 
 
 def main(config: EvaluateConfig) -> None:
@@ -33,4 +35,4 @@ def main(config: EvaluateConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(EvaluateConfig))
+    sys.exit(run_program(main))

@@ -4,12 +4,12 @@ Each pair is an evaluation in a folder of its own, so that a killed sweep contin
 process is free takes the next batch, the slowest defenses first.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import tyro
 from accelerate.utils import tqdm
 
 from evaluation.config import EvaluateConfig
@@ -21,6 +21,7 @@ from evaluation.runner import Runner, Unit, make_accelerator
 from evaluation.suites import SuiteConfig, Threat
 from evaluation.summarize import finish
 from evaluation.work_queue import Claims
+from rdc.commands.program import run_program
 
 Name = Literal[
     "cnn", "trades", "diffpure", "gdmp", "contrastive", "agdm", "maximization", "diffusion", "rdc"
@@ -178,4 +179,4 @@ def table(runs: Sequence[tuple[str, Runner]]) -> Results:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(SweepConfig))
+    sys.exit(run_program(main))

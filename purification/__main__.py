@@ -26,6 +26,7 @@ from purification.methods import build
 from purification.picture import draw
 from purification.presets import Method
 from purification.purifier import DiffusionPurifier, resized
+from rdc.commands.program import run_program
 from rdc.denoiser import Denoiser
 from rdc.hub.weights import sha256
 from rdc.networks.image_classifier import ImageClassifier
@@ -75,13 +76,9 @@ class Purify:
 
 def main(command: Purify) -> int:
     """Purify; the exit status is 1 where an image could not be purified."""
-    try:
-        if command.batch_size < 1:
-            raise ValueError(f"batch_size={command.batch_size} must be at least 1")
-        return purify_array(command) if command.given.suffix == ".npy" else purify_files(command)
-    except (FileNotFoundError, FloatingPointError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if command.batch_size < 1:
+        raise ValueError(f"batch_size={command.batch_size} must be at least 1")
+    return purify_array(command) if command.given.suffix == ".npy" else purify_files(command)
 
 
 def purify_array(command: Purify) -> int:
@@ -263,4 +260,4 @@ def lock_folder(command: Purify) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Purify, prog="python -m purification")))
+    sys.exit(run_program(main))

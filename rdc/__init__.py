@@ -1,54 +1,26 @@
 """rdc: robust classification with diffusion models."""
 
-from rdc.classifier import (
-    AmortizedDiffusionClassifier,
-    ClassifierConfig,
-    DiffusionClassifier,
-    Prediction,
-    RDCConfig,
-    RobustDiffusionClassifier,
-    classify,
-)
-from rdc.defense import Defense
-from rdc.denoiser import Denoiser, DenoiserConfig, DenoiserLike
-from rdc.hub.checkpoint import packaged_models
-from rdc.levels import Levels
-from rdc.likelihood import class_errors, class_losses, log_likelihood
-from rdc.maximization import LikelihoodMaximizer, MaximizationConfig
-from rdc.networks.diffusers import DiffusersDenoiser
-from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
-from rdc.networks.noised import NoisedDenoiser
-from rdc.networks.normalize import Normalize
-from rdc.networks.optimal import OptimalDenoiser
-from rdc.networks.unet import UNet, UNetConfig
-from rdc.noise import Noise
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AmortizedDiffusionClassifier",
-    "ClassifierConfig",
-    "Defense",
-    "Denoiser",
-    "DenoiserConfig",
-    "DenoiserLike",
-    "DiffusersDenoiser",
-    "DiffusionClassifier",
-    "ImageClassifier",
-    "ImageClassifierConfig",
-    "Levels",
-    "LikelihoodMaximizer",
-    "MaximizationConfig",
-    "Noise",
-    "NoisedDenoiser",
-    "Normalize",
-    "OptimalDenoiser",
-    "Prediction",
-    "RDCConfig",
-    "RobustDiffusionClassifier",
-    "UNet",
-    "UNetConfig",
-    "class_errors",
-    "class_losses",
-    "classify",
-    "log_likelihood",
-    "packaged_models",
-]
+if TYPE_CHECKING:
+    from rdc.public import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import at first use: torch takes seconds, and `rdc --help` should not."""
+    if not name.startswith("_"):
+        if find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f"{__name__}.{name}")
+        public = import_module(f"{__name__}.public")
+        globals().update({each: getattr(public, each) for each in public.__all__})
+    if name in globals():
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module(f"{__name__}.public").__all__})

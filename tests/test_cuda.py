@@ -27,8 +27,8 @@ from purification.__main__ import Purify
 from purification.__main__ import main as purify
 from purification.files import read_file
 from rdc import ClassifierConfig, Denoiser, DiffusionClassifier, Noise, RDCConfig
-from rdc.__main__ import Classify
-from rdc.__main__ import main as command_line
+from rdc.commands.classify import Classify
+from rdc.commands.classify import main as command_line
 from rdc.data import Dataset, load
 from rdc.gradients import gradient
 from rdc.likelihood import class_errors
@@ -47,6 +47,8 @@ from training.config import start_accelerator
 from training.denoising import DenoiserTask, TrainConfig
 from training.run import Run
 from training.train import main as train
+
+pytestmark = pytest.mark.slow
 
 CUDA = torch.cuda.is_available()
 GPU = emulated.NAME if emulated.started() else "cuda"
@@ -222,7 +224,7 @@ def test_command_lines_compute_on_the_device(device: str, tmp_path: Path, monkey
     seen: set[str] = set()
 
     def purified(where: str) -> list[Tensor]:
-        for module in ("rdc.__main__", "purification.__main__"):
+        for module in ("rdc.commands.classify", "purification.__main__"):
             monkeypatch.setattr(f"{module}.default_device", lambda: torch.device(where))
         out, picture = tmp_path / where, tmp_path / "picture.png"
         assert purify(Purify(given, out, model="digits", picture=picture)) == 0

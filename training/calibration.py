@@ -4,18 +4,19 @@ Noise levels and maximization are chosen on held-out images under attack; the te
 the cross-entropy of the posterior (Guo et al., ICML 2017).
 """
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc import Denoiser, RDCConfig, RobustDiffusionClassifier
 from rdc.classifier import ClassifierConfig, Estimator, build_classifier
+from rdc.commands.program import run_program
 from rdc.data import Dataset, load
 from rdc.maximization import MaximizationConfig
 from rdc.runs.atomic import write_json
@@ -201,4 +202,4 @@ def line(candidate: Any, figures: Figures, *names: str) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CalibrationConfig))
+    sys.exit(run_program(main))

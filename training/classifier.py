@@ -5,16 +5,17 @@ compared with come from here, and so do the networks that guide a purifier: AGDM
 is a TRADES classifier, contrastive guidance's features are those of a standard one.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rdc.commands.info import commands
+from rdc.commands.program import run_program
 from rdc.data import Dataset
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from training.adversarial import ClassifierObjectiveConfig, classifier_losses, perturb
@@ -122,4 +123,4 @@ def main(config: ClassifierTrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ClassifierTrainConfig))
+    sys.exit(run_program(main))

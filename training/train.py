@@ -3,8 +3,9 @@
 `training/denoising.py` has its objective, `training/run.py` the loop of every trainer.
 """
 
-import tyro
+import sys
 
+from rdc.commands.program import run_program
 from training.config import load_data, start_accelerator
 from training.denoising import DenoiserTask, TrainConfig
 from training.run import Run
@@ -19,4 +20,4 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TrainConfig))
+    sys.exit(run_program(main))

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from evaluation.report.page import default_out, write
-from rdc.text import printable
+from rdc.commands.program import run_program
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,10 @@ class ReportConfig:
     """folder to write; by default `report` in the folder, or in the one that several share"""
 
 
-def main(config: ReportConfig) -> int:
-    """Write the page; the exit status is 1 where the folders cannot be reported on."""
-    try:
-        write(config.folders, config.out or default_out(config.folders), log=print)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 1
-    return 0
+def main(config: ReportConfig) -> None:
+    """Write the page."""
+    write(config.folders, config.out or default_out(config.folders), log=print)
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(ReportConfig)))
+    sys.exit(run_program(main))

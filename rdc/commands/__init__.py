@@ -1,1 +1,1 @@
-"""Commands of `python -m rdc`."""
+"""The command `rdc`, its programs about models and images, and what command lines share."""

@@ -1,9 +1,11 @@
 """Export of a model: its weights in a chosen precision and size of files, and its card."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import tyro
 
 from rdc.classifier import RDCConfig, RobustDiffusionClassifier
 from rdc.commands.info import open_model
@@ -21,6 +23,22 @@ from rdc.hub.model_card import (
 )
 from rdc.hub.weights import MAX_SHARD_SIZE, weights_sha256
 from rdc.runs.atomic import write_atomically
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model for others: the weights as small as they may be, and a card."""
+
+    model: tyro.conf.Positional[str]
+    """packaged name, directory (also of a finished training run) or hub id"""
+    out: tyro.conf.Positional[Path]
+    """folder to write, new or empty"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of the weights; bfloat16 is half as large, and rounds each by at most 1/256 of its size"""
+    max_shard_size: str = MAX_SHARD_SIZE
+    """no file of weights is larger, for example 15MB; there are several where needed"""
+    evaluation: Path | None = None
+    """folder that `python -m evaluation.evaluate` wrote about the model, for the card's figures"""
 
 
 def export(
@@ -68,3 +86,16 @@ def read_measurement(evaluation: Path) -> Measurement:
             "evaluation, or start evaluation.evaluate again as before to write it"
         )
     return from_json(Measurement, file)
+
+
+def main(command: Export) -> None:
+    """Export, and list the files."""
+    export(
+        command.model,
+        command.out,
+        dtype=getattr(torch, command.dtype),
+        max_shard_size=command.max_shard_size,
+        evaluation=command.evaluation,
+    )
+    for file in sorted(command.out.iterdir()):
+        print(f"{file.stat().st_size:>14,}  {file}")

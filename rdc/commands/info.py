@@ -1,16 +1,28 @@
-"""What lies in a model's folder, and what can be done with it."""
+"""The content of a model's folder, the commands that take the model, and the program `rdc info`."""
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from rdc.classifier import RDCConfig
 from rdc.config import from_json, read_json
 from rdc.denoiser import Denoiser
-from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
+from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, TRAINING, locate, packaged_models
 from rdc.hub.model_card import describe
 from rdc.hub.weights import sha256, weight_files
 from rdc.networks.image_classifier import ImageClassifier
+
+
+@dataclass(frozen=True)
+class Info:
+    """List the packaged models, or print one model's settings, files and commands as JSON."""
+
+    model: tyro.conf.Positional[str | None] = None
+    """packaged name, directory or hub id"""
+
 
 Kind = type[Denoiser] | type[ImageClassifier]
 
@@ -59,3 +71,47 @@ def commands(model: str, network: Denoiser | ImageClassifier, *, classifies: boo
             f"python -m evaluation.evaluate --defense.kind rdc --defense.model {model}",
         ]
     return found
+
+
+def main(command: Info) -> None:
+    """Print the table of packaged models, or one model's facts."""
+    print(packaged_table() if command.model is None else json.dumps(info(command.model), indent=2))
+
+
+def packaged_table() -> str:
+    """A line for each packaged model: purpose, images, size, accuracy where it was trained."""
+    rows = [("model", "for", "images", "parameters", "files", "validation accuracy in %")]
+    for name in packaged_models(CONFIG):
+        network, folder = open_model(name)
+        facts = describe(network)
+        size = sum(file.stat().st_size for file in weight_files(folder)) / 2**20
+        rows.append(
+            (name, purpose(network, folder), facts["images"], facts["parameters"],
+             f"{size:.1f} MiB", validation_accuracy(folder))
+        )  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join([*lines, "", "rdc info MODEL prints settings, files and commands of one."])
+
+
+def purpose(network: Denoiser | ImageClassifier, folder: Path) -> str:
+    """The defenses that a model is made for."""
+    if isinstance(network, ImageClassifier):
+        return "classifier"
+    return "RDC, purification" if (folder / RDC_SETTINGS).is_file() else "purification"
+
+
+def validation_accuracy(folder: Path) -> str:
+    """Accuracy in % at the end of training, and under the attack of the training if there was one.
+
+    A dash where the training record says nothing.
+    """
+    if not (folder / TRAINING).is_file():
+        return "-"
+    record = read_json(folder / TRAINING)
+    final = record if "validation_accuracy" in record else (record.get("history") or [{}])[-1]
+    if "validation_accuracy" not in final:
+        return "-"
+    clean, robust = final["validation_accuracy"], final.get("validation_robust_accuracy")
+    attacked = "" if robust is None else f", {100 * robust:.1f} attacked"
+    return f"{100 * clean:.1f}{attacked}"

@@ -13,6 +13,8 @@ from rdc.networks.image_classifier import ImageClassifierConfig
 from tests.support.pictures import noise, save
 from tests.support.tiny import tiny_rdc
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("one", "two", "zero")
 
 

@@ -29,7 +29,10 @@ from rdc import Defense
 from rdc.data import load
 from rdc.runs.run_log import RunLog
 from tests.support.children import evaluate_noisy
+from tests.support.launchers import TORCHRUN
 from tests.support.records import record
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CLASSIFIER = DefenseConfig(kind="classifier")
@@ -239,10 +242,7 @@ def test_two_processes_find_what_one_finds(whole: Path, tmp_path: Path) -> None:
         "--eps", "1/10", "0.2", "--suite.steps", "3", "--suite.targets", "2",
         "--suite.queries", "6", "--out", str(out),
     ]  # fmt: skip
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-        "29613", "-m", "evaluation.evaluate", *flags,
-    ]  # fmt: skip
+    command = [sys.executable, "-m", *TORCHRUN, "evaluation.evaluate", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

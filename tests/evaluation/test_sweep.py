@@ -22,6 +22,8 @@ from evaluation.sweep import DEFENSES, SweepConfig, attack, main
 from evaluation.work_queue import Claims
 from rdc.data import load
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = dict(DEFENSES)
 SUITE = SuiteConfig(steps=1, eot_samples=2, only=("*exact/apgd-margin", "*exact/stadv"))
 

@@ -18,6 +18,8 @@ from rdc.data import load
 from rdc.hub.checkpoint import PACKAGED
 from rdc.networks.image_classifier import ImageClassifier
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

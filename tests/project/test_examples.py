@@ -11,6 +11,8 @@ import torch
 
 from tests.support.optional import installed
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {
     "attack_with_autoattack": "pyautoattack",

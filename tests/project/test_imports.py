@@ -4,9 +4,12 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import rdc
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {
@@ -118,11 +121,28 @@ def test_nothing_imports_an_entry_point() -> None:
     assert wrong == []
 
 
-def test_the_library_starts_light(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import rdc; rdc.__version__", []),
+        ("import rdc.commands.main", []),
+        ("import rdc, purification; rdc.Denoiser", ["torch"]),
+    ],
+)
+def test_the_library_starts_light(tmp_path: Path, code: str, expected: list[str]) -> None:
     """What only programs and single functions need is imported there, not with the libraries."""
     loaded = f"[name for name in {['torch', *HEAVY]} if name in sys.modules]"
-    code = f"import sys, rdc, purification; print({loaded})"
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
-    )
-    assert ran.stdout == "['torch']\n", ran.stderr
+        [sys.executable, "-c", f"{code}; import sys; print({loaded})"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert ran.stdout == f"{expected}\n", ran.stderr
+
+
+def test_public_names_and_modules_are_attributes() -> None:
+    assert {"Denoiser", "classify", "__version__"} <= set(dir(rdc))
+    assert rdc.Denoiser is import_module("rdc.denoiser").Denoiser
+    assert all(getattr(rdc, name) is getattr(rdc.public, name) for name in rdc.public.__all__)
+    assert rdc.levels.Levels is rdc.Levels
+    with pytest.raises(AttributeError, match="module 'rdc' has no attribute 'nothing'"):
+        rdc.nothing  # noqa: B018

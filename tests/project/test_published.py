@@ -11,6 +11,8 @@ from torch import Tensor
 from benchmarks.published import Benchmark, Published, PublishedConfig, main
 from rdc import Denoiser, UNetConfig
 
+pytestmark = pytest.mark.slow
+
 NETWORK = UNetConfig(
     image_size=8, channels=1, num_classes=3, conditioning="label", width=8,
     width_multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(),

@@ -3,14 +3,13 @@
 import re
 import shlex
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import tyro
+
+from tests.support.programs import read_command
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -65,9 +64,15 @@ def modules(markdown: str) -> set[str]:
 
 
 def programs(markdown: str) -> list[tuple[str, list[str]]]:
-    """The modules that commands run, and what they are told."""
-    found = [(command, command.index("-m")) for command in commands(markdown) if "-m" in command]
-    return [(command[at + 1], command[at + 2 :]) for command, at in found if command[at + 1 :]]
+    """The modules that commands run, and what they are told; `rdc` is the module of that name."""
+    found = []
+    for command in commands(markdown):
+        if command[0] == "rdc":
+            found.append(("rdc", command[1:]))
+        elif "-m" in command[:-1]:
+            at = command.index("-m")
+            found.append((command[at + 1], command[at + 2 :]))
+    return found
 
 
 EXAMPLE = """
@@ -78,6 +83,7 @@ make -j2 test VENV=x
 accelerate launch --num_processes 2 \\
     -m training.train --out x
 it can't be parsed
+rdc info digits
 ```
 Text that says `make lunch`.
 ```python
@@ -88,7 +94,9 @@ x = 1
 
 def test_the_reader_sees_every_command() -> None:
     assert make_targets(EXAMPLE) == {"demo", "test"}
-    assert programs(EXAMPLE) == [("training.train", ["--out", "x"])]
+    assert programs(EXAMPLE) == [
+        ("training.train", ["--out", "x"]), ("rdc", ["info", "digits"])
+    ]  # fmt: skip
     assert links("[a](x.md#b) ![c](d.png) [e](https://f) `[g](h)`") == {"x.md", "d.png"}
     (python,) = (block for block in blocks(EXAMPLE) if block.language == "python")
     assert (python.text, EXAMPLE.splitlines()[python.above]) == ("x = 1\n", "x = 1")
@@ -102,6 +110,7 @@ def test_readme_shows_how_the_library_is_used() -> None:
     assert python_blocks(README)
 
 
+@pytest.mark.slow
 @every_page
 def test_python_blocks_run_in_order(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,27 +143,15 @@ def test_modules_exist(page: Path) -> None:
 @every_page
 def test_programs_know_their_flags(page: Path) -> None:
     for module, arguments in programs(page.read_text(encoding="utf-8")):
-        settings = command_line(module)
-        if settings is not None and not {"--help", "..."} & set(arguments):
-            tyro.cli(settings, args=arguments)  # exits, or raises, where it does not understand
-
-
-def command_line(module: str) -> Any:
-    """What a program of the checkout gives to `tyro.cli`; None for other programs."""
-    path = ROOT.joinpath(*module.split("."))
-    if path.is_dir():
-        path, module = path / "__main__", f"{module}.__main__"
-    source = path.with_suffix(".py")
-    if not source.is_file():
-        return None
-    (name,) = re.findall(r"tyro\.cli\((\w+)", source.read_text(encoding="utf-8"))
-    return getattr(import_module(module), name)
+        ours = (ROOT / module.split(".")[0]).is_dir()
+        if ours and not {"--help", "--version", "..."} & set(arguments):
+            read_command(module, arguments)  # exits, or raises, where it does not understand
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-flag"], ["--eps", "much"]])
 def test_unknown_flags_are_seen(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
-        tyro.cli(command_line("evaluation.demo"), args=arguments)
+        read_command("evaluation.demo", arguments)
 
 
 @every_page

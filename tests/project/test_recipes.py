@@ -10,38 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tyro
 from accelerate.state import AcceleratorState
 
-from benchmarks.cost import CostConfig
-from benchmarks.published import PublishedConfig
-from benchmarks.training import BenchmarkConfig
-from evaluation import sweep
-from evaluation.certification.program import CertifyConfig
-from evaluation.demo import DemoConfig
 from rdc import RobustDiffusionClassifier
-from rdc import __main__ as rdc_main
 from tests.support.pictures import noise, save
-from training import calibration, classifier, train
-from training.denoising import TrainConfig
+from tests.support.programs import read_command
+from training.calibration import CalibrationConfig
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.sh"))
 WHOLE = [name for name in RECIPES if not name.startswith("cifar10-") and "settings" not in name]
 REHEARSED = ("teacher", "multihead", "classifiers", "calibrate", "table")
-# What the command line of each module is read into.
-CONFIGS: dict[str, Any] = {
-    "benchmarks.cost": CostConfig,
-    "benchmarks.published": PublishedConfig,
-    "benchmarks.training": BenchmarkConfig,
-    "evaluation.certify": CertifyConfig,
-    "evaluation.demo": DemoConfig,
-    "evaluation.sweep": sweep.SweepConfig,
-    "rdc": rdc_main.Command,
-    "training.calibration": calibration.CalibrationConfig,
-    "training.classifier": classifier.ClassifierTrainConfig,
-    "training.train": TrainConfig,
-}
 TINY = {
     "WIDTH": "8", "MULTIPLIERS": "1 2", "BLOCKS": "1", "ATTENTION": "", "HEAD_WIDTH": "4",
     "BATCH": "4", "STEPS": "2", "WARMUP": "1", "EVERY": "2", "ARCHITECTURE": "cnn-8",
@@ -128,7 +109,7 @@ def test_every_flag_exists(name: str, tmp_path: Path, data: Path) -> None:
 def read(module: str, arguments: list[str]) -> Any:
     """The configuration that a command line means."""
     try:
-        return tyro.cli(CONFIGS[module], args=arguments)
+        return read_command(module, arguments)[1]
     except SystemExit:
         raise AssertionError(f"{module} does not take {arguments}") from None
 
@@ -175,16 +156,11 @@ def test_the_rehearsal(tmp_path: Path, data: Path, monkeypatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr("training.denoising.save_samples", lambda *_, **__: None)
     for module, arguments in commands:
-        config = read(module, [word for word in arguments if word != "--compile"])
-        if module == "rdc":
-            assert rdc_main.main(config) == 0
-        elif module == "training.calibration":
+        main, config = read_command(module, [word for word in arguments if word != "--compile"])
+        if isinstance(config, CalibrationConfig):
             few = {"levels": (2,), "sigma_min": (0.5,), "sigma_max": (2.0,)}
-            calibration.main(replace(config, **few, budget=(0.03,), maximization_sigma=(0.5,)))
-        else:
-            main = {"training.train": train, "training.classifier": classifier,
-                    "evaluation.sweep": sweep}[module].main  # fmt: skip
-            main(config)
+            config = replace(config, **few, budget=(0.03,), maximization_sigma=(0.5,))
+        assert not main(config)
         AcceleratorState._reset_state(reset_partial_state=True)
     table = (tmp_path / "runs" / "table" / "table.md").read_text()
     assert "| rdc" in table and "linf 8/255" in table

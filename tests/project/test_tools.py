@@ -27,6 +27,8 @@ from rdc.data import load
 from rdc.noise import NoiseMode
 from tests.support.optional import installed
 
+pytestmark = pytest.mark.slow
+
 DIGITS = load("digits", "test").subset(slice(40))
 EPS = 0.2
 

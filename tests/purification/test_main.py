@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 
 import purification.__main__ as program
 import rdc.hub.checkpoint
 from purification import DiffusionPurifier, build
-from purification.__main__ import Purification, Purify, main
+from purification.__main__ import Purification, main
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
+from rdc.commands.program import run_program
 from tests.support.pictures import noise, save
 from tests.support.tiny import tiny_denoiser
 
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(models: Path, *args: object) -> int:
     given = [*args, *([] if "--model" in args else ["--model", models / "denoiser"])]
-    return main(tyro.cli(Purify, args=[str(arg) for arg in given]))
+    return run_program(main, [str(arg) for arg in given])
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -105,6 +105,7 @@ def test_settings_are_kept(models: Path, folder: Path, tmp_path: Path) -> None:
     assert (kept["method"], kept["preset"], kept["seed"]) == ("diffpure", "cifar10-linf", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["diffpure", "contrastive"])
 @pytest.mark.parametrize("draws", ["frozen", "fresh"])
 def test_a_killed_run_goes_on(models, folder, tmp_path, monkeypatch, method, draws) -> None:
@@ -140,7 +141,7 @@ def test_nothing_is_done_twice(models, folder, tmp_path, monkeypatch) -> None:
 
 def test_images_of_other_settings_are_not_mixed(models, folder, tmp_path, capsys) -> None:
     run(models, folder, tmp_path / "out")
-    assert run(models, folder, tmp_path / "out", "--seed", 1) == 1
+    assert run(models, folder, tmp_path / "out", "--seed", 1) == 2
     assert "holds a run with other settings: --seed: 0 -> 1; give" in capsys.readouterr().err
 
 
@@ -148,7 +149,7 @@ def test_images_of_another_folder_are_not_passed_off(models, folder, tmp_path, c
     other = save(tmp_path / "other", {name: noise(9 + i, 8, 8) for i, name in enumerate(NAMES)})
     run(models, folder, tmp_path / "out")
     before = tree(tmp_path / "out")
-    assert run(models, other, tmp_path / "out") == 1
+    assert run(models, other, tmp_path / "out") == 2
     assert f"settings: --given: '{folder}' -> '{other}'; give" in capsys.readouterr().err
     assert tree(tmp_path / "out") == before
 
@@ -181,7 +182,7 @@ def test_images_of_other_weights_are_not_passed_off(
         network = model.from_pretrained(directory)
         next(network.parameters()).data.mul_(2)
         network.save_pretrained(directory)
-    assert run(models, folder, tmp_path / "out", *options) == 1
+    assert run(models, folder, tmp_path / "out", *options) == 2
     assert f"other settings: {changed}: its content has changed (" in capsys.readouterr().err
 
 
@@ -253,6 +254,7 @@ def test_rows_of_an_array_have_fresh_noise_by_number(models: Path, tmp_path: Pat
     assert (three[0] != three[1]).any() and (three[1] != three[2]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["in", "in/a.png", "in.npy"])
 def test_picture(models, folder, tmp_path, capsys, name: str) -> None:
     np.save(tmp_path / "in.npy", noise(4, 5, 8, 8))
@@ -281,7 +283,7 @@ def test_contrastive_takes_a_bank(models: Path, folder: Path, tmp_path: Path, ca
     """Then one image is enough."""
     given = [folder / "a.png", tmp_path / "out.png", "--method", "contrastive"]
     given += ["--classifier", models / "classifier"]
-    assert run(models, *given) == 1
+    assert run(models, *given) == 2
     assert "images=1: " in capsys.readouterr().err
     np.save(tmp_path / "bank.npy", np.random.default_rng(0).normal(size=(6, 3)))
     assert run(models, *given, "--bank", tmp_path / "bank.npy") == 0
@@ -291,6 +293,7 @@ def without_a_bank(models: Path) -> list[object]:
     return ["--method", "contrastive", "--classifier", models / "classifier"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "sizes"), [(4, [2, 2]), (5, [2, 3]), (3, [3])])
 def test_no_image_is_left_alone_where_they_see_each_other(
     models, tmp_path, monkeypatch, count: int, sizes: list[int]
@@ -319,7 +322,7 @@ def test_an_image_alone_is_refused_before_any_work(models, tmp_path, capsys, cou
     np.save(tmp_path / "in.npy", noise(4, count, 8, 8))
     options = [*without_a_bank(models), "--batch-size", size]
     for given, out in (("in.npy", "out.npy"), ("in", "out")):
-        assert run(models, tmp_path / given, tmp_path / out, *options) == 1
+        assert run(models, tmp_path / given, tmp_path / out, *options) == 2
         assert f"images={count}: in batches of {size}, one is alone" in capsys.readouterr().err
         assert not (tmp_path / out).exists()
 
@@ -371,7 +374,7 @@ def place(tmp_path: Path) -> None:
 def test_what_cannot_be_is_said(models, tmp_path, capsys, given, out, message: str) -> None:
     place(tmp_path)
     before = tree(tmp_path)
-    assert run(models, tmp_path / given, tmp_path / out) == 1
+    assert run(models, tmp_path / given, tmp_path / out) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and message in printed.err
     assert "error: " in printed.err and "Traceback" not in printed.err
@@ -379,20 +382,21 @@ def test_what_cannot_be_is_said(models, tmp_path, capsys, given, out, message: s
 
 
 def test_unknown_models_and_presets(models, folder, tmp_path, capsys) -> None:
-    assert run(models, folder, tmp_path / "out", "--model", "nowhere") == 1
+    assert run(models, folder, tmp_path / "out", "--model", "nowhere") == 2
     packaged = rdc.hub.checkpoint.packaged_models("config.json")
-    assert f"model='nowhere' is not a directory; packaged models: {packaged}" in (
+    assert f"--model='nowhere' is not a directory; packaged models: {packaged}" in (
         capsys.readouterr().err
     )
-    assert run(models, folder, tmp_path / "out", "--preset", "mnist") == 1
-    assert "preset='mnist': diffpure has ['celebahq-linf'" in capsys.readouterr().err
-    assert run(models, folder, tmp_path / "out", "--method", "coup") == 1
-    assert "classifier=None: coup is guided by a network" in capsys.readouterr().err
-    assert run(models, folder, tmp_path / "out", "--batch-size", "0") == 1
-    assert capsys.readouterr().err == "error: batch_size=0 must be at least 1\n"
+    assert run(models, folder, tmp_path / "out", "--preset", "mnist") == 2
+    assert "--preset='mnist': diffpure has ['celebahq-linf'" in capsys.readouterr().err
+    assert run(models, folder, tmp_path / "out", "--method", "coup") == 2
+    assert "--classifier=None: coup is guided by a network" in capsys.readouterr().err
+    assert run(models, folder, tmp_path / "out", "--batch-size", "0") == 2
+    assert capsys.readouterr().err == "error: --batch-size=0 must be at least 1\n"
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_end_to_end(models: Path, folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "purification", folder / "a.png", tmp_path / "a.png"]
     ran = subprocess.run(

@@ -84,6 +84,7 @@ def test_a_purification_is_its_steps(name: str, rounds: int) -> None:
     assert torch.equal(to_pixels(states[-1]), purifier(images))
 
 
+@pytest.mark.slow
 @names
 @pytest.mark.parametrize("steps", [1, 2, 37, 100])
 def test_exact_gradient_is_full_back_propagation_bit_for_bit(name: str, steps: int) -> None:
@@ -97,6 +98,7 @@ def test_exact_gradient_is_full_back_propagation_bit_for_bit(name: str, steps: i
     assert torch.equal(gradient(purifier, images, v), plain)
 
 
+@pytest.mark.slow
 def test_a_network_of_100_steps_too() -> None:
     denoiser = tiny_denoiser()
     images = some_images(1, denoiser.image_shape, dtype=torch.float32)
@@ -212,6 +214,7 @@ def test_detached_guidance_is_a_guidance_of_constants() -> None:
     assert not torch.allclose(got, gradient(exact, images, v), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_memory_grows_by_one_state_per_step() -> None:
     """The peak over forward and backward, 10 to 1000 steps, in bytes of autograd's tensors."""
     images = some_images(2, (3, 4, 4), dtype=torch.float32)
@@ -236,6 +239,7 @@ def test_memory_of_a_guided_purifier_grows_by_one_state_per_step() -> None:
     assert (peak(60) - peak(20)) / (images.numel() * 4) == 40
 
 
+@pytest.mark.slow
 @given(st.integers(1, 1000), st.data())
 @settings(max_examples=200, deadline=None)
 def test_discrete_times_strictly_decrease(first: int, data) -> None:
@@ -257,6 +261,7 @@ def test_every_small_respacing() -> None:
             assert all(a > b for a, b in pairwise(times)), (first, steps)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 1000), st.sampled_from(["sde", "ode", "heun"]), st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
 def test_continuous_times_strictly_decrease(first: int, process, steps: int) -> None:

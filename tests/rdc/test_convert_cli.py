@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import tyro
 from torch import Tensor, nn
 
 from rdc import Denoiser, ImageClassifier
-from rdc.__main__ import Command, main
+from rdc.commands.main import main
 from rdc.converters import ClassifierFacts, convert
 from rdc.converters.classifiers import convert as convert_classifier
 from rdc.converters.conversion import build
@@ -30,7 +29,7 @@ AS_IT_IS = ("--mean", "0", "--std", "1")
 
 
 def run(*args: object) -> int:
-    return main(tyro.cli(Command, args=[str(arg) for arg in ("convert", *args)]))  # type: ignore[arg-type]
+    return main([str(arg) for arg in ("convert", *args)])
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +47,7 @@ def edm_file(tmp_path: Path) -> Path:
 def refused(capsys: Any, *args: object) -> str:
     """The error of a command that must fail and write nothing."""
     out = Path(str(args[args.index("--out") + 1]))
-    assert run(*args) == 1
+    assert run(*args) == 2
     printed, error = capsys.readouterr()
     assert printed == ""
     assert not out.exists()
@@ -106,7 +105,7 @@ def test_the_format_must_be_given(edm_file: Path, tmp_path: Path, capsys) -> Non
 def test_folders_in_use_are_refused(edm_file: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    assert run(edm_file, "--format", "edm", "--out", tmp_path / "out") == 1
+    assert run(edm_file, "--format", "edm", "--out", tmp_path / "out") == 2
     assert "must be a new or an empty folder" in capsys.readouterr().err
     (tmp_path / "out" / "mine").unlink()
     assert run(edm_file, "--format", "edm", "--out", tmp_path / "out") == 0
@@ -173,6 +172,7 @@ def reordered() -> dict[str, Any]:
     return document | {"model": dict(reversed(document["model"].items()))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER)
 def test_other_contents_are_refused(name: str, tmp_path: Path, capsys) -> None:
     make, format, message = OTHER[name]
@@ -291,6 +291,7 @@ def shaken(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @torch.no_grad()
 def test_classifiers(name: str, tmp_path: Path, capsys) -> None:

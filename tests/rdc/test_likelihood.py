@@ -209,6 +209,7 @@ def dense(denoiser: Denoiser, x: Tensor) -> Tensor:
     return torch.einsum("btk,t->bk", errors.unflatten(0, (len(x), 4)), LEVELS.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [None, 1, 7, 20])
 @pytest.mark.parametrize("conditioning", ["multihead", "label"])
 @pytest.mark.parametrize("loss", [margin, dlr, targeted_dlr, cross_entropy])

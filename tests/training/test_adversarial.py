@@ -311,6 +311,7 @@ def test_running_statistics_take_in_one_batch(config) -> None:
     assert int(counter) == before + 1
 
 
+@pytest.mark.slow
 def test_adversarial_training_learns() -> None:
     """Two classes that differ by 0.3 in the mean can be told apart within 0.1 of each image."""
     labels = torch.arange(32) % 2

@@ -28,6 +28,8 @@ from training.denoising import TrainConfig
 from training.samples import TITLE
 from training.train import main
 
+pytestmark = pytest.mark.slow
+
 KILLS = 8
 
 

@@ -23,6 +23,7 @@ from rdc import (
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 from tests.support.denoisers import random_denoiser
+from tests.support.launchers import TORCHRUN
 from tests.support.oracle import some_images, two_classes
 from tests.support.tiny import NETWORK, tiny_denoiser
 from training import batches
@@ -43,6 +44,8 @@ from training.objective import (
     weighted,
 )
 from training.train import main
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = TrainConfig(out=Path("unused"))
@@ -276,7 +279,6 @@ def run_record(out: Path) -> dict:
 
 
 ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
-TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m"]
 
 
 def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from tests.support.victims import (
     smallest_eps,
 )
 
+pytestmark = pytest.mark.slow
+
 UNTARGETED = {
     "pgd": pgd,
     "pgd-ce": partial(pgd, loss=cross_entropy),

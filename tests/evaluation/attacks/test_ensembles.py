@@ -17,6 +17,8 @@ from evaluation.attacks.worst_case import Selection
 from rdc.data import load
 from tests.support.victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 
+pytestmark = pytest.mark.slow
+
 SHORT: dict[str, Any] = {"steps": 10, "targets": 2, "queries": 60}
 
 

@@ -16,6 +16,8 @@ from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 from tests.support import fakes
 
+pytestmark = pytest.mark.slow
+
 DIGITS = load("digits", "test").subset(slice(16))
 CNN = ImageClassifier.from_pretrained("digits-cnn").eval()
 

@@ -14,11 +14,12 @@ from safetensors.numpy import save
 
 from evaluation.config import EvaluateConfig
 from evaluation.report import write
-from evaluation.report.__main__ import ReportConfig, main
+from evaluation.report.__main__ import main
 from evaluation.report.examples import saved
 from evaluation.report.figures import confusion
 from evaluation.report.load import Run, load, spoken
 from evaluation.results.records import Record
+from rdc.commands.program import run_program
 from tests.support.fake_runs import Fake, make
 
 
@@ -159,7 +160,7 @@ def test_damaged_images_are_refused(tmp_path: Path, content: bytes, message: str
 
 def test_errors_are_one_printable_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     missing = tmp_path / "a\x1b[2J\nfolder"
-    assert main(ReportConfig((missing,))) == 1
+    assert run_program(main, [str(missing)]) == 2
     said = capsys.readouterr().err
     shown = f"{tmp_path}/a\\x1b[2J\\nfolder"
     assert said == f"error: folders: {shown} is not a folder; give what --out named\n"

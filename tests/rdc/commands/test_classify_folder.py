@@ -27,6 +27,7 @@ from rdc.classifier import classify
 from rdc.commands.classify_folder import FolderRun, classify_files, classify_folder, list_files
 from rdc.image_files import SUFFIXES, image_files
 from rdc.runs.run_log import RunLog
+from tests.support.launchers import TORCHRUN
 from tests.support.tiny import tiny_rdc
 
 ROOT = Path(__file__).parents[3]
@@ -152,6 +153,7 @@ def processes():
     return context
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments_loses_nothing(
     model: Path, images: Path, tmp_path: Path, processes
 ) -> None:
@@ -187,14 +189,14 @@ def wait_for_more(out: Path, child) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun(whole: bytes, model, images, tmp_path: Path) -> None:
     """A run that one process began and two finish; only one of them talks."""
     out = tmp_path / "out"
     list_files(images, out)
     share(model, images, out, 2, 3)
     before = (out / "records-002.jsonl").read_bytes()
-    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29631", "-m"]
-    command = [sys.executable, "-m", *launcher, "rdc", "classify", images, "--out", out]
+    command = [sys.executable, "-m", *TORCHRUN, "rdc", "classify", images, "--out", out]
     ran = subprocess.run(
         [*map(str, command), "--model", str(model), "--batch-size", "4"],
         capture_output=True, text=True, cwd=ROOT, timeout=300,

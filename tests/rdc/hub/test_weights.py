@@ -143,6 +143,7 @@ def rounded(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["5GB", "50KB"])
 def test_bfloat16_rounds_the_weights_and_nothing_else(tmp_path: Path, size: str) -> None:
     denoiser, expected = tiny_denoiser(), tiny_denoiser()
@@ -173,6 +174,7 @@ def test_integers_stay_integers_in_bfloat16(tmp_path: Path) -> None:
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+@pytest.mark.slow
 def test_digits_in_bfloat16_answer_nearly_the_same(tmp_path: Path) -> None:
     """RDC's decisions survive the rounding, and its posterior moves by little."""
     model = RobustDiffusionClassifier.from_pretrained("digits")

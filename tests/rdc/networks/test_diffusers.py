@@ -23,6 +23,8 @@ from rdc import (
 from rdc.denoiser import OneClassAtATime
 from tests.support.tiny_diffusers import network, scheduler
 
+pytestmark = pytest.mark.slow
+
 TIMES = (0, 1, 30, 400, 999)
 
 

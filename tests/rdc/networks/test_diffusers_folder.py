@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from rdc import DiffusersDenoiser
 from tests.support.tiny_diffusers import diffusers, network, scheduler
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

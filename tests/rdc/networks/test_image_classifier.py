@@ -62,6 +62,7 @@ def parameters(model: nn.Module) -> int:
 # --- every architecture ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", EVERY)
 def test_round_trip(architecture: str, tmp_path: Path) -> None:
     model = build(architecture)
@@ -191,6 +192,7 @@ def test_bad_settings_are_refused(changes: dict, message: str) -> None:
         replace(CONFIG, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [

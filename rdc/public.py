@@ -1,0 +1,54 @@
+"""The public names of `rdc`."""
+
+from rdc.classifier import (
+    AmortizedDiffusionClassifier,
+    ClassifierConfig,
+    DiffusionClassifier,
+    Prediction,
+    RDCConfig,
+    RobustDiffusionClassifier,
+    classify,
+)
+from rdc.defense import Defense
+from rdc.denoiser import Denoiser, DenoiserConfig, DenoiserLike
+from rdc.hub.checkpoint import packaged_models
+from rdc.levels import Levels
+from rdc.likelihood import class_errors, class_losses, log_likelihood
+from rdc.maximization import LikelihoodMaximizer, MaximizationConfig
+from rdc.networks.diffusers import DiffusersDenoiser
+from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
+from rdc.networks.noised import NoisedDenoiser
+from rdc.networks.normalize import Normalize
+from rdc.networks.optimal import OptimalDenoiser
+from rdc.networks.unet import UNet, UNetConfig
+from rdc.noise import Noise
+
+__all__ = [
+    "AmortizedDiffusionClassifier",
+    "ClassifierConfig",
+    "Defense",
+    "Denoiser",
+    "DenoiserConfig",
+    "DenoiserLike",
+    "DiffusersDenoiser",
+    "DiffusionClassifier",
+    "ImageClassifier",
+    "ImageClassifierConfig",
+    "Levels",
+    "LikelihoodMaximizer",
+    "MaximizationConfig",
+    "Noise",
+    "NoisedDenoiser",
+    "Normalize",
+    "OptimalDenoiser",
+    "Prediction",
+    "RDCConfig",
+    "RobustDiffusionClassifier",
+    "UNet",
+    "UNetConfig",
+    "class_errors",
+    "class_losses",
+    "classify",
+    "log_likelihood",
+    "packaged_models",
+]

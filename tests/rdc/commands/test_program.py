@@ -1,0 +1,147 @@
+"""Command lines: settings from the annotation of `main`, errors of users in one line, once."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import tyro
+
+from rdc.commands import program
+from rdc.commands.program import report_error, run_program, with_flags
+from tests.support.launchers import TORCHRUN
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 4
+    """width"""
+    seed: int = 0
+    """seed"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    given: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
+    """a file"""
+    batch_size: int = 1
+    """rows"""
+    seed: int = 0
+    """seed"""
+    inner: Inner = field(default_factory=Inner)
+
+
+def raising(make) -> int:
+    """The exit status of a program whose `main` calls `make`."""
+
+    def main(config: Settings) -> None:
+        make(config)
+
+    return run_program(main, ["x", "--batch-size", "3"])
+
+
+def refuse(config: Settings) -> None:
+    raise ValueError(
+        f"batch_size={config.batch_size} is odd;\nsecond line"
+    )  # fmt: skip
+
+
+def test_the_status_is_that_of_main() -> None:
+    def main(config: Settings) -> int:
+        return config.batch_size
+
+    def nothing(config: Settings) -> None:
+        pass
+
+    assert run_program(main, ["x", "--batch-size", "7"]) == 7
+    assert run_program(nothing, ["x"]) == 0
+
+
+def test_errors_of_this_project_are_one_line(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(program, "CHECKOUT", Path(__file__).parent)
+    monkeypatch.setattr(program, "PACKAGES", (Path(__file__).name,))
+    assert raising(refuse) == 2
+    assert capsys.readouterr() == ("", "error: --batch-size=3 is odd;\\nsecond line\n")
+
+
+def test_traceback_is_shown_when_asked_for(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(program, "PACKAGES", ("tests",))
+
+    def main(config: Settings) -> None:
+        refuse(config)
+
+    assert run_program(main, ["x", "--traceback"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback") and error.splitlines()[-1].startswith("error: --batch")
+
+
+def test_faults_keep_their_traceback(monkeypatch) -> None:
+    """A ValueError of Python, and an error of ours that is no mistake of the user."""
+    monkeypatch.setattr(program, "PACKAGES", ("tests",))
+    with pytest.raises(ValueError, match="invalid literal"):
+        raising(lambda _: int("x"))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        raising(lambda config: config.seed + "x")
+
+    def broken(_: Settings) -> None:
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        raising(broken)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "x"), OSError(28, "full")])
+def test_errors_of_the_system_are_one_line(capsys, error: OSError) -> None:
+    def fail(_: Settings) -> None:
+        raise error
+
+    assert raising(fail) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("batch_size=3 must be 1", "--batch-size=3 must be 1"),
+        ("batch_size=0 must be 1", "batch_size=0 must be 1"),  # not what was given
+        ("width=4: too small", "--inner.width=4: too small"),
+        ("size=3: of another name", "--batch-size=3: of another name"),
+        ("seed=0: two have it", "seed=0: two have it"),
+        ("given=x: positional", "given=x: positional"),
+        ("file x: width=4", "file x: width=4"),
+        ("no argument", "no argument"),
+    ],
+)
+def test_arguments_are_written_as_flags(message: str, expected: str) -> None:
+    assert with_flags(message, Settings(Path("x"), batch_size=3)) == expected
+
+
+def test_the_main_process_prints_what_all_have(monkeypatch, capsys) -> None:
+    """Another process waits to be ended, and prints what it alone has."""
+    waited: list[float] = []
+    monkeypatch.setattr(program.time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", "0")
+    report_error("a")
+    assert (capsys.readouterr().err, waited) == ("error: a\n", [])
+    monkeypatch.setenv("RANK", "1")
+    report_error("b")
+    assert capsys.readouterr().err == "error in process 1: b\n"
+    assert len(waited) == 1
+
+
+@pytest.mark.slow
+def test_several_processes_print_an_error_once(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", *TORCHRUN, "rdc", "classify", str(tmp_path / "missing"),
+        "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode != 0
+    lines = [line for line in ran.stderr.splitlines() if line.startswith("error")]
+    assert lines == [
+        f"error: path={tmp_path / 'missing'} does not exist; give an image or a folder"
+    ]

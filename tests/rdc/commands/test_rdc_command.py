@@ -1,0 +1,55 @@
+"""The command `rdc`: its programs, help, version and completion."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rdc
+from rdc.commands.main import PROGRAMS, main
+from rdc.commands.program import settings_type
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_every_program(capsys, arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {name for name in PROGRAMS if any(line.split()[:1] == [name] for line in lines)} == {
+        *PROGRAMS
+    }
+
+
+def test_help_and_version_are_printed_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from rdc.commands.main import main; main(['--help']); main(['--version']);"
+        "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    *_, version, loaded = ran.stdout.splitlines()
+    assert (version, loaded) == (f"rdc {rdc.__version__}", "False False"), ran.stderr
+
+
+def test_a_mistyped_command_is_named(capsys) -> None:
+    assert main(["clasify", "x"]) == 2
+    assert capsys.readouterr().err == (
+        "error: 'clasify' is not a command of rdc; did you mean classify?\n"
+    )
+    assert main(["xyz"]) == 2
+    assert "rdc --help lists the commands" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_has_settings_and_help(capsys, name: str) -> None:
+    assert settings_type(PROGRAMS[name].load())
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: rdc {name} " in capsys.readouterr().out
+
+
+def test_completion_knows_programs_and_flags(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--tyro-print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert all(name in script for name in (*PROGRAMS, "--defense.kind", "--batch-size"))
