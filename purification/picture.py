@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rdc.images import to_pixels
+from rdc.runs.atomic import replacing
 
 COLUMNS = ("given", "noised", "purified", "purified - given")
 
@@ -31,6 +32,6 @@ def draw(states: list[Tensor], path: Path) -> None:
             axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes[row, column].set_axis_off()
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=100, format=path.suffix[1:] or "png")
     pyplot.close(figure)

@@ -115,8 +115,9 @@ class Levels:
         """`count` levels in [low, high], each with `draws` independent noises."""
         if draws < 1:
             raise ValueError(f"draws={draws} must be at least 1")
-        sigmas, widths = nodes(spacing, count, low, high)
-        weights = weight(sigmas, weighting, sigma_data=sigma_data) * widths / draws
+        with torch.device("cpu"):  # whatever torch's default is
+            sigmas, widths = nodes(spacing, count, low, high)
+            weights = weight(sigmas, weighting, sigma_data=sigma_data) * widths / draws
         return cls(sigmas.repeat(draws), weights.repeat(draws), weighting, low, high)
 
     def __len__(self) -> int:

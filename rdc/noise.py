@@ -92,7 +92,8 @@ class Noise:
             if self._process != os.getpid():  # a copy, whose generator others have as well
                 self._process = os.getpid()
                 self._images.manual_seed(self._root(0, _process_seed()))
-            return torch.randint(2**62, (rows,), generator=self._images).tolist()
+            numbers = torch.randint(2**62, (rows,), generator=self._images, device="cpu")
+            return numbers.tolist()
         numbers = _COPIES.get()
         if rows % len(numbers):
             raise ValueError(
@@ -116,8 +117,8 @@ def _process_seed() -> int:
 def _draws(seeds: list[int], count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """N(0, 1) and U(0, 1) draws, one row per seed."""
     # Drawn in float64 on the CPU: every device and precision sees the same. Outside inference
-    # mode, whose tensors a later backward pass could not use.
-    with torch.inference_mode(False):
+    # mode, whose tensors a later backward pass could not use, and whatever torch's default device.
+    with torch.inference_mode(False), torch.device("cpu"):
         rows = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)

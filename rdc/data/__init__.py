@@ -53,6 +53,13 @@ def load(
         raise ValueError(f"split={split!r} must be one of {get_args(Split)}")
     if shape is not None:
         _check_shape(shape)
+    with torch.device("cpu"):  # whatever torch's default is
+        return _load(source, split, shape, resize, cache)
+
+
+def _load(
+    source: str | Path, split: Split, shape: Shape | None, resize: bool, cache: Path | None
+) -> Dataset:
     path = Path(source)
     if source == "digits":
         return _of_shape(read_digits(split), shape, resize, source)

@@ -9,6 +9,7 @@ from PIL import Image
 
 import rdc
 from rdc import ClassifierConfig, DiffusionClassifier
+from rdc.data import load
 from rdc.images import check_form, to_x
 from rdc.noise import Noise
 from tests.support.denoisers import SMALL, small_rdc
@@ -234,6 +235,26 @@ def test_modules_never_wait_for_values() -> None:
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(bad))}|noise levels"):
         ClassifierConfig(**bad)
+
+
+@pytest.mark.parametrize("noise", ["frozen", "fresh"])
+def test_default_device_and_precision_have_no_influence(noise) -> None:
+    """ "meta" stands for any device: whatever is made on it by mistake cannot be computed with."""
+    images = load("digits", "test").images[:2]
+
+    def answer() -> torch.Tensor:
+        assert torch.equal(load("digits", "test").images[:2], images)
+        model = rdc.RobustDiffusionClassifier.from_pretrained("digits", noise=noise)
+        return rdc.classify(images, model).log_posterior
+
+    expected = answer()
+    with torch.device("meta"):
+        assert torch.equal(answer(), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(answer(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_posterior_that_overflows_is_refused() -> None:
