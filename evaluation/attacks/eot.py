@@ -112,7 +112,7 @@ class Expectation:
         targets: Tensor | None = None,
     ) -> Judgment:
         """Loss, share of wrong draws and margin of each image, without a gradient."""
-        return self._look(images, labels, seeds, loss, targets, None)
+        return Judgment(*self._means(images, labels, seeds, loss, targets, slope=False))
 
     def gradient(
         self,
@@ -124,34 +124,46 @@ class Expectation:
         targets: Tensor | None = None,
     ) -> tuple[Judgment, Tensor]:
         """The same, and the gradient of the mean loss (B, C, H, W)."""
-        total = torch.zeros_like(images)
-        judged = self._look(images, labels, seeds, loss, targets, total)
-        if not total.isfinite().all():
+        *judged, slope = self._means(images, labels, seeds, loss, targets, slope=True)
+        if not slope.isfinite().all():
             raise FloatingPointError(
                 "model: the gradient of its loss is NaN or infinite; an attack that goes on with "
                 "it would only seem to fail"
             )
-        return judged, total
+        return Judgment(*judged), slope
 
-    def _look(self, images, labels, seeds, loss, targets, gradient: Tensor | None) -> Judgment:
-        """Means over the draws; adds the loss's gradient to `gradient` unless that is None."""
+    def _means(self, images, labels, seeds, loss, targets, *, slope: bool) -> list[Tensor]:
+        """Means over the draws of loss, wrong answers and margin, each (B,), and with `slope` of
+        the loss's gradient (B, C, H, W)."""
         sums: list[list[Tensor]] = []
         for part, draws in self._blocks(len(images)):
-            count, point = len(draws), images[part].detach()
-            aims = [a[part].repeat(count) for a in (labels, targets) if a is not None]
-            with torch.set_grad_enabled(gradient is not None), self._drawing(seeds[part], draws):
-                point.requires_grad_(gradient is not None)
-                logits = self._call(point, count).flatten(0, 1)
-                values = loss(logits, *aims)
-                if gradient is not None:
-                    gradient[part] += _differentiate(values, point) / self.draws
-            rows = values, logits.argmax(1) != aims[0], margin(logits, aims[0])
-            of_images = [row.detach().to(values).unflatten(0, (count, -1)).sum(0) for row in rows]
+            aims = [a[part] for a in (labels, targets) if a is not None]
+            with self._drawing(seeds[part], draws):
+                found = self._sums(images[part], aims, loss, len(draws), slope=slope)
             if draws.start == 0:
-                sums.append(of_images)
+                sums.append(found)
             else:
-                sums[-1] = [a + b for a, b in zip(sums[-1], of_images, strict=True)]
-        return Judgment(*(torch.cat(parts) / self.draws for parts in zip(*sums, strict=True)))
+                sums[-1] = [a + b for a, b in zip(sums[-1], found, strict=True)]
+        if len(sums) == self.draws == 1:
+            return sums[0]
+        return [torch.cat(parts) / self.draws for parts in zip(*sums, strict=True)]
+
+    def _sums(
+        self, images: Tensor, aims: list[Tensor], loss: Loss, draws: int, *, slope: bool
+    ) -> list[Tensor]:
+        """The same as sums over the next draws; `aims` are labels and targets."""
+        with torch.set_grad_enabled(slope):
+            point = images.detach().requires_grad_(slope)
+            logits = self._call(point, draws).flatten(0, 1)
+            aims = aims if draws == 1 else [a.repeat(draws) for a in aims]
+            values = loss(logits, *aims)
+            slopes = [_differentiate(values, point)] if slope else []
+        values, logits = values.detach(), logits.detach()
+        margins = values if loss is margin else margin(logits, aims[0])
+        rows = [values, (logits.argmax(1) != aims[0]).to(values), margins.to(values)]
+        if draws > 1:
+            rows = [row.unflatten(0, (draws, -1)).sum(0) for row in rows]
+        return rows + slopes
 
     def _blocks(self, count: int) -> Iterator[tuple[slice, range]]:
         """Images and draws that go through the model together: all draws of some images in turn."""

@@ -23,7 +23,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
     Unlike the cross-entropy it does not saturate when the logits are badly scaled.
     """
-    wrong = logits.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    wrong = logits.scatter(1, labels[:, None], -torch.inf)
     return wrong.amax(1) - _of(logits, labels)
 
 
@@ -61,6 +61,6 @@ def _spread(logits: Tensor, *, last: int) -> Tensor | float:
     """The largest logit minus the mean of the third to the `last`."""
     if logits.shape[1] < 3:
         return 1.0
-    ordered = logits.sort(dim=1, descending=True).values
+    ordered = logits.topk(min(last, logits.shape[1]), dim=1).values
     # Equal logits have no spread; the loss is 0 there whatever the divisor.
     return (ordered[:, 0] - ordered[:, 2:last].mean(1)).clamp_min(1e-12)
