@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
 from evaluation.certification.bounds import (
@@ -190,3 +191,22 @@ def test_radius_of_a_linear_classifier(distance):
     radii = [radius_of(lower_bound(int(k), samples, alpha=ALPHA), sigma=sigma) for k in hits]
     assert max(radii) <= distance
     assert np.mean(radii) >= 0.97 * distance
+
+
+@pytest.mark.parametrize(("half_width", "distance", "least"), [(1.2, 0.25, 0.97), (0.3, 0.2, 0.0)])
+def test_radius_of_a_gaussian_mixture(half_width, distance, least):
+    """Class 1 is N(0, s^2), class 0 an equal mixture of N(-m, s^2) and N(m, s^2), on a line.
+
+    Bayes' rule f answers 1 on an interval around 0, and g where more than half of the noise stays
+    in it. A narrow interval has no certificate as large as the true radius.
+    """
+    sigma, samples = 0.25, 100_000
+    start = half_width - distance  # of the image, below the upper end of the interval
+
+    def probability(v: float) -> float:
+        return float(norm.cdf((half_width - v) / sigma) - norm.cdf((-half_width - v) / sigma))
+
+    true = brentq(lambda v: probability(v) - 0.5, start, 2 * half_width) - start  # type: ignore[operator]
+    hits = np.random.default_rng(5).binomial(samples, probability(start), 50)
+    radii = [radius_of(lower_bound(int(k), samples, alpha=ALPHA), sigma=sigma) for k in hits]
+    assert least * true <= np.mean(radii) <= max(radii) <= true

@@ -183,6 +183,16 @@ def test_a_folder_belongs_to_its_settings(tmp_path, change, message):
         certify(HalfSpace(), labels=LABELS, **{**options, **change})
 
 
+def test_a_folder_belongs_to_its_weights(tmp_path):
+    options = {"sigma": SIGMA, "method": "fixed", "samples": 50, "out": tmp_path, "radii": (0.1,)}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    certify(model, IMAGES, LABELS, **options)
+    with torch.no_grad():
+        model[1].bias += 1  # type: ignore[operator]
+    with pytest.raises(ValueError, match="the model: its content has changed"):
+        certify(model, IMAGES, LABELS, **options)
+
+
 class Process:
     """One of two processes of a run, as far as certify asks; the other one never comes."""
 
