@@ -15,11 +15,13 @@ ADDED = {"added": True}
 LARGEST_JSON = 2**24
 """Bytes of a JSON file that is read whole."""
 SMALLEST, LARGEST = 1e-12, 1e12
-"""Sizes of the numbers in a configuration, 0 apart: others overflow in float32 or vanish."""
+"""Absolute values of the numbers in a configuration, except 0: others overflow or vanish."""
 
 
 def require(config: Any, **rules: tuple[bool, str]) -> None:
-    """Refuse a configuration unless every named field holds, each with the text of what is right.
+    """Refuse a configuration unless the condition of every named field holds.
+
+    rules: for each field, the condition and the text of what is right.
 
     All numbers, also in tuples, must be finite and either 0 or of a size in [1e-12, 1e12].
 
@@ -123,7 +125,7 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Whether a decoded JSON value has the type of its annotation; an int will do as a float."""
+    """True for a decoded JSON value of the annotated type; integers are accepted as floats."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return value in arguments

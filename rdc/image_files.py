@@ -1,4 +1,4 @@
-"""Image files: found below folders and read, with limits on what is opened."""
+"""Search for image files below folders, and their decoding within limits."""
 
 import os
 import stat
@@ -14,7 +14,11 @@ MOST_PIXELS = 2**26
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file, read completely and turned as its camera was held."""
+    """The decoded image of a file, with its EXIF orientation applied.
+
+    Raises:
+        ValueError, FileNotFoundError: the file is missing, broken or no regular file.
+    """
     if path.is_dir():
         raise ValueError(f"images: {path} is a folder; give its files: rdc.image_files.image_files")
     try:
@@ -24,7 +28,7 @@ def read_image(path: Path) -> Image.Image:
         raise FileNotFoundError(
             f"images: {path} does not exist; give the path of an image file"
         ) from None
-    # Pillow's decoders raise whatever a broken file makes them trip over, down to IndexError.
+    # Pillow's decoders raise many kinds of errors for broken files, even IndexError.
     except Exception as error:
         raise ValueError(
             f"images: {path} is not a readable image: {error}; give an image file"
@@ -49,7 +53,7 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is no regular file, such as a pipe, which might never end."""
+    """Refuse pipes, devices and folders: reading them may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("not a regular file")
 

@@ -29,7 +29,7 @@ def to_pixels(x: Tensor) -> Tensor:
 
 
 def check_kind(images: Tensor) -> None:
-    """Refuse tensors whose pixels do not simply lie in memory."""
+    """Refuse nested, sparse and quantized tensors."""
     if images.is_nested or images.layout != torch.strided or images.is_quantized:
         kind = "nested" if images.is_nested else str(images.layout).removeprefix("torch.")
         raise ValueError(f"images: a {kind} tensor; give an ordinary, dense one")
@@ -83,7 +83,7 @@ def check_images(images: Tensor, shape: Shape) -> Tensor:
 
 @dataclass(frozen=True)
 class Converted:
-    """Images (B, C, H, W) in [0, 1], and for each one what was changed, or "" for nothing."""
+    """Images (B, C, H, W) in [0, 1]; `changes` has a text for each one, "" if nothing changed."""
 
     images: Tensor
     changes: tuple[str, ...]
@@ -103,7 +103,7 @@ def convert_images(images: Any, shape: Shape, *, resize: bool = False) -> Conver
         H x W, then cropped at their center. Without it they are refused, except files and PIL
         images that only change between gray and color and lose nothing.
 
-    Files and PIL images are turned as the camera was held (EXIF); what is transparent shows white.
+    The EXIF orientation of files and PIL images is applied; transparent pixels become white.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: says what is wrong and what to give.
@@ -223,7 +223,7 @@ def _change(own: tuple[int, ...], shape: Shape) -> str:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """A PIL image turned as its camera was held; the user's own stays as it is."""
+    """A copy of a PIL image with its EXIF orientation applied."""
     try:
         check_pixels(image)
         return ImageOps.exif_transpose(image)

@@ -37,7 +37,7 @@ def classify_files(
     *,
     resize: bool = False,
 ) -> list[Row]:
-    """One record per file below `root`; a file that cannot be read costs its own record alone.
+    """One record per file below `root`, also for files that cannot be read.
 
     A record has "image" and either "error", or "class", "probabilities" by class and, where the
     image was converted to the model's shape, "converted".
@@ -149,7 +149,7 @@ def count_and_hash(file: Path) -> tuple[int, str]:
 
 
 class FolderRun:
-    """The work of `classify_folder` after the images are listed: a process's share, and the merge.
+    """The work of `classify_folder` on a list of images: one process's batches, and the merge.
 
     The predictions depend on `settings` and `inputs`.
     """
@@ -184,7 +184,7 @@ class FolderRun:
                 yield batch
 
     def share(self, run_log: RunLog, process: int, processes: int, bar: tqdm) -> None:
-        """Classify what is missing of this process's batches; the bar shows all images."""
+        """Classify the remaining batches of this process; the bar counts all images."""
         done = {record["batch"] for record in run_log.read()}
         for number, names in enumerate(self.batches()):
             if number % processes == process and number not in done:

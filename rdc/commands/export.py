@@ -27,7 +27,7 @@ from rdc.runs.atomic import write_atomically
 
 @dataclass(frozen=True)
 class Export:
-    """Write a model for others: the weights as small as they may be, and a card."""
+    """Write a model for others: weights in a chosen precision and size of files, and a card."""
 
     model: tyro.conf.Positional[str]
     """packaged name, directory (also of a finished training run) or hub id"""
@@ -52,7 +52,7 @@ def export(
     """Write a model into the folder `out`, which must be new or empty.
 
     `model`: a packaged name, a directory (also a training run's) or a hub id. Its settings, its
-        training record and its card, whoever wrote it, come along.
+        training record and its card are copied.
     `dtype`, `max_shard_size`: of the weights, see `rdc.hub.weights.write_model`.
     `evaluation`: the folder of a finished evaluation of `model`; its figures go into the card.
     """

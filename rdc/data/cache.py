@@ -38,7 +38,7 @@ def cached_pixels(
 
 
 def content_key(encoded: Encoded, shape: Shape | None, resize: bool) -> str:
-    """SHA-256 over every image's name and content, and over what decides how they are decoded."""
+    """SHA-256 over every image's name and content, and over all settings of the decoding."""
     digest = hashlib.sha256(f"{VERSION} {PIL.__version__} {shape} {resize}".encode())
     for part in in_threads(_digests, encoded.batches()):
         digest.update(part)
@@ -57,7 +57,7 @@ def _mapped(path: Path, rows: int, shape: Shape | None) -> np.ndarray | None:
     try:
         pixels = _map(path)
         size = path.stat().st_size
-    # numpy raises whatever a broken header makes it trip over.
+    # numpy raises many kinds of errors for broken headers.
     except Exception:
         return None
     whole = size == pixels.offset + pixels.nbytes
@@ -67,7 +67,7 @@ def _mapped(path: Path, rows: int, shape: Shape | None) -> np.ndarray | None:
 
 
 def _map(path: Path) -> np.memmap:
-    """Writable, so that torch takes it, but what is written stays in memory."""
+    """The mapped array, writable as torch requires; changes stay in memory."""
     return np.lib.format.open_memmap(path, mode="c")
 
 

@@ -24,7 +24,7 @@ SHAPE = (3, 32, 32)
 
 @dataclass(frozen=True)
 class Archive:
-    """What a published archive holds: the members with images, and the keys inside them."""
+    """Layout of a published archive: the members with images, and the keys inside them."""
 
     md5: str
     train: tuple[str, ...]

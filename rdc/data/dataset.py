@@ -76,7 +76,7 @@ class Dataset:
         return cls(pixels, numbers, names, peak=255 if pixels.dtype == torch.uint8 else 1)
 
     def of_classes(self, class_names: tuple[str, ...]) -> "Dataset":
-        """The same images with labels that are numbers of `class_names`, matched by name.
+        """The same images with labels renumbered for `class_names`, which are matched by name.
 
         Where one of the two sides has no names but numbers, or none, their counts must agree.
 
@@ -144,12 +144,12 @@ def _labels(labels: Tensor) -> Tensor:
 
 
 def _numbered(names: tuple[str, ...]) -> bool:
-    """True for no names at all, and for 0, 1, 2, ... in their place."""
+    """True for no names, and for the numbers 0, 1, 2, ... as names."""
     return names == tuple(map(str, range(len(names))))
 
 
 def origin(split: Split, available: Iterable[str], source: object) -> tuple[Split, bool]:
-    """The split whose rows `split` is made of, and whether train and validation share them."""
+    """The stored split with the rows of `split`, and True if train and validation share it."""
     found = sorted(available)
     if split == "all":
         raise ValueError(
@@ -166,7 +166,7 @@ def origin(split: Split, available: Iterable[str], source: object) -> tuple[Spli
 
 
 def hold_out(rows: int, split: Split) -> np.ndarray:
-    """The rows, ascending, that `split` has of a train split that comes without validation.
+    """Rows of `split`, ascending, in a train split that comes without validation.
 
     Validation gets a tenth of them, at most 5,000, train the others: always the same ones.
     """

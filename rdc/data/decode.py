@@ -1,4 +1,4 @@
-"""Encoded images to bytes: many at a time, all of one shape."""
+"""Decoding of image files in parallel, to arrays of one shape."""
 
 import os
 from collections import deque
@@ -94,10 +94,10 @@ def _decode_batch(batch: Batch, target: Target) -> np.ndarray:
 
 
 def _open(name: str, content: bytes) -> Image.Image:
-    """The image, read completely and turned as its camera was held; errors call it `name`."""
+    """The image, decoded and with its EXIF orientation applied; errors call it `name`."""
     try:
         return load(BytesIO(content))
-    # Pillow's decoders raise whatever a broken file makes them trip over, down to IndexError.
+    # Pillow's decoders raise many kinds of errors for broken files, even IndexError.
     except Exception as error:
         raise ValueError(
             f"source: {name} is not a readable image: {error}; replace or remove it"

@@ -45,7 +45,7 @@ def read_parquet(root: Path, split: Split) -> Encoded:
 
 
 def _shards(root: Path) -> dict[Split, list[Path]]:
-    """The files of every split; of numbered ones, none may be missing."""
+    """The files of every split; numbered ones must be complete."""
     shards: dict[Split, list[Path]] = {}
     for path in parquet_files(root):
         name = re.split(r"[-.]", path.name)[0]
@@ -125,7 +125,7 @@ def _column(file: Path, names: list[str], known: tuple[str, ...]) -> str:
 def _reader(file: Path) -> Iterator[Any]:
     """An open `pyarrow.parquet.ParquetFile`; pyarrow's own errors name the file."""
     try:
-        # Only this needs it, and whoever has no such files need not install it.
+        # An optional dependency.
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise ImportError(

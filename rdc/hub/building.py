@@ -1,4 +1,4 @@
-"""Networks built for weights that are loaded afterwards."""
+"""Construction of networks whose weights are loaded afterwards."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ def build(make: Callable[[], Module]) -> Module:
 
 
 def skeleton(make: Callable[[], Module], where: object) -> Module:
-    """The module that `make` returns, with the shapes of its tensors but no memory for them.
+    """The module that `make` returns, on the meta device: shapes without memory.
 
     Raises:
         ValueError: there is no such module; `where` is the file that describes it.
@@ -46,7 +46,7 @@ def skeleton(make: Callable[[], Module], where: object) -> Module:
 
 
 class OwnGenerator(TorchFunctionMode):
-    """Draw from a generator of its own wherever code in the block, on this thread, names none."""
+    """Context in which random functions on this thread use a generator of its own by default."""
 
     def __init__(self) -> None:
         super().__init__()

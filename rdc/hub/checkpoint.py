@@ -91,7 +91,7 @@ def locate(
 
 
 class OnHub:
-    """Adds `push_to_hub` to a class with `save_pretrained`."""
+    """Mixin that adds `push_to_hub` to a class with `save_pretrained`."""
 
     save_pretrained: Callable[..., None]
 
@@ -108,8 +108,8 @@ class OnHub:
     ) -> str:
         """Upload what `save_pretrained(**saving)` writes, in one commit; returns the commit's URL.
 
-        The repository "owner/name" is created when missing. Weights in it are replaced, in whatever
-        layout they are; a card that somebody wrote or edited there stays.
+        The repository "owner/name" is created when missing. Weights in it are replaced, whole
+        or in shards; a card that somebody wrote or edited there is kept.
         """
         api = HfApi(token=token)
         with TemporaryDirectory() as folder:
@@ -127,10 +127,10 @@ class OnHub:
 
 
 class Pretrained(OnHub, PyTorchModelHubMixin):
-    """The hub's mixin, made strict; the class takes its `config_class` and has a `summary`.
+    """Strict form of the hub's mixin, for classes with a `config_class` and a `summary`.
 
-    The mixin's own loading leaves missing tensors random and drops unknown settings without a word,
-    and its saving swallows misspelled arguments.
+    The mixin's own loading leaves missing tensors random and ignores unknown settings, and its
+    saving ignores misspelled arguments.
     """
 
     config_class: type
@@ -138,7 +138,7 @@ class Pretrained(OnHub, PyTorchModelHubMixin):
 
     @property
     def hub_metadata(self) -> dict[str, Any]:
-        """What the hub is told of every model of the class: tags and the like."""
+        """Metadata of every model of the class for the hub, such as tags."""
         return self._hub_mixin_info.model_card_data.to_dict()
 
     @classmethod
@@ -152,7 +152,7 @@ class Pretrained(OnHub, PyTorchModelHubMixin):
     ) -> Self:
         """Load from a directory, a packaged name or a hub id; in evaluation mode, weights frozen.
 
-        Weights are float32, whatever they are stored as, and frozen (`requires_grad_(False)`)
+        Weights become float32 and are frozen (`requires_grad_(False)`)
         because classification, purification and attacks differentiate the image; call
         `.train().requires_grad_(True)` to go on training. The other arguments are for the hub: see
         `locate`.

@@ -1,7 +1,7 @@
-"""Model cards: what a model is and what is known of it; the rest is stated to be unknown.
+"""Model cards, generated from a template; facts that are not known are named as unknown.
 
-A card that is written here ends with a line that holds the hash of the text above. As long as it
-fits, nobody has edited the card and it is renewed with the model; any other README.md stays.
+A generated card ends with the hash of its text. While the hash fits, nobody has edited the card,
+and saving the model again replaces it; any other README.md is kept.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ MEASUREMENT = "model_card.json"
 
 
 def describe(model: Described) -> dict[str, str]:
-    """Network, images and parameters, in a few words each."""
+    """Short descriptions of network, images and parameters, by name."""
     return {
         "network": model.summary,
         "images": f"{'x'.join(map(str, model.image_shape))}, {model.num_classes or 'no'} classes",
@@ -177,7 +177,7 @@ def _digest(text: str) -> str:
 
 
 def weights(saved: Path, sources: Collection[str]) -> str:
-    """The section on the weights in the folder `saved`, made from those with hashes `sources`."""
+    """The section on the weights in the folder `saved`; `sources` are hashes of their sources."""
     files = weight_files(saved)
     return _render(
         "weights",
@@ -205,7 +205,7 @@ def accuracy(measurement: Measurement | None, weights: Collection[str]) -> str:
 
 
 def _render(macro: str, **values: Any) -> str:
-    """The text of a macro of the template, without empty lines around it and in rows."""
+    """The text of a macro of the template, without superfluous empty lines."""
     text = str(getattr(_template(), macro)(**values)).strip()
     return re.sub(r"\n{3,}", "\n\n", text)
 

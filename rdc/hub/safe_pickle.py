@@ -1,4 +1,4 @@
-"""Pickles read as data: they can make what a table allows, and nothing else."""
+"""Unpickling restricted to plain data and an explicit list of classes and functions."""
 
 import pickle
 from collections.abc import Mapping
@@ -8,7 +8,9 @@ from typing import IO, Any
 
 
 class AllowListUnpickler(pickle.Unpickler):
-    """Makes containers, bytes, text and numbers, and what `allowed` has for (module, name).
+    """Unpickler of containers, bytes, text and numbers, and of the objects in `allowed`.
+
+    allowed: what a pickle gets for (module, name).
 
     A pickle that asks for any other global raises pickle.UnpicklingError, which names it; nothing
     is imported.

@@ -1,4 +1,4 @@
-"""Weights on disk: `model.safetensors`, or shards of it and their index; written and read whole."""
+"""Weights on disk: `model.safetensors`, or shards and their index."""
 
 import hashlib
 import re
@@ -61,7 +61,7 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _room(tensors: dict[str, Tensor], max_shard_size: int | str) -> int:
-    """Bytes of tensors that fit into a file beside its header."""
+    """Size in bytes of the tensors of a file, so that it fits with its header."""
     size = _bytes(max_shard_size)
     header = sum(150 + len(name) for name in tensors)  # of all tensors, more than any file needs
     name, largest = max(tensors.items(), key=lambda item: item[1].nbytes)
@@ -83,7 +83,7 @@ def _bytes(size: int | str) -> int:
 
 
 def _names(directory: Path) -> list[str]:
-    """The files of either layout that are there."""
+    """Names of the existing files of both layouts."""
     found = [name for name in (WEIGHTS, INDEX) if (directory / name).is_file()]
     return found + sorted(path.name for path in directory.glob(SHARDS))
 
@@ -136,7 +136,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 class Stored(NamedTuple):
-    """A tensor as the header of its file describes it; `dtype` in the terms of safetensors."""
+    """Entry of a tensor in the header of its file; `dtype` is the name in safetensors, as F32."""
 
     file: Path
     shape: tuple[int, ...]

@@ -1,1 +1,1 @@
-"""Bookkeeping of long runs: finished work, where results come from, the device."""
+"""Bookkeeping of runs: records, settings, hashes of inputs, atomic writes, provenance, device."""

@@ -1,4 +1,4 @@
-"""Where the programs compute."""
+"""Choice of the device that programs compute on."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Hashes of weights and data, by which a run knows its inputs again."""
+"""Hashes of weights and data, which identify the inputs of a run."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def weights_hash(model: nn.Module | str | Path) -> str:
 
 
 def data_fingerprint(data: Dataset) -> str:
-    """SHA-256 over a data set's pixels and what they mean, labels and class names."""
+    """SHA-256 over a data set's pixels, their shape and peak, labels and class names."""
     facts = [tuple(data.pixels.shape), data.peak, data.class_names]
     digest = hashlib.sha256(json.dumps(facts).encode())
     # In parts: pixels that are mapped from a file may be more than fits into memory.

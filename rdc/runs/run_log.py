@@ -1,4 +1,4 @@
-"""Records of a run as JSON lines that survive whatever ends the process."""
+"""Records of a run as JSON lines that survive kills and power cuts."""
 
 import json
 import os
@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """A record and where it stands: a file, and the bytes before its line."""
+    """A record and its place: a file, and the offset of its line in bytes."""
 
     record: Record
     file: Path
@@ -102,7 +102,7 @@ def read_record(line: bytes, file: Path, offset: int) -> Record:
 
 
 def cut_torn_line(file: Path) -> None:
-    """Remove what a killed process left of its last line."""
+    """Remove an incomplete last line, which a killed process left."""
     with file.open("r+b") as opened:
         end = opened.seek(0, os.SEEK_END)
         while end > 0:

@@ -1,4 +1,4 @@
-"""The lock of a run's folder: it belongs to the settings and inputs that it was begun with."""
+"""Settings lock: a run's folder belongs to the settings and inputs of its first start."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from rdc.runs.atomic import write_json
 SETTINGS = "settings.json"
 INPUTS = "inputs"
 MOST_NAMED = 12
-"""Differences that an error lists."""
+"""Number of differences that an error lists."""
 
 
 def lock_settings(
@@ -23,10 +23,10 @@ def lock_settings(
     file: str = SETTINGS,
     free: Collection[str] = (),
 ) -> None:
-    """Write what a run depends on into `folder`, or refuse a folder that was begun otherwise.
+    """Write settings and inputs of a run into `folder`, or compare them with those in it.
 
     settings: a dataclass or a dictionary, nested or not, whose names are those of the flags.
-    inputs: hashes of what the flags only name, such as weights and data, by description
+    inputs: hashes of weights, data and other files that the flags name, by description
         (`rdc.runs.fingerprints`).
     file: name of the JSON file; the inputs are in it under "inputs".
     free: names of settings that are kept but may change.
@@ -78,7 +78,7 @@ def flag(name: str) -> str:
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Place, old and new value of everything that differs in nested settings."""
+    """Name, old and new value of every difference between nested settings."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             place = f"{name}.{key}" if name else key
