@@ -71,7 +71,8 @@ class Purify:
     picture: Path | None = None
     """draw the first images: given, noised, purified, and the change"""
     resize: bool = False
-    """resize images of another size for the denoiser, and back; without, they are refused"""
+    """resize images of another size for the denoiser, and back, and make color gray for a gray
+    denoiser; without, both are refused"""
 
 
 def main(command: Purify) -> int:
@@ -154,7 +155,7 @@ class Purification:
         images, errors = {}, []
         for file in files:
             try:
-                image = read_file(file, self.shape[0])
+                image = read_file(file, self.shape[0], resize=self.command.resize)
             except (FileNotFoundError, ValueError) as error:
                 errors.append(str(error))
                 continue

@@ -46,10 +46,13 @@ def check_file(out: Path, suffix: str, what: str) -> None:
         raise ValueError(f"out={out}: {what} becomes a {suffix} file; give such a name")
 
 
-def read_file(file: Path, channels: int) -> Tensor:
-    """An image file at its own size, (1, C, H, W) in [0, 1]."""
+def read_file(file: Path, channels: int, *, resize: bool = False) -> Tensor:
+    """An image file at its own size, (1, C, H, W) in [0, 1]; with `resize`, color becomes gray."""
     image = read_image(file)
-    return to_images(image, (channels, image.height, image.width), resize=True)
+    try:
+        return to_images(image, (channels, image.height, image.width), resize=resize)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def write_file(out: Path, image: Tensor) -> None:

@@ -216,6 +216,18 @@ def test_images_keep_their_own_sizes(models: Path, tmp_path: Path) -> None:
     assert shapes == [(6, 11), (20, 9), (8, 8)]
 
 
+def test_color_becomes_gray_only_with_resize(models: Path, tmp_path: Path, capsys) -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(colors).save(tmp_path / "in.png")
+    assert run(models, tmp_path / "in.png", tmp_path / "out.png") != 0
+    assert "in.png: images: PIL image is 3x8x8, but this model takes 1x8x8" in (
+        capsys.readouterr().err
+    )
+    assert run(models, tmp_path / "in.png", tmp_path / "out.png", "--resize") == 0
+    with Image.open(tmp_path / "out.png") as image:
+        assert (image.mode, image.size) == ("L", (8, 8))
+
+
 def test_images_of_another_size_are_refused_unless_resizing(models, tmp_path, capsys) -> None:
     save(tmp_path / "in", {"a.png": noise(0, 6, 11), "c.png": noise(2, 8, 8)})
     assert run(models, tmp_path / "in", tmp_path / "out") == 1
@@ -224,7 +236,7 @@ def test_images_of_another_size_are_refused_unless_resizing(models, tmp_path, ca
     )
     assert sorted(tree(tmp_path / "out")) == ["c.png", "purification.json"]
     np.save(tmp_path / "in.npy", noise(4, 3, 6, 6))
-    assert run(models, tmp_path / "in.npy", tmp_path / "out.npy") == 1
+    assert run(models, tmp_path / "in.npy", tmp_path / "out.npy") == 2
     assert "6x6 pixels, but the denoiser takes 8x8; give --resize" in capsys.readouterr().err
     assert not (tmp_path / "out.npy").exists()
 
