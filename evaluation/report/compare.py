@@ -1,11 +1,11 @@
-"""Which runs may stand side by side, what else differs between them, and paired tests."""
+"""Comparisons: runs on the same images, their paired tests, and settings that differ."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from evaluation.report.load import NORMS, Run, flatten, spoken
+from evaluation.report.load import NORMS, Run, eps_title, flatten
 from evaluation.results.statistics import mcnemar
 
 SIGNIFICANT = 0.05
@@ -92,7 +92,7 @@ class Pair:
 
     @property
     def overlap(self) -> bool:
-        """Whether the two intervals have accuracies in common."""
+        """True if the two intervals have accuracies in common."""
         one, other = self.first.share(self.eps), self.second.share(self.eps)
         return one.low <= other.high and other.low <= one.high
 
@@ -100,8 +100,8 @@ class Pair:
 def paired_tests(group: Group) -> list[Pair]:
     """McNemar's test for every two runs under one norm, and every budget that both have.
 
-    Images as they are count as a budget. Not for a run whose checks failed: it says nothing about
-    its defense.
+    Images as they are count as a budget. Runs whose checks failed are left out: their figures are
+    not those of their defenses.
     """
     sound = [run for run in group.runs if not run.failed]
     return [
@@ -117,7 +117,7 @@ def pair(first: Run, second: Run, eps: float) -> Pair:
     one, other = ({a.image: a.right for a in run.answers[eps]} for run in (first, second))
     if one.keys() != other.keys():
         raise ValueError(
-            f"{first.name}, {second.name}: records of different images at {spoken(eps)}"
+            f"{first.name}, {second.name}: records of different images at {eps_title(eps)}"
         )
     both = [(one[image], other[image]) for image in one]
     p = mcnemar([a for a, _ in both], [b for _, b in both])

@@ -170,14 +170,14 @@ def difference(example: Example, largest: float) -> np.ndarray:
 
 
 def key(example: Example, largest: float) -> str:
-    """How to read a difference."""
+    """The key to the colors of a difference whose largest change is `largest`."""
     if len(example.given) == 1:
         return f"red +{largest:.3g}, blue -{largest:.3g}"
     return f"gray 0, white +{largest:.3g}, black -{largest:.3g}"
 
 
 def caption(record: Record, classes: list[str]) -> str:
-    """What it is, what the defense answers and how sure it is of that."""
+    """Label, answer and its confidence, on two or three lines."""
     label, answer = (fitted(classes[number], 1.05, 8) for number in (record.label, record.frozen))
     wrong = ", wrong" if not record.right else ""
     gap = " " if len(label + answer) <= 13 else "\n"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from numpy.typing import ArrayLike
 
-from evaluation.report.load import NORMS, Run, spoken
+from evaluation.report.load import NORMS, Run, eps_title
 from evaluation.results.records import Record
 from rdc.text import printable
 
@@ -126,7 +126,7 @@ def curve(axes: Axes, run: Run, number: int, aside: float) -> None:
 
 def name_budgets(axes: Axes, budgets: Sequence[float], norm: str) -> None:
     """Ticks at the budgets, if they are few, and the name of their axis."""
-    names = ["0", *(spoken(eps).removeprefix("eps ") for eps in budgets)]
+    names = ["0", *(eps_title(eps).removeprefix("eps ") for eps in budgets)]
     pixels = len(budgets) <= 7 and all(name.endswith("/255") for name in names[1:])
     if len(budgets) <= 7:
         ticks = [name.removesuffix("/255") if pixels else name for name in names]

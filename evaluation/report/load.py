@@ -22,7 +22,7 @@ NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "stAdv", "corruption": "corr
 """Titles of the threats, in the order of tables."""
 
 
-def spoken(eps: float) -> str:
+def eps_title(eps: float) -> str:
     """Name of a budget: "clean", or as in "eps 8/255"."""
     return f"eps {written(eps)}" if eps else "clean"
 
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """Of the checks: "failed", "passed" or, where none could say, "not run"."""
+        """State of the checks: "failed", "passed", or "not run" where none was applied."""
         passed = any(check.passed for check in self.summary.checks)
         return "failed" if self.failed else "passed" if passed else "not run"
 
@@ -106,7 +106,7 @@ def harm(record: Record) -> float:
 
 
 def load(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs in `folders`, and what has to be said about runs that were left out.
+    """The runs in `folders`, and notes on runs that were left out.
 
     A folder is a run, or holds runs at any depth. A run that was asked for by name and is not
     finished is an error; one that was found along the way is left out and named.
@@ -204,7 +204,7 @@ def agree(run: Run) -> None:
 
 
 def conflicts(run: Run) -> Iterator[str]:
-    """Sentences on what the summary and the records say differently."""
+    """Sentences on facts of the summary that are not those of the records."""
     for record in run.records:
         number = max(record.label, record.frozen, *record.predictions)
         if number >= len(run.classes):
@@ -218,7 +218,7 @@ def conflicts(run: Run) -> Iterator[str]:
         images = run.images if (eps, attack) in listed else 0
         if found[eps, attack] != images:
             yield (
-                f"{SUMMARY} says {images} images at {spoken(eps)}, {attack!r}, the records say "
+                f"{SUMMARY} says {images} images at {eps_title(eps)}, {attack!r}, the records say "
                 f"{found[eps, attack]}"
             )
     for eps, answers in run.answers.items():
@@ -226,7 +226,7 @@ def conflicts(run: Run) -> Iterator[str]:
         if abs(right - share.mean * share.images) > 0.5:
             yield (
                 f"{SUMMARY} says {100 * share.mean:.1f} % of {share.images} images at "
-                f"{spoken(eps)}, the records say {right} of {len(answers)}"
+                f"{eps_title(eps)}, the records say {right} of {len(answers)}"
             )
 
 

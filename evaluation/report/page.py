@@ -15,7 +15,7 @@ from evaluation.report import confidence_figures, figures, tables
 from evaluation.report.certificates import Certified, certifications
 from evaluation.report.compare import SIGNIFICANT, Group, differences, groups, paired_tests
 from evaluation.report.examples import EACH, draw, examples, key, scale
-from evaluation.report.load import NORMS, Run, load, spoken
+from evaluation.report.load import NORMS, Run, eps_title, load
 from evaluation.report.state import state, strength
 from evaluation.results.metrics import WORST
 from evaluation.results.protocols import PROTOCOLS
@@ -61,7 +61,7 @@ def overview(runs: Sequence[Run]) -> list[str]:
     width = max(len(run.name) for run in runs)
     lines = ["accuracy in % [95 % interval], frozen noise, worst of the attacks"]
     for run in runs:
-        said = "  ".join(f"{spoken(eps)}: {run.share(eps)}" for eps in (0.0, *run.budgets))
+        said = "  ".join(f"{eps_title(eps)}: {run.share(eps)}" for eps in (0.0, *run.budgets))
         mark = "CHECKS FAILED  " if run.failed else ""
         lines.append(f"{run.name:<{width}}  {mark}{said}  {run.images} images")
     return lines
@@ -76,7 +76,7 @@ class Picture:
     kind: str = "chart"
     caption: str = ""
     figure: str = ""
-    """what the caption says of the run, struck through where its checks failed"""
+    """a figure of the run at the end of the caption, struck through where its checks failed"""
 
     @property
     def url(self) -> str:
@@ -113,7 +113,7 @@ def environment() -> Environment:
         loader=PackageLoader("evaluation.report", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=shown,
     )  # fmt: skip
-    found.filters |= {"spoken": spoken, "percent": lambda share: f"{100 * share:.1f}"}
+    found.filters |= {"eps_title": eps_title, "percent": lambda share: f"{100 * share:.1f}"}
     found.globals |= {
         "CLEAN": CLEAN, "EACH": EACH, "MOST_TESTS": MOST_TESTS, "NORMS": NORMS,
         "PROTOCOLS": PROTOCOLS, "SIGNIFICANT": SIGNIFICANT, "WORST": WORST,
@@ -184,7 +184,7 @@ def run_page(run: Run, number: int, out: Path) -> RunPage:
 def photographs(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
     """Images that are answered wrongly, and rightly, by kind."""
     for kind, part in examples(run, eps).items():
-        png = draw(part, run.classes, heading(run), f"{spoken(eps)}, answer {kind}")
+        png = draw(part, run.classes, heading(run), f"{eps_title(eps)}, answer {kind}")
         caption = f"Answer {kind}. Difference: {key(part[0], scale(part))} on the [0, 1] scale"
         yield kind, Picture(png, f"{run.name}, {kind}", "photo", caption)
 
@@ -193,7 +193,7 @@ def run_charts(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
     """Confusions, reliability and risk over coverage, clean and attacked, by kind."""
     curves = {}
     for name, budget in {"clean": 0.0, "attacked": eps}.items():
-        found, where = run.answers[budget], f"attacked, {spoken(eps)}" if budget else "clean"
+        found, where = run.answers[budget], f"attacked, {eps_title(eps)}" if budget else "clean"
         lines, row = (
             (heading(run), f"{where}, {run.images} images"),
             tables.confidence_row(run, budget),

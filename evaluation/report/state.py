@@ -7,7 +7,7 @@ from evaluation.suites import SIZES
 
 
 def state(runs: Sequence[Run]) -> tuple[str, str]:
-    """One line on the checks of all runs; and "failed", "passed" or "open", where none says."""
+    """One line on the checks of all runs, and their state: "failed", "passed", or "open"."""
     silent = [run.name for run in runs if run.state == "not run"]
     passed = sum(run.state == "passed" for run in runs)
     if failed := [f"{run.name}: {', '.join(run.broken)}" for run in runs if run.failed]:

@@ -13,7 +13,7 @@ WORST = "worst"
 """Name, among those of attacks, of the worst of all attacks per image."""
 
 Scores = dict[float, dict[str, dict[str, list[float]]]]
-"""What each image scores, in [0, 1], by budget, attack and name of the protocol."""
+"""Scores of the images, in [0, 1], by budget, attack and name of the protocol."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> "Accuracy":
-        """Of scores in [0, 1]; an image that is right in some draws counts for that part."""
+        """The accuracy of scores in [0, 1]; an image right in some draws counts for that part."""
         count, total = len(scores), fsum(scores)
         low = clopper_pearson(floor(total), count)[0]
         high = clopper_pearson(ceil(total), count)[1]
@@ -43,7 +43,7 @@ Accuracies = dict[float, dict[str, dict[str, Accuracy]]]
 
 
 def scores(records: Iterable[Record]) -> Scores:
-    """What each image scores under every attack and protocol, images in the order of their numbers.
+    """Scores of the images under every attack and protocol, in the order of the images' numbers.
 
     Budget 0 has "none"; every other budget has its attacks, in the order of the records, and
     "worst": per image the least score over them, over the attacks of smaller budgets, and over the

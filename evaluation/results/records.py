@@ -51,7 +51,7 @@ class Record:
 
     @property
     def right(self) -> bool:
-        """Whether the frozen draw gives the label."""
+        """True if the frozen draw gives the label."""
         return self.frozen == self.label
 
     @property
@@ -84,7 +84,7 @@ KINDS = {
     "predictions": list_of(COUNT), "confidences": list_of(SHARE),
     "linf": NUMBER, "l2": NUMBER, "seconds": NUMBER, "log_likelihood": optional(FINITE),
 }  # fmt: skip
-"""What each field may hold in a file."""
+"""Values that each field may hold in a file."""
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -106,7 +106,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
-    """Of records of the same image, budget and attack, which a killed run can leave, the last."""
+    """The last of records of the same image, budget and attack, which a killed run can repeat."""
     return list({(r.eps, r.attack, r.image): r for r in records}.values())
 
 

@@ -17,7 +17,7 @@ from evaluation.report import write
 from evaluation.report.__main__ import main
 from evaluation.report.examples import saved
 from evaluation.report.figures import confusion
-from evaluation.report.load import Run, load, spoken
+from evaluation.report.load import Run, eps_title, load
 from evaluation.results.records import Record
 from rdc.commands.program import run_program
 from tests.support.fake_runs import Fake, make
@@ -44,8 +44,8 @@ def test_worst_answer_of_an_image(tmp_path: Path) -> None:
     assert counts.sum() == 3 and counts[1].tolist() == [0, 1, 0, 1, 1]
 
 
-def test_budgets_are_said_as_people_write_them() -> None:
-    assert [spoken(eps) for eps in (0.0, 0.1, 8 / 255, 0.2, 1.0)] == [
+def test_budgets_are_shown_as_people_write_them() -> None:
+    assert [eps_title(eps) for eps in (0.0, 0.1, 8 / 255, 0.2, 1.0)] == [
         "clean", "eps 0.1", "eps 8/255", "eps 0.2", "eps 1",
     ]  # fmt: skip
 
