@@ -1,5 +1,6 @@
-"""The wheel holds the library, its type marker and its packaged models, and nothing else."""
+"""The wheel holds the four packages, their models and templates, and works from anywhere."""
 
+import os
 import subprocess
 import sys
 from email.message import Message
@@ -9,6 +10,9 @@ from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
+
+import rdc
+from tests.support.pictures import noise, save
 
 pytestmark = pytest.mark.slow
 
@@ -39,19 +43,29 @@ def metadata(wheel: Path, names: set[str]) -> Message:
         return Parser().parsestr(archive.read(path).decode())
 
 
+PACKAGES = ("rdc", "purification", "training", "evaluation")
+
+
 def test_top_level_names(names: set[str]) -> None:
-    """Importable names are few: a wheel must not claim `tests` or `training` for everyone."""
-    libraries = {name for name in ("rdc", "purification") if (ROOT / name / "__init__.py").exists()}
+    """Importable names are few: a wheel must not claim `tests` or `examples` for everyone."""
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == libraries
-    assert len(top) == len(libraries) + 1
+    assert {name for name in top if not name.endswith(".dist-info")} == set(PACKAGES)
+    assert len(top) == len(PACKAGES) + 1
 
 
-def test_every_module_is_inside(names: set[str]) -> None:
-    files = [path for name in ("rdc", "purification") for path in (ROOT / name).rglob("*.py")]
-    modules = {path.relative_to(ROOT).as_posix() for path in files}
-    assert {"rdc/classifier.py", "purification/purifier.py"} <= modules
-    assert modules <= names
+def test_every_module_and_template_is_inside(names: set[str]) -> None:
+    files = [path for name in PACKAGES for kind in ("py", "jinja", "css")
+             for path in (ROOT / name).rglob(f"*.{kind}")]  # fmt: skip
+    expected = {path.relative_to(ROOT).as_posix() for path in files}
+    assert {"rdc/classifier.py", "training/train.py", "evaluation/report/style.css"} <= expected
+    assert expected <= names
+
+
+def test_the_version_and_the_command_are_declared(wheel: Path, metadata: Message) -> None:
+    assert metadata["Version"] == rdc.__version__
+    with ZipFile(wheel) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith("entry_points.txt"))
+        assert "rdc = rdc.commands.main:main" in archive.read(name).decode()
 
 
 def test_types_are_declared(names: set[str]) -> None:
@@ -85,3 +99,40 @@ def test_license_and_readme_travel_along(names: set[str], metadata: Message) -> 
     assert metadata["License-Expression"] == "Apache-2.0"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert metadata.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+# Each step uses what the steps before it wrote. The work is as small as it can be.
+STEPS = (
+    ("--version",),
+    ("demo", "--help"),
+    ("info",),
+    ("train", "--out", "run", "--steps", "2", "--batch-size", "4", "--network.width", "8",
+     "--network.width-multipliers", "1", "--network.attention-resolutions", "--warmup", "1",
+     "--rdc.classifier.levels", "2", "--rdc.maximization.steps", "1"),
+    ("purify", "in", "out", "--model", "run"),
+    ("classify", "out", "--model", "digits", "--json"),
+    ("evaluate", "--out", "result", "--defense.kind", "classifier", "--images", "2",
+     "--suite.steps", "1", "--suite.targets", "1", "--suite.queries", "2", "--check-images", "0"),
+    ("report", "result"),
+)  # fmt: skip
+
+
+def test_the_programs_run_from_the_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
+    """In an empty folder, with nothing of the checkout on the path."""
+    with ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    work = tmp_path / "work"
+    save(work / "in", {"digit.png": noise(0, 8, 8)})
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    code = (
+        "import sys, rdc; from rdc.commands.main import main; print(rdc.__file__); sys.exit(main())"
+    )
+    for step in STEPS:
+        ran = subprocess.run(
+            [sys.executable, "-P", "-c", code, *step], cwd=work, env=environment,
+            capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert ran.returncode == 0, (step, ran.stderr[-3000:])
+        assert ran.stdout.startswith(str(tmp_path / "site" / "rdc"))
+    assert (work / "out" / "digit.png").is_file()
+    assert (work / "result" / "report" / "index.html").is_file()
