@@ -26,7 +26,7 @@ from training.adversarial import ClassifierObjectiveConfig, perturb
 from training.temperature import fit_temperature
 
 RECORD = "calibration.json"
-INTEGRAL = ("levels", "sigma_min", "sigma_max")
+INTEGRAL = ("levels", "draws", "sigma_min", "sigma_max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ class CalibrationConfig:
     """losses or posterior, which needs a network with a classifier; by default the model's own"""
     levels: tuple[int, ...] = (8, 16)
     """noise levels between sigma_min and sigma_max; posterior takes sigma_min alone"""
+    draws: tuple[int, ...] = ()
+    """noises per level; by default the model's own"""
     sigma_min: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7)
     sigma_max: tuple[float, ...] = (1.5, 3.0)
     budget: tuple[float, ...] = (4 / 255, 8 / 255, 16 / 255)
@@ -132,13 +134,15 @@ class Calibration:
 def classifiers(config: CalibrationConfig, given: ClassifierConfig) -> list[ClassifierConfig]:
     """Candidates for the classifier, each once."""
     found: list[ClassifierConfig] = []
+    draws = config.draws or (given.draws,)
     for estimator in config.estimator or (given.estimator,):
-        if estimator == "posterior":
-            settings: Any = [{"sigma_min": low} for low in config.sigma_min]
-        else:
-            listed = product(config.levels, config.sigma_min, config.sigma_max)
-            settings = [dict(zip(INTEGRAL, values, strict=True)) for values in listed]
-        found += [replace(given, estimator=estimator, **values) for values in settings]
+        # A posterior reads neither levels nor sigma_max.
+        one = estimator == "posterior"
+        levels = (given.levels,) if one else config.levels
+        highest = (given.sigma_max,) if one else config.sigma_max
+        for values in product(levels, draws, config.sigma_min, highest):
+            settings: Any = dict(zip(INTEGRAL, values, strict=True))
+            found.append(replace(given, estimator=estimator, **settings))
     return found
 
 
