@@ -51,12 +51,12 @@ measure distilled distilled
 measure identity classifier --estimator losses
 measure posterior classifier --estimator posterior --draws 12
 
-python - "$OUT" <<'END'
+OUT="$OUT" python - <<'END'
 import json
-import sys
+import os
 from pathlib import Path
 
-out = Path(sys.argv[1])
+out = Path(os.environ["OUT"])
 
 
 def flop(name):
