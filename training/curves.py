@@ -1,6 +1,7 @@
 """Learning curves of runs as one picture: `python -m training.curves runs/a runs/b`."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import tyro
 from matplotlib.figure import Figure
 
+from rdc.commands.program import run_program
 from rdc.runs.atomic import replacing
 from training.run import HISTORY
 
@@ -63,4 +65,4 @@ def draw(histories: dict[str, list[dict[str, Any]]], over: str) -> Figure:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CurvesConfig))
+    sys.exit(run_program(main))

@@ -35,6 +35,7 @@ PROGRAMS = {
     "certify": Program("evaluation.certification.program", "certify by randomized smoothing"),
     "train": Program("training.train", "train a denoiser"),
     "train-classifier": Program("training.classifier", "train an ordinary or a robust classifier"),
+    "curves": Program("training.curves", "draw learning curves of runs"),
     "calibrate": Program("training.calibration", "choose the settings of RDC on held-out images"),
     "convert": Program("rdc.commands.convert", "convert published weights"),
     "export": Program("rdc.commands.export", "write a model for others, with a card"),
