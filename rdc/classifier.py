@@ -160,8 +160,8 @@ class AmortizedDiffusionClassifier(nn.Module):
             drawn = noise[rows // draws if len(noise) > 1 else 0, rows % draws]
             return self.denoiser.class_log_posterior(clean + sigma * drawn, sigma)
 
-        owner = torch.arange(len(x), device=x.device).repeat_interleave(draws)
-        found = by_row(log_posterior, x, owner, chunk=chunk_rows(x))
+        source = torch.arange(len(x), device=x.device).repeat_interleave(draws)
+        found = by_row(log_posterior, x, source, chunk=chunk_rows(x))
         return found.unflatten(0, (len(x), draws)).mean(1) / self.config.temperature
 
 

@@ -7,107 +7,67 @@ forward. What backward runs once more, it runs in forward's precision (`torch.au
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from contextvars import copy_context
-from functools import partial, wraps
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rdc.backward import activation_bytes, counting_saved_bytes, final, leaf_of, precision_of
+from rdc.second_order import constant_weights
+
 Module = TypeVar("Module", bound=nn.Module)
 SecondOrder = Literal["double_backward", "central_difference"]
 
-
-def _leaf(x: Tensor) -> Tensor:
-    """A copy outside any graph (and outside inference mode) that can be differentiated."""
-    return x.detach().clone().requires_grad_()
-
-
-def _precision(x: Tensor) -> Callable[[], AbstractContextManager]:
-    """This moment's autocast, to be entered again."""
-    kind = x.device.type
-    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return partial(torch.autocast, kind, dtype=dtype, enabled=enabled)
-
-
-class _Final(torch.autograd.Function):
-    """Returns `gradients` (the first `count` of `tensors`); differentiating them is an error."""
-
-    @staticmethod
-    def forward(ctx, name: str, count: int, *tensors: Tensor):
-        ctx.name = name
-        return tensors[:count]
-
-    @staticmethod
-    def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
-        raise RuntimeError(
-            f"{ctx.name} is once_differentiable: its gradient was asked for with "
-            "create_graph=True and then differentiated again, which is not supported; leave out "
-            "create_graph, or take finite differences of the gradient"
-        )
-
-
-def _final(name: str) -> Callable[[Callable], Callable]:
-    """Decorate a backward pass whose result cannot be differentiated: doing so raises.
-
-    PyTorch's own `once_differentiable` raises only where the incoming gradient requires gradients.
-    Where it does not, the dependence on the saved tensors would be dropped in silence.
-    """
-
-    def decorate(backward: Callable) -> Callable:
-        @wraps(backward)
-        def checked(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-            with torch.no_grad():
-                found = backward(ctx, *cotangents)
-            if not torch.is_grad_enabled():
-                return found
-            gradients = [each for each in found if each is not None]
-            causes = (*ctx.saved_tensors, *cotangents)
-            final = iter(_Final.apply(name, len(gradients), *gradients, *causes))  # type: ignore[arg-type]
-            return tuple(None if each is None else next(final) for each in found)
-
-        return checked
-
-    return decorate
+OfBatch = Callable[[Tensor], Tensor]
+"""(B, ...) -> (B,), rows independent"""
+OfRows = Callable[[Tensor, Tensor], Tensor]
+"""inputs (M, ...) of M rows, their numbers (M,) -> values (M, ...)"""
 
 
 class _Gradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, function: Callable[[Tensor], Tensor], second_order, step: float):
+    def forward(ctx, x: Tensor, function: OfBatch, second_order: str, step: float, memory: int):
         ctx.function, ctx.second_order, ctx.step = function, second_order, step
-        ctx.precision = _precision(x)
+        ctx.precision, ctx.kept = precision_of(x), None
         ctx.save_for_backward(x)
-        return _first(function, x)
+        if second_order != "double_backward" or memory <= 0:
+            return _first(function, x)
+        kept, size = counting_saved_bytes(partial(_first_with_graph, function, x))
+        ctx.kept = kept if size <= memory else None
+        return kept[1].detach()
 
     @staticmethod
-    @_final("rdc.gradients.gradient")
+    @final("rdc.gradients.gradient")
     def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         (x,) = ctx.saved_tensors
+        kept, ctx.kept = ctx.kept, None  # a graph serves once
         with ctx.precision():
-            if ctx.second_order == "double_backward":
-                product = _second_by_graph(ctx.function, x, cotangent)
-            else:
+            if ctx.second_order == "central_difference":
                 product = _second_by_difference(ctx.function, x, cotangent, ctx.step)
-        return product, None, None, None
+            else:
+                leaf, first = kept or _first_with_graph(ctx.function, x)
+                product = torch.autograd.grad(first, leaf, cotangent)[0]
+        return product, None, None, None, None
 
 
-def _first(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _first(function: OfBatch, x: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = _leaf(x)
+        leaf = leaf_of(x)
         return torch.autograd.grad(function(leaf).sum(), leaf)[0]
 
 
-def _second_by_graph(function, x: Tensor, cotangent: Tensor) -> Tensor:
+def _first_with_graph(function: OfBatch, x: Tensor) -> tuple[Tensor, Tensor]:
+    """x as a leaf, and the gradient by it, which can be differentiated."""
     # Fused attention kernels have no second derivative; the plain one does.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        leaf = _leaf(x)
-        (first,) = torch.autograd.grad(function(leaf).sum(), leaf, create_graph=True)
-        return torch.autograd.grad(first, leaf, cotangent)[0]
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), constant_weights():
+        leaf = leaf_of(x)
+        return leaf, torch.autograd.grad(function(leaf).sum(), leaf, create_graph=True)[0]
 
 
-def _second_by_difference(function, x: Tensor, cotangent: Tensor, step: float) -> Tensor:
+def _second_by_difference(function: OfBatch, x: Tensor, cotangent: Tensor, step: float) -> Tensor:
     norm = cotangent.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
     norm = norm.view(-1, *[1] * (x.ndim - 1))
     offset = step * cotangent / norm
@@ -115,102 +75,125 @@ def _second_by_difference(function, x: Tensor, cotangent: Tensor, step: float) -
 
 
 def gradient(
-    function: Callable[[Tensor], Tensor],
+    function: OfBatch,
     x: Tensor,
     *,
     second_order: SecondOrder = "double_backward",
     step: float = 0.03,
+    memory: int = 0,
 ) -> Tensor:
-    """d function(x).sum() / dx, itself differentiable once more, keeping only x in memory.
+    """d function(x).sum() / dx, itself differentiable once more.
 
     `function` maps (B, ...) to one value per row, rows independent. The backward pass needs the
-    Hessian-vector product H v. "double_backward" differentiates the gradient (exact, about nine
-    forward passes); "central_difference" takes (g(x + h u) - g(x - h u)) |v| / 2h with u = v / |v|
-    and h = `step`, an L2 distance (two gradients; error O(h^2), and rounding O(1/h)).
+    Hessian-vector product H v. "double_backward" differentiates the gradient (exact);
+    "central_difference" takes (g(x + h u) - g(x - h u)) |v| / 2h with u = v / |v| and h = `step`,
+    an L2 distance (two gradients; error O(h^2), and rounding O(1/h)).
+
+    memory: bytes of activations that may be kept for the backward pass of "double_backward". Where
+        that is too little, x alone is kept and the gradient is computed again.
     """
     if not torch.is_grad_enabled() or not x.requires_grad:
         return _first(function, x)
-    return _Gradient.apply(x, function, second_order, step)  # type: ignore[return-value]
+    return _Gradient.apply(x, function, second_order, step, memory)  # type: ignore[return-value]
 
 
 class _ByRow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, function: "OfRows", owner: Tensor, chunk: int):
-        ctx.function, ctx.owner, ctx.chunk, ctx.kept = function, owner, chunk, None
-        ctx.precision = _precision(x)
+    def forward(ctx, x: Tensor, function: OfRows, source: Tensor, chunk: int):
+        ctx.function, ctx.source, ctx.chunk = function, source, chunk
+        ctx.precision, ctx.kept = precision_of(x), []
         ctx.save_for_backward(x)
-        if len(owner) > chunk:
-            with torch.no_grad():
-                return _in_chunks(function, x, owner, chunk)
-        ctx.kept = _graph(function, x[owner], _all(owner))
-        return ctx.kept[1].detach()
+        found, room = [], activation_bytes(x)
+        for rows in _numbers(source).split(chunk):
+            if room < 0:
+                found.append(function(x[source[rows]], rows))
+                continue
+            kept, size = counting_saved_bytes(partial(_with_graph, function, x[source[rows]], rows))
+            room -= size
+            ctx.kept.append((rows, *kept))
+            found.append(kept[1].detach())
+        return torch.cat(found)
 
     @staticmethod
     def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants to differentiate this once more
+        if torch.is_grad_enabled():  # the result will be differentiated once more
             with ctx.precision():
-                found = _differentiable(ctx.function, x, ctx.owner, ctx.chunk, cotangent)
+                found = _differentiable(ctx.function, x, ctx.source, ctx.chunk, cotangent)
             return found, None, None, None
-        rows = cotangent.nonzero()[:, 0].unique()
-        kept, ctx.kept = ctx.kept, None  # its activations last for one use
-        if 2 * len(rows) < len(ctx.owner):
-            kept = None  # a row forward and back again costs what two kept rows cost
-        elif kept is not None:
-            rows = _all(ctx.owner)
+        needed = cotangent.flatten(1).any(1) if cotangent.ndim > 1 else cotangent != 0
         total = torch.zeros_like(x)
-        for part in rows.split(ctx.chunk) if len(rows) else ():
+        while ctx.kept:  # whose activations last for one use
+            rows, leaf, values = ctx.kept.pop(0)
+            # A row forward and back again costs what two kept rows cost.
+            if 2 * needed[rows].sum() >= len(rows):
+                with ctx.precision():
+                    (found,) = torch.autograd.grad(values, leaf, cotangent[rows])
+                _add(total, ctx.source[rows], found)
+                needed[rows] = False
+        for rows in needed.nonzero()[:, 0].split(ctx.chunk) if needed.any() else ():
             with ctx.precision():
-                leaf, values = kept or _graph(ctx.function, x[ctx.owner[part]], part)
-                (found,) = torch.autograd.grad(values, leaf, cotangent[part])
-            _add(total, ctx.owner[part], found)
+                leaf, values = _with_graph(ctx.function, x[ctx.source[rows]], rows)
+                found = torch.autograd.grad(values, leaf, cotangent[rows])[0]
+            _add(total, ctx.source[rows], found)
         return total, None, None, None
 
 
-def _all(owner: Tensor) -> Tensor:
-    return torch.arange(len(owner), device=owner.device)
+def _numbers(source: Tensor) -> Tensor:
+    return torch.arange(len(source), device=source.device)
 
 
-def _in_chunks(function: "OfRows", x: Tensor, owner: Tensor, chunk: int) -> Tensor:
-    return torch.cat([function(x[owner[rows]], rows) for rows in _all(owner).split(chunk)])
+def _in_chunks(function: OfRows, x: Tensor, source: Tensor, chunk: int) -> Tensor:
+    return torch.cat([function(x[source[rows]], rows) for rows in _numbers(source).split(chunk)])
 
 
-def _graph(function: "OfRows", copies: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Copies that can be differentiated, and the values of their rows."""
+def _with_graph(function: OfRows, inputs: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs that can be differentiated, and the values of their rows."""
     with torch.enable_grad():
-        leaf = _leaf(copies)
+        leaf = leaf_of(inputs)
         return leaf, function(leaf, rows)
 
 
-def _differentiable(function, x: Tensor, owner: Tensor, chunk: int, cotangent: Tensor) -> Tensor:
+def _differentiable(
+    function: OfRows, x: Tensor, source: Tensor, chunk: int, cotangent: Tensor
+) -> Tensor:
     # All rows: the derivative for a cotangent of 0 is not 0.
     with sdpa_kernel(SDPBackend.MATH):
-        values = _in_chunks(function, x, owner, chunk)
+        values = _in_chunks(function, x, source, chunk)
         return torch.autograd.grad(values, x, cotangent, create_graph=True)[0]
 
 
-def _add(total: Tensor, owner: Tensor, rows: Tensor) -> None:
-    """total[owner[r]] += rows[r] for ascending owners; unlike index_add_, always in one order."""
-    owners, counts = owner.unique_consecutive(return_counts=True)
-    total[owners] += torch.stack([part.sum(0) for part in rows.split(counts.tolist())])
+def _add(total: Tensor, source: Tensor, rows: Tensor) -> None:
+    """total[source[r]] += rows[r] for ascending sources; unlike index_add_, in one fixed order."""
+    sources, counts = source.unique_consecutive(return_counts=True)
+    total[sources] += torch.stack([part.sum(0) for part in rows.split(counts.tolist())])
 
 
-OfRows = Callable[[Tensor, Tensor], Tensor]
-"""function(copies (M, ...) of what the rows see, their numbers (M,)) -> values (M, ...)"""
+def by_row(function: OfRows, x: Tensor, source: Tensor, *, chunk: int) -> Tensor:
+    """The values of R rows, `chunk` rows at a time, and their exact derivative: (R, ...).
 
+    A row is one evaluation of a network: an image at one noise level, for example. Row r sees
+    x[source[r]]; source (R,) int64 ascends, and rows are independent. `function` gets the inputs
+    (M, ...) of M rows and their numbers (M,), and returns their values (M, ...):
 
-def by_row(function: OfRows, x: Tensor, owner: Tensor, *, chunk: int) -> Tensor:
-    """The values of all rows (R, ...), `chunk` rows at a time, and their exact derivative.
+        levels = torch.tensor([0.5, 1.0, 2.0])
+        source = torch.arange(len(x)).repeat_interleave(3)  # 0 0 0 1 1 1 ...
 
-    Row r sees x[owner[r]]; owner (R,) int64 ascends, and rows are independent. The derivative goes
-    through the rows whose cotangent is not zero, and no others: these run once more, `chunk` at a
-    time, so that the memory is that of one chunk. Where one chunk holds all rows, its activations
-    are kept for the first backward pass that needs half of them. A derivative that is itself
-    differentiated goes through all rows and keeps them all.
+        def errors(inputs, rows):  # row r is image r // 3 at level r % 3
+            sigma = levels[rows % 3]
+            noised = inputs + sigma[:, None, None, None] * noise[rows % 3]
+            return (denoiser.denoise(noised, sigma) - inputs).square().sum((1, 2, 3))
+
+        values = by_row(errors, x, source, chunk=64).view(len(x), 3)
+
+    Chunks keep their activations for the backward pass while `activation_bytes` lasts, the first
+    one in any case; the others compute theirs again, those rows alone whose cotangent is not zero,
+    in the memory of one chunk. A derivative that is itself differentiated goes through all rows and
+    keeps them all.
     """
     if not torch.is_grad_enabled() or not x.requires_grad:
-        return _in_chunks(function, x, owner, chunk)
-    return _ByRow.apply(x, function, owner, chunk)  # type: ignore[return-value]
+        return _in_chunks(function, x, source, chunk)
+    return _ByRow.apply(x, function, source, chunk)  # type: ignore[return-value]
 
 
 class _Chain(torch.autograd.Function):
@@ -220,7 +203,7 @@ class _Chain(torch.autograd.Function):
         ctx.step, ctx.count, ctx.size = step, count, size
         # A step that draws, as a stochastic classifier does, knows from here for which copies.
         ctx.surroundings = copy_context()
-        ctx.precision = _precision(tensors[0])
+        ctx.precision = precision_of(tensors[0])
         states = []
         with torch.no_grad():
             for k in range(count):
@@ -230,7 +213,7 @@ class _Chain(torch.autograd.Function):
         return state
 
     @staticmethod
-    @_final("rdc.gradients.chain")
+    @final("rdc.gradients.chain")
     def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
         step, count, size = ctx.step, ctx.count, ctx.size
         saved = ctx.saved_tensors
@@ -239,7 +222,7 @@ class _Chain(torch.autograd.Function):
         for k in reversed(range(count)):
             state = states[k * size : (k + 1) * size]
             with ctx.precision(), torch.enable_grad():
-                leaves = [_leaf(t) if t.is_floating_point() else t for t in (*state, *context)]
+                leaves = [leaf_of(t) if t.is_floating_point() else t for t in (*state, *context)]
                 reached = ctx.surroundings.run(step, k, tuple(leaves[:size]), tuple(leaves[size:]))
                 pairs = zip(reached, cotangents, strict=True)
                 ends = [pair for pair in pairs if pair[0].requires_grad]
@@ -289,7 +272,7 @@ class _StraightThrough(torch.autograd.Function):
             return function(x)
 
     @staticmethod
-    @_final("rdc.gradients.straight_through")
+    @final("rdc.gradients.straight_through")
     def backward(ctx, cotangent: Tensor):  # type: ignore[override]
         return cotangent, None
 

@@ -6,7 +6,6 @@ in the differences between classes, which are all that the posterior depends on.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -30,42 +29,44 @@ def class_errors(
 ) -> Tensor:
     """||x - D(x + sigma_t noise_t, sigma_t, y)||^2 summed over pixels: (B, K, T).
 
-    Images and levels fold into rows of a network that answers for all classes at once, and images,
-    levels and classes into rows of a label-conditional one. `chunk` rows (default: by device and
-    image size) go through the network at a time. Gradients flow to x, exactly and in the memory of
-    one chunk: backward runs again, but only the rows on which the result depends. Of a margin these
-    are the label's and the best wrong class's; see `rdc.gradients.by_row`.
+    Images and levels are the rows of a network that answers for all classes at once; images, levels
+    and classes are the rows of a label-conditional one. `chunk` rows (default: by device and image
+    size) go through the network at a time. Gradients flow to x, exactly; backward skips the rows on
+    which the result does not depend. Of a margin it takes those of the label and of the best wrong
+    class; see `rdc.gradients.by_row`.
     """
     sigmas = sigmas.to(x)
-    batch, levels, classes = len(x), len(sigmas), denoiser.num_classes
-    ask, each = _network(denoiser)
+    levels, classes = len(sigmas), denoiser.num_classes
+    each = _rows_per_image(denoiser)
 
     def errors(clean: Tensor, rows: Tensor) -> Tensor:
+        """(M, K), or (M, 1) where a row has one class."""
         image, level = rows // each // levels, rows // each % levels
-        sigma = sigmas[level]
         drawn = noise[image if len(noise) > 1 else 0, level]
-        residual = ask(clean + sigma[:, None, None, None] * drawn, sigma, rows % each)
-        residual = residual - clean[:, None]
+        noised = clean + sigmas[level][:, None, None, None] * drawn
+        if each == 1:
+            denoised = denoiser.denoise_classes(noised, sigmas[level])
+        else:
+            denoised = denoiser.denoise_class(noised, sigmas[level], rows % each)[:, None]  # type: ignore[attr-defined]
+        residual = denoised - clean[:, None]
         # The losses of the classes are large and nearly equal: at least float32 from here on.
         residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
         return residual.square().sum((2, 3, 4))
 
-    owner = torch.arange(batch, device=x.device).repeat_interleave(levels * each)
-    found = by_row(errors, x, owner, chunk=chunk or chunk_rows(x))
-    return found.view(batch, levels, classes).transpose(1, 2)
+    source = torch.arange(len(x), device=x.device).repeat_interleave(levels * each)
+    found = by_row(errors, x, source, chunk=chunk or chunk_rows(x))
+    return found.view(len(x), levels, classes).transpose(1, 2)
 
 
-def _network(denoiser: DenoiserLike) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], int]:
-    """What a network row answers, (M, 1 or K, C, H, W), and how many rows make all classes."""
-    if denoiser.rows_per_image == 1:
-        return lambda noised, sigma, _: denoiser.denoise_classes(noised, sigma), 1
-    if not isinstance(denoiser, OneClassAtATime):
+def _rows_per_image(denoiser: DenoiserLike) -> int:
+    """Network rows for all classes of one noised image: 1 or K."""
+    each = denoiser.rows_per_image
+    if each != 1 and not isinstance(denoiser, OneClassAtATime):
         raise TypeError(
-            f"denoiser: {type(denoiser).__name__} has rows_per_image={denoiser.rows_per_image} and "
-            "so must have denoise_class(x, sigma, labels), one row per image"
+            f"denoiser: {type(denoiser).__name__} has rows_per_image={each} and so must have "
+            "denoise_class(x, sigma, labels), one row per image"
         )
-    one = denoiser.denoise_class
-    return lambda noised, sigma, labels: one(noised, sigma, labels)[:, None], denoiser.num_classes
+    return each
 
 
 def class_losses(

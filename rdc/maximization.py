@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from rdc.backward import activation_bytes
 from rdc.config import require
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
@@ -74,8 +75,9 @@ class LikelihoodMaximizer(nn.Module):
     our mean|g| times the number of pixels). The released code's Adam minimizes the error in x'
     instead, without 1 / sigma^2.
 
-    `gradient`: "exact" differentiates through every step, second order, and keeps one image per
-    step; "bpda" uses the identity. `second_order` says how "exact" multiplies with the Hessian; see
+    `gradient`: "exact" differentiates through every step, second order, and keeps the activations
+    of all steps where these fit into `rdc.backward.activation_bytes`, else one image per step;
+    "bpda" uses the identity. `second_order` says how "exact" multiplies with the Hessian; see
     `rdc.gradients.gradient`. Weights are constants: gradients flow to the image.
     Raises ValueError for images of another shape than the denoiser's, or that are not floats.
     """
@@ -131,13 +133,13 @@ class LikelihoodMaximizer(nn.Module):
         noise, sigmas = self._draws(x)
         count = noise.shape[1]
 
-        def of_draws(copies: Tensor, rows: Tensor) -> Tensor:
+        def losses(inputs: Tensor, rows: Tensor) -> Tensor:
             image = rows // count if len(noise) > 1 else 0
             drawn = (tensor[image, rows % count][:, None] for tensor in (noise, sigmas))
-            return self._loss(copies, *drawn)
+            return self._loss(inputs, *drawn)
 
-        owner = torch.arange(len(x), device=x.device).repeat_interleave(count)
-        return by_row(of_draws, x, owner, chunk=chunk_rows(x)).view(len(x), count).mean(1)
+        source = torch.arange(len(x), device=x.device).repeat_interleave(count)
+        return by_row(losses, x, source, chunk=chunk_rows(x)).view(len(x), count).mean(1)
 
     def _draws(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Noise (B or 1, steps draws, C, H, W) and levels (B or 1, steps draws)."""
@@ -154,6 +156,7 @@ class LikelihoodMaximizer(nn.Module):
                 lambda y, n=noise, s=sigma: self._loss(y, n, s),
                 moved,
                 second_order=self.second_order,
+                memory=activation_bytes(x) // len(steps),
             )
             change, state = move(g, state, number)
             moved = moved + change

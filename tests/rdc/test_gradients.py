@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rdc.backward import ACTIVATION_BYTES
 from rdc.gradients import by_row, chain, gradient, straight_through
 from tests.support.oracle import central_difference, some_images
 
@@ -95,13 +96,55 @@ def test_rows_have_the_values_and_the_gradient_of_autograd(chunk: int) -> None:
     assert torch.equal(found[2], torch.zeros_like(found[2]))
 
 
-def test_only_rows_that_matter_run_again() -> None:
+def test_only_rows_that_matter_run_again(monkeypatch) -> None:
+    monkeypatch.setitem(ACTIVATION_BYTES, "cpu", -1)  # nothing is kept
     x, watched = X.clone().requires_grad_(), Watched()
     values = by_row(watched, x, OWNER, chunk=2)
     assert watched.rows == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
     watched.rows.clear()
     torch.autograd.grad(values, x, COTANGENT)
     assert watched.rows == [[1, 3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("room", "again"),
+    [(2**30, []), (0, [[2, 3], [4, 5], [6, 7], [8]]), (-1, [[0, 1], [2, 3], [4, 5], [6, 7], [8]])],
+)
+def test_chunks_keep_their_activations_while_there_is_room(monkeypatch, room: int, again) -> None:
+    monkeypatch.setitem(ACTIVATION_BYTES, "cpu", room)
+    x, watched = X.clone().requires_grad_(), Watched()
+    values = by_row(watched, x, OWNER, chunk=2)
+    watched.rows.clear()
+    (found,) = torch.autograd.grad(values.sum(), x)
+    assert watched.rows == again
+    torch.testing.assert_close(found, plainly(torch.ones(9).double()), rtol=1e-13, atol=0)
+
+
+def test_a_chunk_is_kept_for_half_of_its_rows() -> None:
+    x, watched = X.clone().requires_grad_(), Watched()
+    values = by_row(watched, x, OWNER, chunk=3)
+    watched.rows.clear()
+    (found,) = torch.autograd.grad(values, x, COTANGENT)  # of rows 1, 3 and 4
+    assert watched.rows == [[1]]
+    torch.testing.assert_close(found, plainly(), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize(("memory", "calls"), [(0, 2), (1, 2), (2**30, 1)])
+def test_gradient_keeps_its_graph_where_memory_allows(memory: int, calls: int) -> None:
+    seen = []
+
+    def watched(x: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        return energy(x)
+
+    x = X.clone().requires_grad_()
+    value = (gradient(watched, x, memory=memory) * V).sum()
+    (found,) = torch.autograd.grad(value, x, retain_graph=True)
+    expected = torch.autograd.grad(through_gradient(x), x)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    before = len(seen)
+    assert torch.equal(torch.autograd.grad(value, x)[0], found)  # again, without what was kept
+    assert (before, len(seen)) == (calls, calls + 1)
 
 
 @pytest.mark.parametrize(

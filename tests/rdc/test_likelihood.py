@@ -20,6 +20,7 @@ from rdc import (
     MaximizationConfig,
     Noise,
 )
+from rdc.backward import ACTIVATION_BYTES
 from rdc.images import to_x
 from rdc.likelihood import chunk_rows, class_errors, class_losses, log_likelihood
 from tests.support.denoisers import random_denoiser
@@ -229,8 +230,13 @@ def test_gradient_of_a_loss_is_that_of_all_classes_at_once(chunk, conditioning, 
 
 
 @pytest.mark.parametrize("chunk", [None, 5])
-def test_only_the_classes_of_the_margin_run_again(chunk: int | None) -> None:
-    """Two of three classes for each image, and others for another image; none for a third."""
+def test_only_the_classes_of_the_margin_run_again(monkeypatch, chunk: int | None) -> None:
+    """Two of three classes for each image, and others for another image; none for a third.
+
+    In several chunks, where no memory is left to keep their activations.
+    """
+    if chunk is not None:
+        monkeypatch.setitem(ACTIVATION_BYTES, "cpu", -1)
     denoiser = Counting(random_denoiser(conditioning="label"))
     x = to_x(IMAGES).requires_grad_()
     losses = class_losses(denoiser, x, LEVELS, NOISE, chunk=chunk)
@@ -241,12 +247,13 @@ def test_only_the_classes_of_the_margin_run_again(chunk: int | None) -> None:
     assert x.grad is not None and torch.equal(x.grad[2], torch.zeros_like(x[2]))
 
 
-def test_all_classes_of_a_multihead_network_take_one_row() -> None:
+def test_all_classes_of_a_multihead_network_take_one_row(monkeypatch) -> None:
     denoiser = Counting(random_denoiser())
     x = to_x(IMAGES).requires_grad_()
     class_losses(denoiser, x, LEVELS, NOISE)[:, 0].sum().backward()
     assert denoiser.seen == [()] * 12  # kept for the backward pass
     denoiser.seen.clear()
+    monkeypatch.setitem(ACTIVATION_BYTES, "cpu", -1)
     class_losses(denoiser, x, LEVELS, NOISE, chunk=5)[:, 0].sum().backward()
     assert denoiser.seen == [()] * 24
 

@@ -1,0 +1,85 @@
+"""Parts of backward passes: refusal of a second one, recomputation, memory for activations."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Result = TypeVar("Result")
+
+
+class _Final(torch.autograd.Function):
+    """Returns `gradients` (the first `count` of `tensors`); differentiating them is an error."""
+
+    @staticmethod
+    def forward(ctx, name: str, count: int, *tensors: Tensor):
+        ctx.name = name
+        return tensors[:count]
+
+    @staticmethod
+    def backward(ctx, *cotangents: Tensor):  # type: ignore[override]
+        raise RuntimeError(
+            f"{ctx.name} is once_differentiable: its gradient was asked for with "
+            "create_graph=True and then differentiated again, which is not supported; leave out "
+            "create_graph, or take finite differences of the gradient"
+        )
+
+
+def final(name: str) -> Callable[[Callable], Callable]:
+    """Decorate a backward pass whose result cannot be differentiated: doing so raises.
+
+    PyTorch's own `once_differentiable` raises only where the incoming gradient requires gradients.
+    Where it does not, the dependence on the saved tensors would be dropped in silence.
+    """
+
+    def decorate(backward: Callable) -> Callable:
+        @wraps(backward)
+        def checked(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+            with torch.no_grad():
+                found = backward(ctx, *cotangents)
+            if not torch.is_grad_enabled():
+                return found
+            gradients = [each for each in found if each is not None]
+            causes = [each for each in (*ctx.saved_tensors, *cotangents) if each is not None]
+            final = iter(_Final.apply(name, len(gradients), *gradients, *causes))  # type: ignore[arg-type]
+            return tuple(None if each is None else next(final) for each in found)
+
+        return checked
+
+    return decorate
+
+
+ACTIVATION_BYTES = {"cpu": 2**30, "cuda": 2**33}
+
+
+def activation_bytes(x: Tensor) -> int:
+    """Bytes of activations to keep on x's device for a backward pass, instead of recomputing."""
+    return ACTIVATION_BYTES.get(x.device.type, 2**30)
+
+
+def leaf_of(x: Tensor) -> Tensor:
+    """A copy outside any graph (and outside inference mode) that can be differentiated."""
+    return x.detach().clone().requires_grad_()
+
+
+def precision_of(x: Tensor) -> Callable[[], AbstractContextManager]:
+    """The present autocast settings, to be entered again."""
+    kind = x.device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return partial(torch.autocast, kind, dtype=dtype, enabled=enabled)
+
+
+def counting_saved_bytes(function: Callable[[], Result]) -> tuple[Result, int]:
+    """The result of a function, and the size of what its graph keeps for a backward pass."""
+    sizes: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        return function(), sum(sizes.values())
