@@ -182,7 +182,9 @@ def flag(name: str, value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, bool):
-        return [word if value else word.replace("--", "--no-", 1)]
+        # tyro negates the last part of a nested name: --suite.no-round.
+        group, dot, name = word.removeprefix("--").rpartition(".")
+        return [word if value else f"--{group}{dot}no-{name}"]
     values = value if isinstance(value, list) else [value]
     return [word, *map(str, values)]
 

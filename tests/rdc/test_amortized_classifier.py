@@ -56,7 +56,7 @@ def test_amortized_classifier_is_the_integral_of_the_losses() -> None:
     losses = ClassifierConfig(levels=60, sigma_min=low, sigma_max=60, draws=300)
     expected = DiffusionClassifier(denoiser, losses)(images)
     found = AmortizedDiffusionClassifier(
-        denoiser, ClassifierConfig(sigma_min=low, draws=20_000, estimator="posterior")
+        denoiser, ClassifierConfig(levels=1, sigma_min=low, draws=20_000, estimator="posterior")
     )(images)
     torch.testing.assert_close(
         found - found.mean(1, keepdim=True),
