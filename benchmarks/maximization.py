@@ -8,11 +8,10 @@ images, so that no training error is in the figures; `--model digits` measures a
 import time
 from dataclasses import dataclass
 
-import torch
 import tyro
 
-from evaluation.gradient_modes import surrogates
-from evaluation.robustness import attack
+from evaluation.demo import pgd_evaluation
+from evaluation.results.metrics import WORST
 from rdc import (
     ClassifierConfig,
     Denoiser,
@@ -71,12 +70,11 @@ def main(config: MaximizationBenchmarkConfig) -> None:
         started = time.perf_counter()
         # Double backward, the default: some of these losses are too rugged for differences.
         model = RobustDiffusionClassifier(denoiser, RDCConfig(CLASSIFIER, maximization))
-        _, right = attack(
-            model, data.images, data.labels, eps=config.eps, steps=config.steps,
-            surrogates=surrogates(model),
-        )  # fmt: skip
-        columns = [*right.values(), torch.stack(list(right.values())).all(0)]
-        cells = "".join(f"{100 * column.double().mean().item():>7.0f}" for column in columns)
+        found = pgd_evaluation(model, data, eps=(config.eps,), steps=config.steps)
+        attacks = (*found.runner.entries, WORST)
+        accuracies = [found.accuracy("linf", 0.0)]
+        accuracies += [found.accuracy("linf", config.eps, attack=attack) for attack in attacks]
+        cells = "".join(f"{100 * accuracy.mean:>7.0f}" for accuracy in accuracies)
         print(f"{name:<46}{cells}{time.perf_counter() - started:>9.0f}")
 
 

@@ -16,16 +16,17 @@ from pathlib import Path
 
 import torch
 import tyro
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
+from evaluation.demo import pgd_evaluation
 from evaluation.gradient_modes import surrogates
+from evaluation.results.metrics import scores
+from evaluation.results.protocols import FROZEN
 from evaluation.results.statistics import clopper_pearson
-from evaluation.robustness import attack
 from purification import DiffusionPurifier, PurifierConfig
 from purification.guidance import AGDM, GDMP, ContrastiveGuidance, Guidance
 from rdc import Defense, Denoiser, ImageClassifier
-from rdc.data import Dataset, load
+from rdc.data import load
 from rdc.images import to_x
 from rdc.runs.provenance import provenance
 
@@ -142,17 +143,15 @@ class Bench:
     def _attack(self, split: str, name: str, model: nn.Module) -> dict[str, float]:
         data = self.data[split]
         steps = self.config.steps if split == "test" else self.config.tuning_steps
-        right: dict[str, Tensor] = {}
-        for part in tqdm(parts(data), desc=f"{split}: {name}", unit="part"):
-            _, found = attack(
-                model, part.images, part.labels, eps=self.config.eps, steps=steps,
-                surrogates=compared(model),
-            )  # fmt: skip
-            for attack_name, mask in found.items():
-                right[attack_name] = torch.cat([right.get(attack_name, mask[:0]), mask])
-        worst = torch.stack(list(right.values())).all(0)
-        counts = {name: int(mask.sum()) for name, mask in {**right, "worst": worst}.items()}
-        return {**counts, "images": len(data)}
+        found = pgd_evaluation(
+            model, data, name, eps=(self.config.eps,), steps=steps, through=compared(model),
+            batch_size=25, show=True,
+        )  # fmt: skip
+        by_attack = [by for attacks in scores(found.records).values() for by in attacks.items()]
+        return {
+            **{name: int(sum(by[FROZEN])) for name, by in by_attack},
+            "images": len(data),
+        }
 
 
 def compared(model: nn.Module) -> dict[str, nn.Module]:
@@ -161,10 +160,6 @@ def compared(model: nn.Module) -> dict[str, nn.Module]:
     if "bpda" not in found:
         return found
     return {"exact": found["exact"], "straight-through": found["bpda"]}
-
-
-def parts(data: Dataset, size: int = 25) -> list[Dataset]:
-    return [data.subset(slice(start, start + size)) for start in range(0, len(data), size)]
 
 
 def row(name: str, setting: str, counts: dict[str, float]) -> str:

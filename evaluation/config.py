@@ -1,32 +1,25 @@
-"""What an evaluation is asked for."""
+"""Settings of an evaluation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluation.defenses import DefenseConfig
-from evaluation.eps import Budget
+from evaluation.eps import Budget, written
 from evaluation.suites import Kind, SuiteConfig, Threat
 from rdc.data import Split
 
+GIVEN = "given"
+"""Name of data that a caller of `evaluation.evaluate` holds."""
 
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """One defense, one norm, some budgets."""
 
-    out: Path
-    """folder for the records, the attacked images and `summary.json`"""
-    defense: DefenseConfig = field(default_factory=DefenseConfig)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Attacks and their budgets, for any model and any images."""
+
     attack: Kind = "adaptive"
     """"adaptive": every gradient, and attacks without one; "standard": AutoAttack's ensemble, on
     the frozen draw; "stochastic": the same, and an ensemble on means over draws"""
     suite: SuiteConfig = field(default_factory=SuiteConfig)
-    transfer: str | None = None
-    """image classifier on which "adaptive" makes images for a transfer attack: packaged name,
-    directory or hub id; by default a packaged one of the data that is not the defense's own"""
-    data: str = "digits"
-    split: Split = "test"
-    images: int = 100
-    """how many, from the start of the split"""
     norm: Threat = "linf"
     eps: tuple[Budget, ...] = (0.1,)
     """budgets on the [0, 1] scale, such as 0.1 or 8/255; for stadv, of the displacement (see
@@ -45,15 +38,44 @@ class EvaluateConfig:
             raise ValueError(
                 f"--eval-draws {self.eval_draws}: at least 2; a single one is the frozen draw"
             )
-        for name in ("images", "batch_size", "max_rows"):
+        for name in ("batch_size", "max_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         if self.check_images < 0:
             raise ValueError(f"--check-images {self.check_images}: 0 or more")
-        # Their names in files have six digits.
+        # Budgets have six digits in the names of files.
         different = {f"{eps:g}" for eps in self.eps}
         if not self.eps or min(self.eps) <= 0 or len(different) < len(self.eps):
             raise ValueError(
-                f"--eps {self.eps}: give one or more different positive budgets; clean images are "
-                "measured anyway"
+                f"--eps {' '.join(map(written, self.eps))}: give one or more different positive "
+                "budgets; clean images are measured anyway"
             )
+        if self.norm == "linf" and max(self.eps) > 1:
+            raise ValueError(
+                f"--eps {written(max(self.eps))}: images are in [0, 1], where a budget of 1 allows "
+                f"everything; for 0 to 255 give {written(max(self.eps))}/255"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Options):
+    """One defense, one norm, some budgets."""
+
+    out: Path
+    """folder for the records, the attacked images and `summary.json`"""
+    defense: DefenseConfig = field(default_factory=DefenseConfig)
+    transfer: str | None = None
+    """image classifier on which "adaptive" makes images for a transfer attack: packaged name,
+    directory, hub id or file.py:function; by default a packaged one of the data that is not the
+    defense's own"""
+    data: str = "digits"
+    split: Split = "test"
+    images: int = 100
+    """how many, from the start of the split"""
+    resize: bool = False
+    """convert images of another shape to the model's: gray or color, resized, cropped"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.images < 1:
+            raise ValueError(f"--images {self.images}: at least 1")

@@ -1,6 +1,7 @@
 """Defenses by name, for the programs that attack them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from evaluation.certification.noised import NoisedKind, build_noised
 from evaluation.certification.smoothed import SmoothedClassifier
+from evaluation.factories import from_factory, is_factory, source_file
 from purification.methods import build as build_purifier
 from purification.presets import Method
 from purification.processes import ProcessName
@@ -18,31 +20,36 @@ from rdc import (
     RobustDiffusionClassifier,
 )
 from rdc.config import require
-from rdc.data import load
-from rdc.hub.checkpoint import CONFIG, locate
-from rdc.hub.weights import weights_sha256
+from rdc.data import Dataset, load
+from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
+from rdc.hub.weights import sha256
 from rdc.images import to_x
+from rdc.runs.fingerprints import data_fingerprint, weights_hash
 
-Kind = Literal["classifier", "diffusion", "rdc", "maximization", Method]
+Kind = Literal["classifier", "module", "diffusion", "rdc", "maximization", Method]
 METHODS = get_args(Method)
-KINDS = ("classifier", "diffusion", "rdc", "maximization", *METHODS)
+KINDS = ("classifier", "module", "diffusion", "rdc", "maximization", *METHODS)
 NOISED = get_args(NoisedKind)
 """Kinds that need the noise `sigma` of a smoothed classifier."""
 GENERATIVE = ("diffusion", "rdc", "epndc", "apndc")
 """Kinds that have no image classifier."""
+BANK = 500
+"""Training images whose logits contrastive guidance has."""
 ORDINARY = {"digits": ("digits-cnn", "digits-trades")}
 """Packaged image classifiers by data set."""
 
 
 @dataclass(frozen=True)
 class DefenseConfig:
-    """`kind`: an ordinary "classifier"; the "diffusion" classifier; "rdc"; likelihood
-    "maximization" in front of the classifier; or one of the purifiers in front of it. For images
-    with noise `sigma`, the diffusion classifiers "epndc" and "apndc", and the classifier behind one
-    denoising pass, "denoised" (see `evaluation.certification.noised`).
+    """`kind`: an ordinary "classifier"; a "module" of your own; the "diffusion" classifier; "rdc";
+    likelihood "maximization" in front of the classifier; or one of the purifiers in front of it.
+    For images with noise `sigma`, the diffusion classifiers "epndc" and "apndc", and the classifier
+    behind one denoising pass, "denoised" (see `evaluation.certification.noised`).
 
+    `factory`: of kind "module"; "package.module:function" or "path/to/file.py:function", where the
+        function takes no arguments and returns a module from [0, 1] images to logits.
     `model`: denoiser or RDC; `classifier`, `auxiliary` (guides AGDM): image classifiers; each a
-        packaged name, directory or hub id.
+        packaged name, directory or hub id, classifiers also a factory like the above.
     `preset`, `weight`, `process`, `t_star`, `steps`, `rounds`: of a purifier; what is given beside
         the preset replaces its value.
     `copies`: purified copies per image, whose mean probability counts.
@@ -51,6 +58,7 @@ class DefenseConfig:
     """
 
     kind: Kind | NoisedKind = "rdc"
+    factory: str | None = None
     model: str = "digits"
     classifier: str = "digits-cnn"
     auxiliary: str = "digits-trades"
@@ -72,6 +80,11 @@ class DefenseConfig:
             copies=(self.copies >= 1, "at least 1"),
             sigma=(self.sigma is None or self.sigma > 0, "None or positive"),
             noisy_copies=(self.noisy_copies >= 1, "at least 1"),
+            factory=(
+                (self.kind == "module") == (self.factory is not None)
+                and (self.factory is None or is_factory(self.factory)),
+                "module:function or file.py:function with kind='module', and None without",
+            ),
         )
 
 
@@ -87,8 +100,10 @@ def build(config: DefenseConfig, *, data: str) -> nn.Module:
 
 def build_base(config: DefenseConfig, *, data: str) -> nn.Module:
     """The defense before smoothing; the kinds that need `sigma` are made for it."""
+    if config.factory is not None:
+        return from_factory(config.factory)
     if config.kind == "classifier":
-        return ImageClassifier.from_pretrained(config.classifier)
+        return classifier(config.classifier)
     if config.kind in ("diffusion", "rdc", "maximization", *NOISED):
         rdc = RobustDiffusionClassifier.from_pretrained(
             config.model, seed=config.seed, second_order="central_difference"
@@ -98,7 +113,7 @@ def build_base(config: DefenseConfig, *, data: str) -> nn.Module:
         if config.kind == "rdc":
             return Defense(rdc.purifier, rdc.classifier, copies=config.copies)
         if config.kind == "maximization":
-            return Defense(rdc.purifier, classifier(config), copies=config.copies)
+            return Defense(rdc.purifier, classifier(config.classifier), copies=config.copies)
         return noised(config, rdc)
     return purified(config, data)
 
@@ -110,7 +125,7 @@ def noised(config: DefenseConfig, rdc: RobustDiffusionClassifier) -> nn.Module:
             f"--defense.kind {config.kind}: made for noisy images; give the smoothing noise with "
             "--defense.sigma"
         )
-    network = None if config.kind in GENERATIVE else classifier(config)
+    network = None if config.kind in GENERATIVE else classifier(config.classifier)
     return build_noised(
         config.kind,  # type: ignore[arg-type]
         rdc,
@@ -122,14 +137,14 @@ def noised(config: DefenseConfig, rdc: RobustDiffusionClassifier) -> nn.Module:
 
 def purified(config: DefenseConfig, data: str) -> Defense:
     """A classifier behind a purifier of `purification.methods`."""
-    network = classifier(config)
+    network = classifier(config.classifier)
     options: dict = {}
     if config.kind == "contrastive":
         options = {"classifier": network, "bank": training_logits(network, data)}
     elif config.kind == "coup":
         options = {"classifier": network}
     elif config.kind == "agdm":
-        options = {"auxiliary": ImageClassifier.from_pretrained(config.auxiliary)}
+        options = {"auxiliary": classifier(config.auxiliary)}
     names = ("weight", "process", "t_star", "steps", "rounds")
     changes = {name: getattr(config, name) for name in names}
     purifier = build_purifier(
@@ -143,27 +158,53 @@ def purified(config: DefenseConfig, data: str) -> Defense:
     return Defense(purifier, network, copies=config.copies)
 
 
-def classifier(config: DefenseConfig) -> ImageClassifier:
-    return ImageClassifier.from_pretrained(config.classifier)
+def classifier(name: str) -> nn.Module:
+    """An image classifier: packaged name, directory, hub id, or a factory."""
+    return from_factory(name) if is_factory(name) else ImageClassifier.from_pretrained(name)
 
 
 @torch.no_grad()
-def training_logits(network: ImageClassifier, data: str, *, count: int = 500) -> Tensor:
+def training_logits(network: nn.Module, data: str) -> Tensor:
     """Logits of training images as contrastive guidance sees states: on [-1, 1]."""
-    images = load(data, "train").subset(slice(count)).images
-    return network(to_x(images))
+    return network(to_x(bank(data).images))
+
+
+def bank(data: str) -> Dataset:
+    """The training images that contrastive guidance compares with."""
+    return load(data, "train").subset(slice(BANK))
 
 
 def networks(config: DefenseConfig) -> list[str]:
     """Names of the models whose weights a defense has."""
+    if config.factory is not None:
+        return [config.factory]
     found = [] if config.kind == "classifier" else [config.model]
     found += [] if config.kind in GENERATIVE else [config.classifier]
     return found + ([config.auxiliary] if config.kind == "agdm" else [])
 
 
 def weights(names: list[str]) -> dict[str, str]:
-    """What identifies the weights of models, by name: see `rdc.hub.weights.weights_sha256`."""
-    return {name: weights_sha256(locate(name, CONFIG).parent) for name in names}
+    """Hashes of the weights of models, by name (see `rdc.runs.fingerprints.weights_hash`)."""
+    return {name: weights_hash(from_factory(name) if is_factory(name) else name) for name in names}
+
+
+def hashes(config: DefenseConfig, transfer: str | None, *, data: str) -> dict[str, str]:
+    """Hashes of all files that a defense and a transfer model are made from, by description."""
+    names = [*networks(config), *([transfer] if transfer else [])]
+    found = {f"weights of {name}": value for name, value in weights(names).items()}
+    for name in names:
+        found |= {f"{file.name} of {name}": sha256(file) for file in sources(name)}
+    if config.kind == "contrastive":
+        found["training images"] = data_fingerprint(bank(data))
+    return found
+
+
+def sources(name: str) -> list[Path]:
+    """The files beside the weights that define a model: its settings, or a factory's code."""
+    if is_factory(name):
+        return [source_file(name)]
+    folder = locate(name, CONFIG).parent
+    return [folder / file for file in (CONFIG, RDC_SETTINGS) if (folder / file).exists()]
 
 
 def default_transfer_model(config: DefenseConfig, data: str) -> str | None:
@@ -172,5 +213,5 @@ def default_transfer_model(config: DefenseConfig, data: str) -> str | None:
     Not the one that the defense has itself: attacks through that are no transfer. None where
     nothing is packaged.
     """
-    own = () if config.kind in GENERATIVE else (config.classifier,)
+    own = networks(config)
     return next((name for name in ORDINARY.get(data, ()) if name not in own), None)

@@ -4,26 +4,38 @@ Prints a table and draws one picture. With more images and several eps it is the
 Another model brings its data: `--model NAME --data PATH`.
 """
 
-import json
 import sys
-import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from evaluation.attacks.eot import Expectation
+from evaluation.attacks.norms import Norm
+from evaluation.attacks.pgd import pgd
+from evaluation.config import Options
+from evaluation.eps import Budget, written
+from evaluation.evaluation import Evaluation, evaluated
+from evaluation.given import given_target
 from evaluation.gradient_modes import surrogates
 from evaluation.picture import draw
-from evaluation.results.statistics import clopper_pearson
-from evaluation.robustness import attack, correct
+from evaluation.results.metrics import WORST
+from evaluation.results.records import CLEAN
+from evaluation.results.summary import accuracy_json
+from evaluation.runner import Runner
+from evaluation.suites import Entry
+from evaluation.target import fit, fit_transfer
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.commands.program import run_program
 from rdc.data import Dataset, Split, load
 from rdc.hub.checkpoint import CONFIG, packaged_models
 from rdc.images import to_x
 from rdc.networks.image_classifier import ImageClassifier
+from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
 from rdc.runs.provenance import provenance
 
@@ -33,7 +45,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Clean and robust accuracy (PGD, L-infinity, exact gradients, noise known to the attacker)."""
+    """Clean and robust accuracy (PGD, L-infinity, every gradient, noise known to the attacker)."""
 
     model: str = "digits"
     """RDC: packaged name, directory or hub id"""
@@ -45,7 +57,7 @@ class DemoConfig:
     images: int = 16
     """how many images of the split, from its start"""
     split: Split = "test"
-    eps: tuple[float, ...] = (0.2,)
+    eps: tuple[Budget, ...] = (0.2,)
     """budgets on the [0, 1] scale"""
     steps: int = 40
     optimal: bool = False
@@ -58,56 +70,46 @@ class DemoConfig:
 
 def main(config: DemoConfig) -> None:
     """Attack every model at every eps, print the table, draw the picture."""
-    # On these settings it has the direction of double backward (a test says so), at half the price.
-    options = {"seed": config.seed, "second_order": "central_difference"}
-    rdc = RobustDiffusionClassifier.from_pretrained(config.model, **options)
-    shape = rdc.denoiser.image_shape
-    cnn = ImageClassifier.from_pretrained(compared_with(config))
-    if cnn.image_shape != shape:
-        raise ValueError(
-            f"--cnn {compared_with(config)} takes images {cnn.image_shape}, but --model "
-            f"{config.model} takes {shape}; give a classifier of the same images"
-        )
-    data = load(config.data, config.split, shape=shape).subset(slice(config.images))
-    if rdc.denoiser.class_names not in ((), data.class_names):
-        raise ValueError(
-            f"--data {config.data} has the classes {data.class_names}, but --model {config.model} "
-            f"knows {rdc.denoiser.class_names}; give the data that it was trained on"
-        )
-    models: dict[str, nn.Module] = {"CNN": cnn, "diffusion classifier": rdc.classifier, "RDC": rdc}
-    if config.optimal:
-        train = load(config.data, "train", shape=shape)
-        best = RobustDiffusionClassifier(
-            OptimalDenoiser(to_x(train.images), train.labels), rdc.config, **options
-        )
-        models |= {"optimal classifier": best.classifier, "optimal RDC": best}
-    device = default_device()
-    for model in models.values():
-        model.to(device)
-    there = replace(data, pixels=data.pixels.to(device), labels=data.labels.to(device))
-
     print(
-        f"{len(data)} {config.split} images of {config.data}; PGD-{config.steps}, L-infinity; "
-        "robust accuracy in %, 95 % intervals"
+        f"{config.images} {config.split} images of {config.data}; PGD-{config.steps}, L-infinity; "
+        "robust accuracy in %, 95 % intervals",
+        flush=True,
     )
-    progress = tqdm(total=len(models) * len(config.eps), unit="attack", leave=False)
-    rows, attacked = {}, {}
-    for name, model in models.items():
-        rows[name], attacked[name] = measure(model, there, config, progress)
-    progress.close()
-    print(table(rows, config))
+    data = load(config.data, config.split).subset(slice(config.images))
+    found = {
+        name: pgd_evaluation(model, data, name, eps=config.eps, steps=config.steps,
+                             seed=config.seed, show=True)
+        for name, model in models(config, data).items()
+    }  # fmt: skip
+    print(table(found))
     if config.picture is not None:
-        draw(
-            cnn, rdc, there.subset(slice(SHOWN)), attacked["CNN"][:SHOWN], attacked["RDC"][:SHOWN],
-            title=f"White-box attacks, L-infinity {max(config.eps):g}; the true class is green",
-            path=config.picture,
-        )  # fmt: skip
+        picture(found, data.subset(slice(SHOWN)), max(config.eps), config.picture)
         print(f"wrote {config.picture}")
     if config.json is not None:
-        record = {"config": asdict(config), **provenance(data), "results": rows}
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-        config.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        results = {name: figures(each) for name, each in found.items()}
+        write_json(config.json, {"config": asdict(config), **provenance(data), "results": results})
         print(f"wrote {config.json}")
+
+
+def models(config: DemoConfig, data: Dataset) -> dict[str, nn.Module]:
+    """The models by name, on the device.
+
+    Raises:
+        ValueError: one of them is for other images or classes than those of the data.
+    """
+    # On these settings it has the direction of double backward (a test says so), at half the price.
+    options: dict[str, Any] = {"seed": config.seed, "second_order": "central_difference"}
+    rdc = RobustDiffusionClassifier.from_pretrained(config.model, **options)
+    cnn = ImageClassifier.from_pretrained(compared_with(config))
+    fit(rdc, data, f"--model {config.model}", f"--data {config.data}")
+    fit_transfer(cnn, data, f"--cnn {compared_with(config)}", f"--data {config.data}")
+    found: dict[str, nn.Module] = {"CNN": cnn, "diffusion classifier": rdc.classifier, "RDC": rdc}
+    if config.optimal:
+        train = load(config.data, "train")
+        denoiser = OptimalDenoiser(to_x(train.images), train.labels)
+        best = RobustDiffusionClassifier(denoiser, rdc.config, **options)
+        found |= {"optimal classifier": best.classifier, "optimal RDC": best}
+    return {name: model.to(default_device()) for name, model in found.items()}
 
 
 def compared_with(config: DemoConfig) -> str:
@@ -118,57 +120,106 @@ def compared_with(config: DemoConfig) -> str:
     return own if own in packaged_models(CONFIG) else "digits-cnn"
 
 
-def measure(
-    model: nn.Module, data: Dataset, config: DemoConfig, progress: tqdm
-) -> tuple[dict, Tensor]:
-    """Clean accuracy, accuracy under each attack and their worst per image, seconds per image.
+def pgd_evaluation(
+    model: nn.Module,
+    data: Dataset,
+    name: str = "model",
+    *,
+    eps: tuple[float, ...],
+    steps: int,
+    through: Mapping[str, nn.Module] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    show: bool = False,
+) -> Evaluation:
+    """An evaluation with PGD through every gradient of a model, in memory and without checks.
 
-    And the attacked images (B, C, H, W) of the largest budget.
+    `through`: the models whose gradients are followed, by name, in place of all `surrogates`.
     """
-    started = time.perf_counter()
-    clean = correct(model, data.images, data.labels)
-    seconds = (time.perf_counter() - started) / len(data)
-    row: dict = {"clean": summary(clean), "seconds_per_image": seconds, "eps": {}}
-    known, attacked = surrogates(model), {}
-    for eps in config.eps:
-        attacked[eps], right = attack(
-            model, data.images, data.labels, eps=eps, steps=config.steps,
-            surrogates=known, seed=config.seed,
-        )  # fmt: skip
-        worst = torch.stack(list(right.values())).all(0)
-        attacks = {name: summary(survived) for name, survived in right.items() if name != "none"}
-        row["eps"][str(eps)] = {"worst": summary(worst), **attacks}
-        progress.update()
-    return row, attacked[max(config.eps)]
+    target = given_target(model, data, None, transfer=None, name=name, class_names=())
+    options = Options(eps=eps, check_images=0, batch_size=batch_size or len(data), seed=seed)
+    attack = partial(started_pgd, steps=steps, seed=seed)
+    entries = {
+        gradient: Entry(surrogate, attack, steps, 1)
+        for gradient, surrogate in (through or surrogates(model)).items()
+    }
+    found = evaluated(Runner(target, options, entries=entries), name=name, show=show)
+    assert found is not None
+    return found
 
 
-def summary(right: Tensor) -> dict:
-    """An accuracy with its interval."""
-    count, total = int(right.sum()), len(right)
-    low, high = clopper_pearson(count, total)
-    return {"accuracy": count / total, "low": low, "high": high, "images": total}
+def started_pgd(
+    victim: Expectation,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm,
+    steps: int,
+    seed: int,
+    seeds: list[int],
+) -> Tensor:
+    """`pgd` from random points that one seed gives for all images of a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    return pgd(
+        victim, images, labels, eps=eps, norm=norm, steps=steps, generator=generator, seeds=seeds
+    )
 
 
-def table(rows: dict[str, dict], config: DemoConfig) -> str:
-    """The worst case per image for every model and eps, then RDC's attacks one by one."""
-    head = "".join(f"{f'eps {eps:g}':>19}" for eps in config.eps)
+def table(found: dict[str, Evaluation]) -> str:
+    """The worst case per image for every model and eps, then each attack alone."""
+    budgets = next(iter(found.values())).summary.budgets
+    head = "".join(f"{f'eps {written(eps)}':>19}" for eps in budgets)
     lines = [f"{'':<22}{'clean':>8}{head}{'s/image':>10}"]
-    for name, row in rows.items():
-        cells = "".join(f"{cell(row['eps'][str(eps)]['worst']):>19}" for eps in config.eps)
-        clean = f"{100 * row['clean']['accuracy']:.1f}"
-        lines.append(f"{name:<22}{clean:>8}{cells}{row['seconds_per_image']:>10.4f}")
-        attacks = row["eps"][str(config.eps[0])]
-        if len(attacks) > 2:
-            for attack_name in [key for key in attacks if key != "worst"]:
-                cells = "".join(
-                    f"{cell(row['eps'][str(eps)][attack_name]):>19}" for eps in config.eps
-                )
-                lines.append(f"{f'  {attack_name} alone':<22}{'':>8}{cells}")
+    for name, each in found.items():
+        clean = f"{100 * each.summary.accuracy(0.0).mean:.1f}"
+        seconds = each.summary.seconds_per_image
+        lines.append(f"{name:<22}{clean:>8}{cells(each, WORST)}{seconds:>10.4f}")
+        attacks = list(each.runner.entries)
+        for attack in attacks if len(attacks) > 1 else []:
+            lines.append(f"{f'  {attack} alone':<22}{'':>8}{cells(each, attack)}")
     return "\n".join(lines)
 
 
-def cell(value: dict) -> str:
-    return f"{100 * value['accuracy']:.1f} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
+def cells(each: Evaluation, attack: str) -> str:
+    return "".join(f"{each.summary.accuracy(eps, attack)!s:>19}" for eps in each.summary.budgets)
+
+
+def figures(each: Evaluation) -> dict[str, Any]:
+    """The accuracies of a model for a JSON file."""
+    summary = each.summary
+    return {
+        "clean": accuracy_json(summary.accuracy(0.0)),
+        "seconds_per_image": summary.seconds_per_image,
+        "eps": {
+            written(eps): {
+                attack: accuracy_json(summary.accuracy(eps, attack))
+                for attack in (WORST, *each.runner.entries)
+            }
+            for eps in summary.budgets
+        },
+    }
+
+
+def picture(found: dict[str, Evaluation], data: Dataset, eps: float, path: Path) -> None:
+    """Draw the first images as they are and as they were attacked at `eps`."""
+    attacked: Iterator[Tensor] = (harmful(found[name], eps)[:SHOWN] for name in ("CNN", "RDC"))
+    cnn, rdc = found["CNN"].runner.target.model, found["RDC"].runner.target.model
+    assert isinstance(rdc, RobustDiffusionClassifier)
+    title = f"White-box attacks, L-infinity {written(eps)}; the true class is green"
+    draw(cnn, rdc, data, *attacked, title=title, path=path)
+
+
+def harmful(each: Evaluation, eps: float) -> Tensor:
+    """The most harmful image of each within a budget (B, C, H, W); the image itself if none is."""
+    runner = each.runner
+    kept = {unit.eps: runner.journal.kept(unit.name) for unit in runner.units}
+    given, attacked = kept[0.0], kept[eps]
+    assert given is not None and attacked is not None
+    wrong = [r.image for r in each.records if r.attack == CLEAN and not r.right]
+    images = attacked.images.clone()
+    images[wrong] = given.images[wrong]
+    return images
 
 
 if __name__ == "__main__":

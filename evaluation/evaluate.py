@@ -3,35 +3,50 @@
 """
 
 import sys
+from dataclasses import fields
 
-from accelerate.utils import tqdm
-
-from evaluation.config import EvaluateConfig
-from evaluation.runner import Runner, make_accelerator
-from evaluation.summarize import finish
+from evaluation.config import EvaluateConfig, Options
+from evaluation.eps import written
+from evaluation.evaluation import evaluated
+from evaluation.processes import make_accelerator, stoppable
+from evaluation.results.summary import SUMMARY
+from evaluation.runner import Runner
+from evaluation.target import target_of
 from rdc.commands.program import run_program
 
 
 def main(config: EvaluateConfig) -> None:
     """Run what is missing, then summarize."""
     accelerator = make_accelerator()
-    runner = Runner(config, accelerator)
-    units, cost = runner.missing(), runner.cost
-    if units:
-        accelerator.print(
-            f"{len(runner.data)} images, {len(runner.entries)} attacks, eps {config.eps}: "
-            f"{cost['gradients']:,} gradients and {cost['forwards']:,} calls per image, about "
-            f"{runner.estimate(units) / 60:.1f} minutes here"
-        )
-    with tqdm(total=sum(len(unit.rows) for unit in units), unit="image") as bar:
-        for unit in units:
-            runner.run(unit, announce=bar.set_postfix_str)
-            bar.update(len(unit.rows))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        print(finish(runner).text)
-        print(f"wrote {config.out / 'summary.json'}")
+    accelerator.print(
+        f"{config.defense.kind} on {config.images} {config.split} images of {config.data}, "
+        f"{config.norm} eps {', '.join(map(written, config.eps))}"
+    )
+    runner = Runner(
+        target_of(config, accelerator.device), options(config), out=config.out,
+        process=accelerator.process_index, processes=accelerator.num_processes,
+    )  # fmt: skip
+    for note in runner.target.data.notes:
+        accelerator.print(note)
+    calls = runner.cost
+    accelerator.print(
+        f"{len(runner.entries)} attacks: at most {calls['gradients']:,} gradients and "
+        f"{calls['forwards']:,} forward passes per image"
+    )
+    main = accelerator.is_main_process
+    with stoppable(config.out, main=main):
+        found = evaluated(
+            runner, name=config.defense.kind, show=main, main=main,
+            wait=accelerator.wait_for_everyone,
+        )  # fmt: skip
+    if found is not None:
+        print(f"{found.summary.text}\nwrote {config.out / SUMMARY}")
     accelerator.end_training()
+
+
+def options(config: EvaluateConfig) -> Options:
+    """The part of the settings that holds for any model and data."""
+    return Options(**{field.name: getattr(config, field.name) for field in fields(Options)})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""What is written when all records of a run are there: checks, then `summary.json`."""
+"""Checks and summary of a run whose records are complete."""
 
-import json
 import statistics
 from dataclasses import asdict
+from pathlib import Path
 
 from evaluation.attacks.rng import spawn
 from evaluation.checks import Check, from_records
 from evaluation.checks import run as run_checks
-from evaluation.defenses import networks, weights
+from evaluation.progress import GRADIENT, Progress, Task
 from evaluation.results.card import measurement
 from evaluation.results.metrics import accuracies
-from evaluation.results.records import CLEAN
+from evaluation.results.records import CLEAN, Record
 from evaluation.results.summary import SUMMARY, Summary
 from evaluation.runner import Runner
 from evaluation.suites import black_box
@@ -18,49 +18,70 @@ from rdc.hub.model_card import MEASUREMENT
 from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
 
-CHECKS = "checks.json"
 
+def finish(runner: Runner, progress: Progress) -> Summary:
+    """Make what checks are missing, and the summary of all records; written where the journal is.
 
-def finish(runner: Runner) -> Summary:
-    """Write `summary.json` from the records of all processes."""
-    config, records = runner.config, runner.records()
+    Raises:
+        ValueError: records are missing.
+    """
+    target, records = runner.target, runner.journal.records()
     answering = [record.seconds for record in records if record.attack == CLEAN]
     summary = Summary(
-        config=asdict(config),
-        provenance=provenance(runner.data),
-        weights=weights(networks(config.defense)),
-        class_names=runner.data.class_names,
-        norm=config.norm,
+        config={**runner.settings, "out": runner.out and str(runner.out)},
+        provenance=provenance(target.data),
+        weights=target.weights,
+        class_names=target.data.class_names,
+        norm=runner.options.norm,
         accuracies=accuracies(records),
-        checks=(*of_model(runner), *of_records(runner)),
+        checks=(*of_model(runner, progress), *of_records(runner, records)),
         calls_per_image=runner.cost,
         seconds_per_image=statistics.median(answering),
     )
-    write_json(config.out / MEASUREMENT, asdict(measurement(summary)))
-    write_json(config.out / SUMMARY, summary.to_json())
+    if runner.out is not None:
+        write_summary(summary, runner.out)
     return summary
 
 
-def of_model(runner: Runner) -> list[Check]:
+def write_summary(summary: Summary, folder: Path) -> None:
+    """Write `summary.json`, and the figures for a model card."""
+    write_json(folder / MEASUREMENT, asdict(measurement(summary)))
+    write_json(folder / SUMMARY, summary.to_json())
+
+
+def of_model(runner: Runner, progress: Progress) -> list[Check]:
     """Checks on the first images at the largest budget; kept, so that they are made once."""
-    config, kept = runner.config, runner.config.out / CHECKS
-    if not config.check_images:
+    options, count = runner.options, checked_images(runner)
+    if not count:
         return []
-    if not kept.exists():
-        images, labels = runner.images_and_labels(range(min(config.check_images, len(runner.data))))
+    if (kept := runner.journal.checks()) is not None:
+        return kept
+    model = runner.target.fresh()
+    with progress.task(checks_task(runner), model):
         found = run_checks(
-            runner.fresh_model(), images, labels, norm=config.norm, eps=max(config.eps),
+            model, *runner.target.part(range(count)), norm=options.norm, eps=max(options.eps),
             steps=runner.sizes.steps, draws=runner.sizes.eot_samples, max_rows=runner.max_rows,
-            seeds=[spawn([config.seed], row)[0] for row in range(len(images))],
+            seeds=[spawn([options.seed], row)[0] for row in range(count)],
         )  # fmt: skip
-        write_json(kept, [asdict(check) for check in found])
-    return [Check(**check) for check in json.loads(kept.read_text(encoding="utf-8"))]
+    runner.journal.keep_checks(found)
+    return found
 
 
-def of_records(runner: Runner) -> list[Check]:
+def checked_images(runner: Runner) -> int:
+    return min(runner.options.check_images, len(runner.target.data))
+
+
+def checks_task(runner: Runner) -> Task:
+    """The checks with their cost, which `evaluation.checks.run` tells."""
+    draws = runner.sizes.eot_samples
+    gradients, forwards = 3 * runner.sizes.steps + 15, 80
+    passes = (GRADIENT * gradients + forwards) * (2 * draws if draws > 1 else 1)
+    return Task(runner.name, "first images", "checks", float(passes * checked_images(runner)))
+
+
+def of_records(runner: Runner, records: list[Record]) -> list[Check]:
     """Checks on what all attacks have found."""
-    records = runner.records()
     attacks = {record.attack for record in records if record.eps}
     return from_records(
-        records, black_box={name for name in attacks if black_box(name)}, norm=runner.config.norm
+        records, black_box={name for name in attacks if black_box(name)}, norm=runner.options.norm
     )

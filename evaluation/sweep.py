@@ -10,17 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from accelerate.utils import tqdm
+from accelerate import Accelerator
 
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import GENERATIVE, METHODS, DefenseConfig
 from evaluation.eps import Budget
+from evaluation.evaluate import options
+from evaluation.evaluation import tasks
+from evaluation.processes import make_accelerator, stoppable
+from evaluation.progress import Progress
 from evaluation.report import write
 from evaluation.results.compare import Results, comparison, results
-from evaluation.runner import Runner, Unit, make_accelerator
+from evaluation.runner import Runner
 from evaluation.suites import SuiteConfig, Threat
 from evaluation.summarize import finish
-from evaluation.work_queue import Claims
+from evaluation.target import target_of
+from evaluation.work_queue import Claims, Unit
 from rdc.commands.program import run_program
 
 Name = Literal[
@@ -139,19 +144,17 @@ class SweepConfig:
 def main(config: SweepConfig) -> None:
     """Run what is missing, then check, and write the table and the report."""
     accelerator = make_accelerator()
-    runs = [(name, Runner(each, accelerator)) for name, each in config.evaluations()]
-    slowest_first = [runner for _, runner in reversed(runs)]
-    # Asked before anybody writes: all have the same list.
-    todo = [(runner, unit) for runner in slowest_first for unit in runner.incomplete()]
-    claims = Claims(config.out / ".claims", accelerator)
-    attack(todo, claims)
-    accelerator.wait_for_everyone()
-    for runner in tqdm(slowest_first, unit="summary"):
-        if claims.take(f"{runner.config.out.name} summary"):
-            finish(runner)
-    accelerator.wait_for_everyone()
+    accelerator.print(
+        f"{', '.join(config.defenses)} on {config.images} {config.split} images of {config.data}, "
+        f"{', '.join(config.norms)}"
+    )
+    runs = [
+        (name, Runner(target_of(each, accelerator.device), options(each), out=each.out))
+        for name, each in config.evaluations()
+    ]
+    with stoppable(config.out, main=accelerator.is_main_process):
+        attack([runner for _, runner in reversed(runs)], config.out, accelerator)
     if accelerator.is_main_process:
-        claims.forget()
         text = comparison(table(runs), reference=config.reference)
         (config.out / "table.md").write_text(text + "\n", encoding="utf-8")
         # The report begins with the state of the checks, and so does what is printed.
@@ -160,21 +163,45 @@ def main(config: SweepConfig) -> None:
     accelerator.end_training()
 
 
-def attack(todo: Sequence[tuple[Runner, Unit]], claims: Claims) -> None:
+def attack(runners: Sequence[Runner], out: Path, accelerator: Accelerator) -> None:
+    """Run and summarize everything, each unit in the process that is the first to take it."""
+    # Asked before anybody writes: all have the same list.
+    todo = [(runner, unit) for runner in runners for unit in runner.units if runner.missing(unit)]
+    planned = [
+        task
+        for runner in runners
+        for task in tasks(runner, [unit for other, unit in todo if other is runner])
+    ]
+    progress = Progress(
+        planned, show=accelerator.is_main_process, workers=accelerator.num_processes
+    )
+    claims = Claims(out / ".claims", accelerator)
+    take(todo, claims, progress)
+    accelerator.wait_for_everyone()
+    for runner in runners:
+        if claims.take(f"{runner.name} summary"):
+            finish(runner, progress)
+    accelerator.wait_for_everyone()
+    progress.close()
+    if accelerator.is_main_process:
+        claims.forget()
+
+
+def take(todo: Sequence[tuple[Runner, Unit]], claims: Claims, progress: Progress) -> None:
     """The units that this process is the first to take."""
-    with tqdm(total=len(todo), unit="unit") as bar:
-        for runner, unit in todo:
-            if claims.take(f"{runner.config.out.name} {unit.name}"):
-                bar.set_postfix_str(runner.config.out.name)
-                runner.run(unit)
-            bar.update()
+    for runner, unit in todo:
+        if claims.take(f"{runner.name} {unit.name}"):
+            runner.run(unit, progress)
+        else:
+            for task in runner.tasks([unit]):
+                progress.drop(task)
 
 
 def table(runs: Sequence[tuple[str, Runner]]) -> Results:
     """The scores of every defense under every threat."""
     found: Results = {}
     for name, runner in runs:
-        found.setdefault(name, {}).update(results(runner.records(), runner.config.norm))
+        found.setdefault(name, {}).update(results(runner.journal.records(), runner.options.norm))
     return found
 
 

@@ -1,16 +1,38 @@
-"""Work that several processes take in turn: whoever is free takes the next piece."""
+"""Work of an evaluation in units, and claims of several processes on them."""
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 
 
-class Claims:
-    """Who has taken what, as empty files in a folder of one start; all processes make it together.
+@dataclass(frozen=True)
+class Unit:
+    """Images `rows` of the data under one budget; eps 0 stands for the images as they are."""
 
-    Every process goes through the same pieces and does those that it is the first to claim. A
-    start forgets what the ones before it have claimed.
+    eps: float
+    rows: range
+
+    @property
+    def name(self) -> str:
+        """Unique within a run, and part of the name of a file."""
+        return f"eps{self.eps:g}-{self.rows.start:05d}"
+
+
+def units(count: int, batch_size: int, budgets: Sequence[float]) -> list[Unit]:
+    """All units of a run on `count` images, in an order that every process knows."""
+    starts = range(0, count, batch_size)
+    batches = [range(start, min(start + batch_size, count)) for start in starts]
+    return [Unit(eps, rows) for eps in (0.0, *budgets) for rows in batches]
+
+
+class Claims:
+    """Claims on pieces of work, as empty files in a folder that all processes make together.
+
+    Every process goes through the same pieces and does those that it is the first to claim. A new
+    start forgets the claims of earlier ones.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
@@ -21,7 +43,7 @@ class Claims:
         accelerator.wait_for_everyone()
 
     def take(self, name: str) -> bool:
-        """Whether this process is the first to ask for the piece `name`."""
+        """Claim the piece `name`; False where a process has claimed it before."""
         try:
             (self.folder / name).touch(exist_ok=False)
         except FileExistsError:
@@ -29,5 +51,5 @@ class Claims:
         return True
 
     def forget(self) -> None:
-        """Remove the folder, when everybody is done."""
+        """Remove the folder, when all processes are done."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from evaluation.certification.certify import certify
 from evaluation.certification.config import SmoothingConfig
 from evaluation.certification.sampling import classify
 from evaluation.defenses import DefenseConfig, build_base
-from evaluation.runner import make_accelerator
+from evaluation.processes import make_accelerator
 from rdc.data import Split, load
 from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance

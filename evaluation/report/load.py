@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.certification.program import SUMMARY as CERTIFICATES
+from evaluation.config import GIVEN
 from evaluation.eps import written
 from evaluation.results.metrics import WORST, Accuracy
 from evaluation.results.protocols import FROZEN
@@ -158,6 +159,11 @@ def unfinished(folder: Path) -> str:
             f"{folder / SETTINGS} must be a JSON object of settings; give a new folder"
         )
     settings = {name: value for name, value in found.items() if name != INPUTS}
+    if settings.get("data") == GIVEN:
+        return (
+            f"{folder} has no {SUMMARY}: the run is not finished. The same call of "
+            "evaluation.evaluate continues it"
+        )
     flags = [word for name, value in flatten(settings) for word in flag(name, value)]
     program = "evaluation.certify" if "sigma" in settings else "evaluation.evaluate"
     command = shlex.join(["python", "-m", program, "--out", str(folder), *flags])

@@ -99,7 +99,7 @@ class Summary:
             "norm": self.norm,
             "accuracy": {
                 written(eps): {
-                    attack: {name: _share(figure) for name, figure in by.items()}
+                    attack: {name: accuracy_json(figure) for name, figure in by.items()}
                     for attack, by in attacks.items()
                 }
                 for eps, attacks in self.accuracies.items()
@@ -188,7 +188,7 @@ def _of_budget(eps: str, attacks: Any) -> dict[str, dict[str, Accuracy]]:
     return found
 
 
-def _share(figure: Accuracy) -> dict[str, float]:
+def accuracy_json(figure: Accuracy) -> dict[str, float]:
     return {
         "accuracy": figure.mean, "low": figure.low, "high": figure.high, "images": figure.images
     }  # fmt: skip

@@ -4,12 +4,12 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,15 +19,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evaluation import runner as runner_module
-from evaluation.config import EvaluateConfig
+from evaluation.config import EvaluateConfig, Options
 from evaluation.defenses import DefenseConfig, build
-from evaluation.evaluate import main
-from evaluation.runner import Runner, Unit, seconds_each, standing
+from evaluation.evaluate import main, options
+from evaluation.journal import FolderJournal
+from evaluation.progress import Progress
+from evaluation.runner import Runner, harm
 from evaluation.suites import SuiteConfig
-from rdc import Defense
+from evaluation.target import Target, target_of
+from evaluation.work_queue import Unit
+from rdc import Defense, ImageClassifier
 from rdc.data import load
-from rdc.runs.run_log import RunLog
 from tests.support.children import evaluate_noisy
 from tests.support.launchers import TORCHRUN
 from tests.support.records import record
@@ -42,7 +44,6 @@ ATTACKS = {
     "exact/apgd-ce", "exact/apgd-margin", "exact/apgd-t", "exact/low-frequency", "square", "random",
     "transfer/apgd-margin",
 }  # fmt: skip
-ALONE: Any = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +84,11 @@ def assert_same_run(out: Path, other: Path) -> None:
     assert summary(out) == summary(other)
 
 
+def runner_of(settings: EvaluateConfig, **place: int) -> Runner:
+    target = target_of(settings, torch.device("cpu"))
+    return Runner(target, options(settings), out=settings.out, **place)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
@@ -100,29 +106,6 @@ def test_every_image_and_attack_has_a_record(whole: Path) -> None:
         # A classifier draws nothing: it is not judged again on draws that are all the same.
         assert r["predictions"] == r["confidences"] == []
         assert 0.1 <= r["frozen_confidence"] <= 1
-
-
-def test_every_attack_is_announced(tmp_path: Path) -> None:
-    heard: list[str] = []
-    runner = Runner(config(tmp_path / "run", images=2, eps=(0.1,)), ALONE)
-    for unit in runner.missing():
-        runner.run(unit, announce=heard.append)
-    assert heard == [f"eps 0.1, {attack}" for attack in runner.entries]
-    assert set(runner.entries) == ATTACKS
-
-
-def test_estimate_leaves_out_the_first_call_and_grows_until_it_is_sure(monkeypatch) -> None:
-    """Half a second an image and 100 for the first call."""
-    clock, asked = [0.0], []
-
-    def compute(count: int) -> None:
-        clock[0] += 0.5 * count + 100 * (not asked)
-        asked.append(count)
-
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    assert seconds_each(compute, 50) == 0.5 and asked == [1, 1, 2, 4, 8]
-    asked.clear()
-    assert seconds_each(compute, 3) == 0.5 and asked == [1, 1, 2, 3]
 
 
 def test_saved_images_are_what_the_records_say(whole: Path) -> None:
@@ -148,8 +131,8 @@ def test_saved_images_are_what_the_records_say(whole: Path) -> None:
 def test_most_harmful_is_what_unseen_draws_and_then_the_frozen_one_get_wrong() -> None:
     drawn = {1: (1, [0, 0]), 2: (0, [0, 1]), 3: (1, [0, 1]), 0: (0, [0, 0])}
     rows = [record(0, 0.1, str(n), *said, label=1) for n, said in drawn.items()]
-    assert [row.attack for row in sorted(rows, key=standing)] == ["0", "1", "2", "3"]
-    assert [standing(record(0, 0.1, "a", frozen, label=1)) for frozen in (1, 0)] == [1, 0]
+    assert [row.attack for row in sorted(rows, key=lambda row: -harm(row))] == ["0", "1", "2", "3"]
+    assert [harm(record(0, 0.1, "a", frozen, label=1)) for frozen in (1, 0)] == [-1, 0]
 
 
 def test_what_the_summary_holds(whole: Path) -> None:
@@ -166,7 +149,8 @@ def test_what_the_summary_holds(whole: Path) -> None:
     # What was left out is written down with the values that it had.
     assert found["config"]["transfer"] == "digits-trades"
     assert found["config"]["suite"] == {
-        "steps": 3, "targets": 2, "queries": 6, "eot_samples": 1, "only": []
+        "steps": 3, "targets": 2, "queries": 6, "eot_samples": 1, "only": [],
+        "every_attack": False, "round": False,
     }  # fmt: skip
 
 
@@ -181,15 +165,15 @@ def test_finished_run_is_summarized_again_and_changed_settings_are_refused(whole
 def test_run_that_ends_before_or_after_writing_continues(
     whole: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    out, append = tmp_path / "run", RunLog.append
+    out, append = tmp_path / "run", FolderJournal.append
     for end in range(10):
 
-        def stop(self: RunLog, found, end=end) -> None:
+        def stop(self: FolderJournal, found, end=end) -> None:
             if end % 2:
                 append(self, found)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(RunLog, "append", stop)
+        monkeypatch.setattr(FolderJournal, "append", stop)
         with pytest.raises(KeyboardInterrupt):
             main(config(out))
     monkeypatch.undo()
@@ -254,10 +238,9 @@ def test_two_processes_find_what_one_finds(whole: Path, tmp_path: Path) -> None:
 def test_every_unit_belongs_to_one_process(tmp_path: Path, count: int) -> None:
     units = []
     for index in range(count):
-        place = SimpleNamespace(process_index=index, num_processes=count, device="cpu")
-        units += Runner(config(tmp_path), place).missing()  # type: ignore[arg-type]
-    everything = Runner(config(tmp_path), ALONE).units()
-    assert sorted(unit.name for unit in units) == sorted(unit.name for unit in everything)
+        runner = runner_of(config(tmp_path), process=index, processes=count)
+        units += runner.mine()
+    assert sorted(unit.name for unit in units) == sorted(unit.name for unit in runner.units)
 
 
 def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path: Path) -> None:
@@ -316,21 +299,20 @@ class Crowded(nn.Module):
         return self.network(images)
 
 
-def crowded(model: nn.Module, out: Path, monkeypatch, **changes) -> Runner:
-    monkeypatch.setattr(runner_module, "build", lambda *_, **__: model)
+def crowded(model: nn.Module, out: Path, **changes) -> Runner:
+    data = load("digits", "test").subset(slice(10))
+    target = Target(model, data, lambda: model, None, {"defense": {}}, {}, {})
     suite = replace(SUITE, only=("exact/apgd-margin",))
-    return Runner(config(out, suite=suite, batch_size=8, **changes), ALONE)
+    return Runner(target, Options(suite=suite, batch_size=8, **changes), out=out)
 
 
 @pytest.mark.parametrize(("eps", "gradient"), [(0.1, True), (0.0, False)], ids=["attack", "judge"])
-def test_short_memory_halves_the_chunk(
-    tmp_path: Path, monkeypatch, eps: float, gradient: bool
-) -> None:
+def test_short_memory_halves_the_rows(tmp_path: Path, eps: float, gradient: bool) -> None:
     found = []
     for rows in (8, 3):
         out, model = tmp_path / str(rows), Crowded(rows, gradient=gradient)
-        runner = crowded(model, out, monkeypatch, max_rows=8)
-        runner.run(Unit(eps, range(8)))
+        runner = crowded(model, out, max_rows=8)
+        runner.run(Unit(eps, range(8)), Progress([]))
         assert (runner.max_rows, model.refused) == ((8, 0) if rows == 8 else (2, 2))
         found.append(records(out))
     for roomy, tight in zip(*found, strict=True):
@@ -341,32 +323,76 @@ def test_short_memory_halves_the_chunk(
         assert roomy == tight
 
 
-def test_short_memory_while_purifying(tmp_path: Path, monkeypatch) -> None:
+def test_short_memory_while_purifying(tmp_path: Path) -> None:
     class Purifier(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             if len(images) > 4:
                 raise torch.OutOfMemoryError("no room")
             return images / 2
 
-    runner = crowded(Crowded(8, gradient=True), tmp_path, monkeypatch)
-    runner.model = Defense(Purifier(), runner.model)
+    model = Crowded(8, gradient=True)
+    runner = crowded(model, tmp_path, max_rows=8)
+    runner.target = replace(runner.target, model=Defense(Purifier(), model))
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    runner._save(Unit(0.5, range(8)), images, ["x"] * 8)
-    saved = load_file(tmp_path / "images" / "eps0.5-00000.safetensors")
-    assert torch.equal(saved["purified"], images / 2) and runner.max_rows == 4
+    purified = runner.purified(images)
+    assert purified is not None and torch.equal(purified, images / 2) and runner.max_rows == 4
 
 
-def test_memory_for_not_even_one_image_is_an_error(tmp_path: Path, monkeypatch) -> None:
-    runner = crowded(Crowded(0, gradient=False), tmp_path, monkeypatch)
+def test_memory_for_not_even_one_image_is_an_error(tmp_path: Path) -> None:
+    runner = crowded(Crowded(0, gradient=False), tmp_path)
     with pytest.raises(torch.OutOfMemoryError):
-        runner.run(Unit(0.0, range(8)))
+        runner.run(Unit(0.0, range(8)), Progress([]))
     assert runner.max_rows == 1
+
+
+def test_a_stopped_run_says_what_it_kept_and_continues(
+    whole: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """SIGTERM after the third attack."""
+    out, append, appended = tmp_path / "run", FolderJournal.append, []
+
+    def stop(self: FolderJournal, found) -> None:
+        append(self, found)
+        appended.append(found)
+        if len(appended) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(FolderJournal, "append", stop)
+    with pytest.raises(SystemExit) as caught:
+        main(config(out))
+    assert caught.value.code == 128 + signal.SIGTERM
+    count = sum(map(len, appended))
+    assert f"stopped by SIGTERM: {count} records are kept in {out}" in capsys.readouterr().err
+    assert len(records(out)) == count < 10 * len(ATTACKS)
+    monkeypatch.undo()
+    main(config(out))
+    assert_same_run(out, whole)
+
+
+def test_other_weights_and_other_images_are_refused(tmp_path: Path) -> None:
+    """Under the same names."""
+    folder, out = tmp_path / "cnn", tmp_path / "run"
+    ImageClassifier.from_pretrained("digits-cnn").save_pretrained(folder)
+    defense = DefenseConfig(kind="classifier", classifier=str(folder))
+    settings = {"defense": defense, "images": 2, "check_images": 0, "eps": (0.1,),
+                "suite": replace(SUITE, only=("square",))}  # fmt: skip
+    main(config(out, **settings))
+    (out / "summary.json").unlink()
+    (out / "records-000.jsonl").unlink()
+    changed = ImageClassifier.from_pretrained("digits-cnn")
+    with torch.no_grad():
+        next(changed.parameters()).mul_(1.001)
+    changed.save_pretrained(folder)
+    with pytest.raises(ValueError, match=rf"weights of {folder}: its content has changed"):
+        main(config(out, **settings))
+    assert not (out / "records-000.jsonl").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"images": 0}, "--images 0"),
+        ({"eps": (8.0,)}, "--eps 8: .* for 0 to 255 give 8/255"),
         ({"eval_draws": 1}, "--eval-draws 1: at least 2; a single one is the frozen draw"),
         ({"eps": ()}, "--eps"),
         ({"eps": (0.1, 0.1)}, "--eps"),

@@ -16,9 +16,12 @@ from accelerate.state import AcceleratorState
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build
 from evaluation.evaluate import main as evaluate
+from evaluation.evaluate import options
+from evaluation.progress import Progress
 from evaluation.runner import Runner
 from evaluation.suites import SuiteConfig
-from evaluation.sweep import DEFENSES, SweepConfig, attack, main
+from evaluation.sweep import DEFENSES, SweepConfig, main, take
+from evaluation.target import target_of
 from evaluation.work_queue import Claims
 from rdc.data import load
 
@@ -112,9 +115,9 @@ def test_continued_with_another_defense_only_that_one_is_attacked(
     run, seen, out = Runner.run, [], tmp_path / "copy"
     shutil.copytree(whole, out)
 
-    def spy(self: Runner, unit) -> None:
-        seen.append(self.config.out.name)
-        run(self, unit)
+    def spy(self: Runner, unit, progress) -> None:
+        seen.append(self.name)
+        run(self, unit, progress)
 
     monkeypatch.setattr(Runner, "run", spy)
     main(config(out, defenses=("cnn", "diffpure", "trades"), reference="cnn"))
@@ -140,10 +143,10 @@ def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
     """Two processes as two threads, one of which needs a hundred times as long for a unit."""
     taken: dict[str, list[tuple[str, str]]] = {"quick": [], "slow": []}
 
-    def work(self: Runner, unit) -> None:
+    def work(self: Runner, unit, progress) -> None:
         name = threading.current_thread().name
         time.sleep(0.1 if name == "slow" else 0.001)
-        taken[name].append((self.config.out.name, unit.name))
+        taken[name].append((self.name, unit.name))
 
     monkeypatch.setattr(Runner, "run", work)
     place: Any = SimpleNamespace(
@@ -153,11 +156,14 @@ def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
     settings = config(tmp_path, defenses=("cnn", "trades"), batch_size=1)
     todo = [
         (runner, unit)
-        for runner in [Runner(each, place) for _, each in settings.evaluations()]
-        for unit in runner.incomplete()
+        for _, each in settings.evaluations()
+        for runner in [Runner(target_of(each, place.device), options(each), out=each.out)]
+        for unit in runner.units
     ]
     claims = Claims(tmp_path / ".claims", place)
-    threads = [threading.Thread(target=attack, args=(todo, claims), name=n) for n in taken]
+    threads = [
+        threading.Thread(target=take, args=(todo, claims, Progress([])), name=n) for n in taken
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

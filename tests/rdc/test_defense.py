@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluation.robustness import attack
+from evaluation.attacks.pgd import pgd
 from purification import DiffusionPurifier, PurifierConfig
 from purification.guidance import ClassifierGuidance, Guidance, Moment
 from rdc import (
@@ -219,10 +219,8 @@ def test_copies_of_a_coupled_purifier_keep_to_their_own_batch() -> None:
 def test_attack_refuses_a_coupled_model() -> None:
     labels = torch.zeros(3, dtype=torch.int64)
     coupled = Defense(purifier(guidance=[(3.0, Centered())]), Linear())
-    with pytest.raises(ValueError, match="model: its answer for an image depends on the batch"):
-        attack(coupled, IMAGES, labels, eps=0.1, steps=1)
-    with pytest.raises(ValueError, match="guess: its answer"):
-        attack(Linear(), IMAGES, labels, eps=0.1, steps=1, surrogates={"guess": coupled})
+    with pytest.raises(ValueError, match="the model's answer for an image depends on the batch"):
+        pgd(coupled, IMAGES, labels, eps=0.1, steps=1)
 
 
 @pytest.mark.parametrize("number", [0, -1])

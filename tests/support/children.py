@@ -4,8 +4,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from evaluation import evaluate, runner
+from evaluation import target
 from evaluation.config import EvaluateConfig
+from evaluation.evaluate import main as evaluate
 from rdc import Defense, ImageClassifier
 from rdc.noise import Noise
 from training.denoising import TrainConfig
@@ -37,9 +38,9 @@ class Noisy(nn.Module):
 
 def evaluate_noisy(config: EvaluateConfig) -> None:
     """Evaluate a CNN behind `Noisy`, whatever defense the settings name."""
-    build = runner.build
-    runner.build = lambda *_, **__: Defense(Noisy(), ImageClassifier.from_pretrained("digits-cnn"))
+    build = target.build
+    target.build = lambda *_, **__: Defense(Noisy(), ImageClassifier.from_pretrained("digits-cnn"))
     try:
-        evaluate.main(config)
+        evaluate(config)
     finally:
-        runner.build = build
+        target.build = build

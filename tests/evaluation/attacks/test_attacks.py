@@ -17,7 +17,8 @@ from evaluation.attacks.pgd import pgd
 from evaluation.attacks.random_search import random_search
 from evaluation.attacks.square import square
 from evaluation.attacks.stadv import stadv
-from evaluation.robustness import attack
+from evaluation.demo import harmful, pgd_evaluation
+from rdc.data import Dataset
 from tests.support.victims import (
     IMAGES,
     LABELS,
@@ -267,10 +268,11 @@ class Masked(Linear):
 
 def test_the_worst_over_surrogates_undoes_a_masked_gradient() -> None:
     """Its own gradient finds nothing; the surrogate breaks it, and the union says so."""
-    masked = Masked()
-    eps = 2 * smallest_eps(masked, IMAGES, LABELS, "linf").max().item()
-    worst, right = attack(
-        masked, IMAGES, LABELS, eps=eps, surrogates={"own": masked, "linear": Linear()}
-    )
-    assert right["none"].all() and right["own"].all() and not right["linear"].any()
-    assert (masked(worst).argmax(1) != LABELS).all()
+    masked, images = Masked().float(), IMAGES.float()
+    eps = 2 * smallest_eps(masked, images, LABELS, "linf").max().item()
+    data = Dataset.of(images, LABELS, ("a", "b"))
+    through = {"own": masked, "linear": Linear().float()}
+    found = pgd_evaluation(masked, data, eps=(eps,), steps=40, through=through)
+    right = {attack: found.accuracy("linf", eps, attack=attack).mean for attack in through}
+    assert right == {"own": 1, "linear": 0} and found.accuracy("linf", eps).mean == 0
+    assert (masked(harmful(found, eps)).argmax(1) != LABELS).all()

@@ -1,0 +1,88 @@
+"""Evaluation of any model on any images: `evaluation.evaluate`."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from evaluation.config import Options
+from evaluation.evaluation import Evaluation, evaluated
+from evaluation.given import given_target
+from evaluation.runner import Runner
+from evaluation.suites import Kind, SuiteConfig, Threat
+
+Model = nn.Module | Callable[[Tensor], Tensor]
+
+
+def evaluate(
+    model: Model,
+    images: Any,
+    labels: Any = None,
+    *,
+    eps: float | Sequence[float],
+    norm: Threat = "linf",
+    attack: Kind = "adaptive",
+    steps: int | None = None,
+    targets: int | None = None,
+    queries: int | None = None,
+    draws: int | None = None,
+    only: Sequence[str] = (),
+    eval_draws: int = 20,
+    transfer: Model | None = None,
+    name: str | None = None,
+    class_names: Sequence[str] = (),
+    out: str | Path | None = None,
+    checks: bool = True,
+    batch_size: int = 50,
+    max_rows: int = 256,
+    seed: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """Attack a model, and measure how accurate it stays.
+
+    Args:
+        model: a module, or a function, from float images (B, C, H, W) in [0, 1] to logits (B, K).
+        images: a float tensor or array (N, C, H, W) in [0, 1], a uint8 one in 0 to 255, a
+            `rdc.data.Dataset`, a torch `Dataset` of pairs (image, label), or a DataLoader of them.
+        labels: integers (N,), with images that are a tensor or an array.
+        eps: one or more budgets on the [0, 1] scale, such as 8 / 255.
+        norm: "linf", "l2", or "stadv", whose budgets are displacements.
+        attack: "adaptive" (every gradient, and attacks without one), "standard" (AutoAttack) or
+            "stochastic" (AutoAttack on means over draws); see `evaluation.suites`.
+        steps, targets, queries: of each attack; by default those of the suite.
+        draws: random numbers over which attacks take means, for a model that draws; 1: attacks know
+            its frozen draw.
+        only: patterns of names of attacks, such as "*/apgd-margin", for fewer of them.
+        eval_draws: draws that judge an image where `draws` is above 1.
+        transfer: another model, on which images for a transfer attack are made.
+        name: of the model in tables; by default the name of its class.
+        class_names: of the K classes, in the order of the labels.
+        out: folder that keeps all results as they come; a call that was killed continues there.
+            Without one they stay in memory.
+        checks: whether to run the automatic checks, on the first 8 images.
+        batch_size: images per attack; max_rows: images in the model at once; seed: of all attacks.
+        progress: whether to show a bar on stderr.
+
+    Raises:
+        ValueError: names the argument, what it is and what it should be.
+    """
+    chosen = Options(
+        attack=attack, norm=norm, eps=tuple(float(each) for each in listed(eps)),
+        suite=SuiteConfig(
+            steps=steps, targets=targets, queries=queries, eot_samples=draws, only=tuple(only)
+        ),
+        eval_draws=eval_draws, check_images=8 if checks else 0, batch_size=batch_size,
+        max_rows=max_rows, seed=seed,
+    )  # fmt: skip
+    target = given_target(
+        model, images, labels, transfer=transfer, name=name, class_names=tuple(class_names)
+    )
+    runner = Runner(target, chosen, out=None if out is None else Path(out))
+    found = evaluated(runner, name=target.settings["defense"]["name"], show=progress)
+    assert found is not None
+    return found
+
+
+def listed(eps: float | Sequence[float]) -> Iterable[float]:
+    return [eps] if isinstance(eps, int | float) else eps

@@ -1,0 +1,217 @@
+"""Results of an evaluation, and several of them side by side."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from importlib import import_module
+from math import isclose
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation.eps import written
+from evaluation.journal import FolderJournal
+from evaluation.progress import Progress
+from evaluation.results.compare import Results, comparison, results
+from evaluation.results.metrics import WORST, Accuracy
+from evaluation.results.protocols import FROZEN
+from evaluation.results.records import Record
+from evaluation.results.statistics import mcnemar
+from evaluation.results.summary import Summary
+from evaluation.runner import Runner
+from evaluation.summarize import checked_images, checks_task, finish, write_summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies, records, checks and attacked images of one model under one norm."""
+
+    name: str
+    summary: Summary
+    runner: Runner
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """One record for each image, budget and attack."""
+        return self.runner.journal.records()
+
+    def accuracy(
+        self, norm: str, eps: float, *, attack: str = WORST, protocol: str = FROZEN
+    ) -> Accuracy:
+        """Accuracy with its 95 % interval, by default under the worst attack for each image.
+
+        `eps` 0 is the clean accuracy. `attack` and `protocol` as in the printed table.
+
+        Raises:
+            ValueError: the evaluation has no such norm, budget, attack or protocol.
+        """
+        budgets = [each for each in self.summary.accuracies if isclose(each, eps, rel_tol=1e-6)]
+        if norm != self.summary.norm or not budgets:
+            known = ", ".join(written(each) for each in self.summary.accuracies)
+            raise ValueError(
+                f"norm={norm!r}, eps={written(eps)}: evaluated was {self.summary.norm!r} at eps "
+                f"{known}"
+            )
+        attacks = self.summary.accuracies[budgets[0]]
+        if budgets[0] and attack not in attacks:
+            raise ValueError(f"attack={attack!r}: must be one of {list(attacks)}")
+        if protocol not in self.summary.protocols:
+            raise ValueError(f"protocol={protocol!r}: must be one of {self.summary.protocols}")
+        return self.summary.accuracy(budgets[0], attack, protocol)
+
+    def to_dataframe(self) -> Any:
+        """The records as a pandas.DataFrame, one row each."""
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+        return pandas.DataFrame([record.to_json() for record in self.records])
+
+    def save(self, folder: Path) -> None:
+        """Write what `python -m evaluation.evaluate --out` writes.
+
+        Raises:
+            ValueError: the folder holds another run.
+        """
+        runner, source = self.runner, self.runner.journal
+        journal = FolderJournal(folder, runner.settings, inputs=runner.target.inputs)
+        if not journal.records():
+            journal.append(self.records)
+        for unit in runner.units:
+            if (kept := source.kept(unit.name)) is not None:
+                journal.keep(unit.name, kept)
+        journal.keep_checks(source.checks() or [])
+        write_summary(self.summary, folder)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a report into the folder `path`; returns its page."""
+        return Comparison((self,)).report(path)
+
+    def figure(self) -> "Figure":
+        """Accuracy over the budget with 95 % intervals, worst attack and frozen draw."""
+        return Comparison((self,)).figure()
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.summary.text}"
+
+    def _repr_html_(self) -> str:
+        head, *lines = self.summary.text.split("\n\n", 1)
+        return f"<p><b>{escape(self.name)}</b>: {escape(head)}</p>" + "".join(
+            f"<pre>{escape(line)}</pre>" for line in lines
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations of several models on the same images."""
+
+    evaluations: tuple[Evaluation, ...]
+
+    @cached_property
+    def scores(self) -> Results:
+        """Scores of each image, by model, threat and protocol."""
+        found: Results = {}
+        for each in self.evaluations:
+            found.setdefault(each.name, {}).update(results(each.records, each.summary.norm))
+        return found
+
+    def p_value(self, first: str, second: str, norm: str, eps: float) -> float:
+        """P-value of McNemar's exact test that two models are equally accurate.
+
+        Under the worst attack for each image and the frozen draw; `eps` 0 is without attack.
+        """
+        threat = f"{norm} {written(eps)}" if eps else "clean"
+        one, other = (self.scores[name][threat][FROZEN] for name in (first, second))
+        return mcnemar([score == 1 for score in one], [score == 1 for score in other])
+
+    def report(self, path: str | Path) -> Path:
+        """Write one report of all into the folder `path`; returns its page."""
+        from evaluation.report import write
+
+        path, folders = Path(path), []
+        for each in self.evaluations:
+            folder = each.runner.out
+            if folder is None:
+                folder = path / "runs" / f"{each.name}-{each.summary.norm}"
+                each.save(folder)
+            folders.append(folder)
+        return write(folders, path)
+
+    def figure(self) -> "Figure":
+        """Accuracy over the budget with 95 % intervals, worst attack and frozen draw."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5, 3.5), layout="constrained")
+        axes = figure.add_subplot()
+        for each in self.evaluations:
+            budgets = [0.0, *each.summary.budgets]
+            shares = [each.summary.accuracy(eps) for eps in budgets]
+            means = [100 * share.mean for share in shares]
+            down = [100 * (share.mean - share.low) for share in shares]
+            up = [100 * (share.high - share.mean) for share in shares]
+            label = f"{each.name}, {each.summary.norm}"
+            axes.errorbar(budgets, means, yerr=(down, up), marker="o", capsize=2, label=label)
+        axes.set(xlabel="budget eps", ylabel="accuracy in %", ylim=(0, 101))
+        axes.legend()
+        return figure
+
+    def __str__(self) -> str:
+        return comparison(self.scores)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def compare(evaluations: Sequence[Evaluation]) -> Comparison:
+    """Put evaluations on the same images and budgets side by side.
+
+    Raises:
+        ValueError: they saw different images or budgets, or two have the same name and norm.
+    """
+    if not evaluations:
+        raise ValueError("evaluations: none given")
+    different = {(each.name, each.summary.norm) for each in evaluations}
+    if len(different) < len(evaluations):
+        raise ValueError(
+            f"evaluations: {[each.name for each in evaluations]} need different names; give "
+            "evaluate(..., name=...)"
+        )
+    if len({each.summary.provenance["data_fingerprint"] for each in evaluations}) > 1:
+        raise ValueError("evaluations: of different images; evaluate all on the same ones")
+    found = Comparison(tuple(evaluations))
+    threats = {name: list(by) for name, by in found.scores.items()}
+    if len({tuple(each) for each in threats.values()}) > 1:
+        raise ValueError(f"evaluations: under different budgets: {threats}; use the same ones")
+    return found
+
+
+def evaluated(
+    runner: Runner,
+    *,
+    name: str,
+    show: bool = False,
+    main: bool = True,
+    wait: Callable[[], object] = lambda: None,
+) -> Evaluation | None:
+    """Run what is missing, and summarize; None in a process that is not `main`.
+
+    `wait` returns when all processes have come to it. With `show`, a bar of the progress.
+    """
+    mine = runner.mine()
+    progress = Progress(tasks(runner, mine), show=show)
+    try:
+        for unit in mine:
+            runner.run(unit, progress)
+        wait()
+        return Evaluation(name, finish(runner, progress), runner) if main else None
+    finally:
+        progress.close()
+
+
+def tasks(runner: Runner, units: Iterable) -> list:
+    """The missing attacks on some units, and the checks if they are missing."""
+    checks = [checks_task(runner)] if checked_images(runner) else []
+    return runner.tasks(list(units)) + (checks if runner.journal.checks() is None else [])

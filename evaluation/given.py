@@ -1,0 +1,128 @@
+"""Models and images as a caller of `evaluation.evaluate` has them."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from evaluation.config import GIVEN
+from evaluation.factories import as_module
+from evaluation.target import Target, copied, first_answer, fit, fit_transfer
+from rdc.data import Dataset
+from rdc.runs.fingerprints import data_fingerprint, weights_hash
+
+ROUNDING = 1e-5
+"""Excess over [0, 1] that counts as rounding, as of resized images."""
+
+
+def given_target(
+    model: nn.Module | Callable[[Tensor], Any],
+    images: Any,
+    labels: Any,
+    *,
+    transfer: nn.Module | Callable[[Tensor], Any] | None,
+    name: str | None,
+    class_names: tuple[str, ...],
+) -> Target:
+    """The target that a call of `evaluation.evaluate` describes.
+
+    Raises:
+        ValueError: names the argument that is wrong, what it is and what it should be.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("evaluate: inside torch.inference_mode(), where no attack has a gradient")
+    module, other = ready(model, "model"), None if transfer is None else ready(transfer, "transfer")
+    data = given_data(images, labels, class_names)
+    if not (class_names or isinstance(images, Dataset)):
+        count = first_answer(module, data, "model").shape[1]
+        names = getattr(images, "classes", range(count))
+        data = replace(data, class_names=tuple(map(str, names)))
+    data = fit(module, data, "model", "images")
+    hashes = {"images": data_fingerprint(data), **identity(model, "model")}
+    if other is not None and transfer is not None:
+        fit_transfer(other, data, "transfer", "images")
+        hashes |= identity(transfer, "transfer")
+    unused = copied(module)
+    title = name or type(model).__name__ if isinstance(model, nn.Module) else name or "model"
+    return Target(
+        module, data, lambda: copied(unused), other,
+        settings={
+            "defense": {"kind": "module", "name": title}, "transfer": other and GIVEN,
+            "data": GIVEN, "split": GIVEN, "images": len(data),
+        },
+        inputs=hashes,
+        weights={title: weights_hash(module)},
+    )  # fmt: skip
+
+
+def ready(model: nn.Module | Callable[[Tensor], Any], name: str) -> nn.Module:
+    """The model as a module whose layers are in evaluation mode."""
+    if not callable(model):
+        raise ValueError(f"{name}: {type(model).__name__}; give a torch.nn.Module or a function")
+    module = as_module(model)
+    moody = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    found = [type(part).__name__ for part in module.modules()
+             if isinstance(part, moody) and part.training]  # fmt: skip
+    if found:
+        raise ValueError(f"{name}: its {found[0]} is in training mode; call {name}.eval() before")
+    return module
+
+
+def identity(model: nn.Module | Callable[[Tensor], Any], name: str) -> dict[str, str]:
+    """Hashes of a model's weights and of the source of its class or function, where it has one."""
+    found = {f"weights of the {name}": weights_hash(as_module(model))}
+    try:
+        source = inspect.getsource(type(model) if isinstance(model, nn.Module) else model)
+    except (OSError, TypeError):  # typed into a console, or made by C
+        return found
+    return found | {f"source of the {name}": hashlib.sha256(source.encode()).hexdigest()}
+
+
+def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Dataset:
+    """Images and labels of whatever kind as a data set."""
+    if isinstance(images, Dataset):
+        if labels is not None:
+            raise ValueError("labels: images is a rdc.data.Dataset, which has its own")
+        return images
+    if isinstance(images, Tensor | np.ndarray):
+        if labels is None:
+            raise ValueError("labels: none given; give one integer for each image")
+        return Dataset.of(in_range(torch.as_tensor(images)), labels, class_names)
+    if labels is not None:
+        raise ValueError(
+            f"labels: images is a {type(images).__name__}; give labels with a tensor or an array, "
+            "or a Dataset of pairs (image, label)"
+        )
+    parts = [(torch.as_tensor(part), torch.as_tensor(of)) for part, of in batches(images)]
+    if not parts:
+        raise ValueError("images: an empty data set; give at least one image")
+    every, of_every = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Dataset.of(in_range(every), of_every, class_names)
+
+
+def in_range(images: Tensor) -> Tensor:
+    """The images; float values that rounding put outside [0, 1] are cut off."""
+    if images.is_floating_point() and (images - images.clamp(0, 1)).abs().max() < ROUNDING:
+        return images.clamp(0, 1)
+    return images
+
+
+def batches(images: Any) -> Iterable[tuple[Any, Any]]:
+    """Pairs of images and labels, a batch each."""
+    if not isinstance(images, DataLoader):
+        if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+            raise ValueError(
+                f"images: {type(images).__name__}; give a tensor or an array with labels, a "
+                "rdc.data.Dataset, or a torch Dataset or DataLoader of (image, label)"
+            )
+        images = DataLoader(images, batch_size=256)
+    for batch in images:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise ValueError("images: its batches must be pairs of images and labels")
+        yield batch[0], batch[1]

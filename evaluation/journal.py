@@ -1,0 +1,130 @@
+"""Journal of an evaluation: its records and attacked images, in a folder or in memory."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evaluation.checks.check import Check
+from evaluation.results.records import Record, read_records, unique
+from rdc.config import read_json
+from rdc.runs.atomic import replacing, write_json
+from rdc.runs.run_log import RunLog
+
+CHECKS = "checks.json"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The most harmful attacked images of a unit so far.
+
+    `images` (B, C, H, W) in [0, 1], `attacks` the names of the attacks that made them (B),
+    `purified` the same images after the defense's purifier, once all attacks are done.
+    """
+
+    images: Tensor
+    attacks: tuple[str, ...]
+    purified: Tensor | None = None
+
+
+class Journal(Protocol):
+    """Storage of an evaluation: `kept` and `keep` go by the names of units."""
+
+    def records(self) -> list[Record]: ...
+    def append(self, records: Iterable[Record]) -> None: ...
+    def kept(self, name: str) -> Kept | None: ...
+    def keep(self, name: str, kept: Kept) -> None: ...
+    def checks(self) -> list[Check] | None: ...
+    def keep_checks(self, checks: Sequence[Check]) -> None: ...
+
+
+class MemoryJournal:
+    """A journal that ends with the process."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._kept: dict[str, Kept] = {}
+        self._checks: list[Check] | None = None
+
+    def records(self) -> list[Record]:
+        return unique(self._records)
+
+    def append(self, records: Iterable[Record]) -> None:
+        self._records += records
+
+    def kept(self, name: str) -> Kept | None:
+        return self._kept.get(name)
+
+    def keep(self, name: str, kept: Kept) -> None:
+        self._kept[name] = kept
+
+    def checks(self) -> list[Check] | None:
+        return self._checks
+
+    def keep_checks(self, checks: Sequence[Check]) -> None:
+        self._checks = list(checks)
+
+
+class FolderJournal:
+    """A journal in a folder that belongs to `settings` and `inputs` (see `rdc.runs.settings`).
+
+    Raises:
+        ValueError: the folder was begun with others.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        inputs: Mapping[str, str],
+        process: int = 0,
+    ) -> None:
+        self.folder = folder
+        self.log = RunLog(folder, dict(settings), inputs=inputs, process=process)
+
+    def records(self) -> list[Record]:
+        return read_records(self.folder)
+
+    def append(self, records: Iterable[Record]) -> None:
+        self.log.append([record.to_json() for record in records])
+
+    def kept(self, name: str) -> Kept | None:
+        return read_kept(self.folder, name)
+
+    def keep(self, name: str, kept: Kept) -> None:
+        tensors = {"images": kept.images, "purified": kept.purified}
+        with replacing(images_file(self.folder, name)) as part:
+            save_file(
+                {k: values.cpu().contiguous() for k, values in tensors.items()
+                 if values is not None},
+                part, metadata={"attacks": json.dumps(kept.attacks)},
+            )  # fmt: skip
+
+    def checks(self) -> list[Check] | None:
+        file = self.folder / CHECKS
+        return [Check(**check) for check in read_json(file)] if file.exists() else None
+
+    def keep_checks(self, checks: Sequence[Check]) -> None:
+        write_json(self.folder / CHECKS, [asdict(check) for check in checks])
+
+
+def images_file(folder: Path, name: str) -> Path:
+    """The file of the attacked images of the unit `name` in a run's folder."""
+    return folder / "images" / f"{name}.safetensors"
+
+
+def read_kept(folder: Path, name: str) -> Kept | None:
+    """The attacked images of the unit `name` in a run's folder, if they are there."""
+    file = images_file(folder, name)
+    if not file.exists():
+        return None
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        attacks = json.loads(opened.metadata()["attacks"])
+    return Kept(tensors["images"], tuple(attacks), tensors.get("purified"))

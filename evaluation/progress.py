@@ -1,0 +1,122 @@
+"""Progress of an evaluation: passes through the models, and the time that is left."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+GRADIENT = 3
+"""Cost of a gradient, where a forward pass costs 1."""
+REFRESH = 0.2
+"""Seconds between two updates of the bar."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An attack on a unit of a run; `cost` counts forward passes of an image, at most."""
+
+    run: str
+    unit: str
+    attack: str
+    cost: float
+
+    @property
+    def kinds(self) -> list[tuple[str, ...]]:
+        """Groups of tasks that take similar time for the same cost, the most similar first."""
+        gradient = self.attack.rpartition("/")[0]
+        return [(self.run, self.attack), (self.run, gradient, "*"), (self.run,), ()]
+
+
+class Progress:
+    """Time left for some tasks, from their costs and the time that similar ones took.
+
+    `workers`: processes that share the tasks. With `show`, a bar on the terminal.
+    """
+
+    def __init__(self, tasks: Iterable[Task], *, show: bool = False, workers: int = 1) -> None:
+        self.open = dict.fromkeys(tasks)
+        self.workers = workers
+        self.spent: dict[tuple[str, ...], tuple[float, float]] = {}
+        self.started = time.perf_counter()
+        self.shown = 0.0
+        self.bar = tqdm(
+            total=1.0, disable=not show, leave=False,
+            bar_format="{percentage:3.0f}%|{bar:24}| {desc}",
+        )  # fmt: skip
+
+    @contextmanager
+    def task(self, task: Task, *models: nn.Module) -> Iterator[None]:
+        """A context that does a task; calls of `models` are counted."""
+        self.current, self.counted, self.began = task, 0.0, time.perf_counter()
+        hooks = [model.register_forward_hook(self._count) for model in models]
+        try:
+            self._show()
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        seconds = time.perf_counter() - self.began
+        for kind in task.kinds:
+            before = self.spent.get(kind, (0.0, 0.0))
+            self.spent[kind] = before[0] + seconds, before[1] + task.cost
+        self.drop(task)
+
+    def drop(self, task: Task) -> None:
+        """Forget a task, which is done or another process's."""
+        self.open.pop(task, None)
+        self.current = None
+        self._show(at_once=True)
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def seconds_left(self) -> float | None:
+        """An estimate; None before any task was done."""
+        if () not in self.spent:
+            return None
+        return sum(map(self._seconds, self.open)) / self.workers
+
+    def _seconds(self, task: Task) -> float:
+        kind = next(kind for kind in task.kinds if kind in self.spent)
+        seconds, cost = self.spent[kind]
+        whole = task.cost * seconds / cost
+        if task != self.current:
+            return whole
+        elapsed, share = time.perf_counter() - self.began, min(self.counted / task.cost, 1)
+        # As soon as a tenth is done, that tells more than tasks of other kinds.
+        if kind != task.kinds[0] and share > 0.1:
+            whole = elapsed / share
+        return max(whole - elapsed, (1 - share) * whole / 2)
+
+    def _count(self, module: nn.Module, arguments: tuple, output: object) -> None:
+        self.counted += len(arguments[0]) * (GRADIENT if torch.is_grad_enabled() else 1)
+        self._show()
+
+    def _show(self, *, at_once: bool = False) -> None:
+        now = time.perf_counter()
+        if self.bar.disable or (now - self.shown < REFRESH and not at_once):
+            return
+        self.shown, left, elapsed = now, self.seconds_left(), now - self.started
+        if left is not None:
+            self.bar.total, self.bar.n = max(elapsed + left, 1e-9), elapsed
+        task = self.current
+        words = [duration(elapsed)]
+        words += [f"about {duration(left)} left"] if left is not None else []
+        words += [f"{task.unit}, {task.attack}"] if task is not None else []
+        self.bar.set_description_str("; ".join(words))
+
+    current: Task | None = None
+    counted = 0.0
+    began = 0.0
+
+
+def duration(seconds: float) -> str:
+    """Time in words: "40 s", "12 min" or "3 h 20 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

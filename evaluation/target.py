@@ -1,0 +1,184 @@
+"""Target of an evaluation: a model, the images that it is asked about, and their identity."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.config import EvaluateConfig
+from evaluation.defenses import build, classifier, default_transfer_model, hashes, networks, weights
+from rdc import DiffusionClassifier, ImageClassifier
+from rdc.data import Dataset, load
+from rdc.runs.fingerprints import data_fingerprint
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model from [0, 1] images (B, C, H, W) to logits (B, K), and images with labels.
+
+    `fresh` gives the model as new: one that has been attacked might remember it.
+    `transfer`: another model, on which images for a transfer attack are made.
+    `settings`: what was asked for, by name: defense, transfer, data, split and number of images.
+    `inputs`: hashes of data, weights and code, by description; `weights`: those of the weights.
+    """
+
+    model: nn.Module
+    data: Dataset
+    fresh: Callable[[], nn.Module]
+    transfer: nn.Module | None
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    weights: Mapping[str, str]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's weights; the CPU where it has none."""
+        return next((tensor.device for tensor in tensors(self.model)), torch.device("cpu"))
+
+    def part(self, rows: range) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) and labels (B,) on the device."""
+        part = self.data.subset(slice(rows.start, rows.stop))
+        return part.images.to(self.device), part.labels.to(self.device)
+
+
+def tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def target_of(config: EvaluateConfig, device: torch.device) -> Target:
+    """The target that the settings name.
+
+    Raises:
+        ValueError: data, defense and transfer model do not fit each other.
+    """
+
+    def placed(model: nn.Module) -> nn.Module:
+        return model.to(device).eval()
+
+    def fresh() -> nn.Module:
+        return placed(build(config.defense, data=config.data))
+
+    model = fresh()
+    shape = shape_of(model) if config.resize else None
+    data = load(config.data, config.split, shape=shape, resize=config.resize)
+    data = data.subset(slice(config.images))
+    name = None
+    if config.attack == "adaptive":
+        name = config.transfer or default_transfer_model(config.defense, config.data)
+    transfer = placed(classifier(name)) if name else None
+    data = fit(model, data, f"--defense.kind {config.defense.kind}", f"--data {config.data}")
+    if transfer is not None:
+        fit_transfer(transfer, data, f"--transfer {name}", f"--data {config.data}")
+    return Target(
+        model, data, fresh, transfer,
+        settings={
+            "defense": asdict(config.defense), "transfer": name, "data": config.data,
+            "split": config.split, "images": config.images, "resize": config.resize,
+        },
+        inputs={
+            f"images of {config.data}": data_fingerprint(data),
+            **hashes(config.defense, name, data=config.data),
+        },
+        weights=weights(networks(config.defense)),
+    )  # fmt: skip
+
+
+def fit(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> Dataset:
+    """The data with the labels of the model, matched by the names of the classes.
+
+    Raises:
+        ValueError: shapes or classes differ, or the model gives no logits for the first image.
+    """
+    for path, part in model.named_modules():
+        where = f"{model_name}{f' ({path})' if path else ''}"
+        shape = getattr(part, "image_shape", None)
+        if shape is not None and tuple(shape) != data.shape:
+            raise ValueError(
+                f"{where} takes images (channels, height, width) {tuple(shape)}, but those of "
+                f"{data_name} are {data.shape}; give a model and data of the same images"
+            )
+        if names := class_names(part):
+            try:
+                data = data.of_classes(names)
+            except ValueError as error:
+                raise ValueError(f"{where}, {data_name}: {error}") from error
+    answer(model, data, model_name, data_name)
+    return data
+
+
+def fit_transfer(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> None:
+    """Refuse a transfer model that does not `fit` the data as the defense does."""
+    if fit(model, data, model_name, data_name).class_names != data.class_names:
+        raise ValueError(
+            f"{model_name}: its classes are in another order than those of the defense, "
+            f"{listed(data.class_names)}; give one with the same order"
+        )
+
+
+def shape_of(model: nn.Module) -> tuple[int, int, int] | None:
+    """(channels, height, width) of the images of a model's first part that names them."""
+    shapes = (getattr(part, "image_shape", None) for part in model.modules())
+    return next((tuple(shape) for shape in shapes if shape is not None), None)
+
+
+def class_names(part: nn.Module) -> tuple[str, ...]:
+    """Names of the classes that a part of a defense answers with; empty where it has none."""
+    if isinstance(part, DiffusionClassifier):
+        return tuple(part.denoiser.class_names)
+    return part.class_names if isinstance(part, ImageClassifier) else ()
+
+
+def listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(map(repr, names[:10]))
+    return f"({shown}{', ...' if len(names) > 10 else ''}; {len(names)} of them)"
+
+
+def answer(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> None:
+    """Check the model's logits of the first image.
+
+    Raises:
+        ValueError: they are not one finite number for every class of the data.
+    """
+    logits, count = first_answer(model, data, model_name), len(data.class_names)
+    if logits.shape[1] != count:
+        raise ValueError(
+            f"{model_name}: gives {logits.shape[1]} logits, but {data_name} has {count} classes "
+            f"{listed(data.class_names)}; give a model of these classes"
+        )
+    if not logits.isfinite().all():
+        raise ValueError(f"{model_name}: NaN or infinity in the logits of the first image")
+
+
+@torch.no_grad()
+def first_answer(model: nn.Module, data: Dataset, model_name: str) -> Tensor:
+    """The model's logits (1, K) of the first image.
+
+    Raises:
+        ValueError: it gives something else.
+    """
+    device = next((tensor.device for tensor in tensors(model)), torch.device("cpu"))
+    # A copy is asked: a model that remembers images must not know this one.
+    logits = copied(model)(data.subset(slice(1)).images.to(device))
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"{model_name}: returns {type(logits).__name__}; it must return a tensor of logits "
+            "(B, K)"
+        )
+    if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
+        raise ValueError(
+            f"{model_name}: returns shape {tuple(logits.shape)} for one image; it must return "
+            "logits (1, K), of at least two classes"
+        )
+    return logits
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy, or the model itself where it cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError):  # tensors inside a graph, handles, locks
+        return model

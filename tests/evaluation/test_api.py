@@ -1,0 +1,278 @@
+"""`evaluation.evaluate` on a caller's own models and images."""
+
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import evaluation
+from evaluation.journal import FolderJournal
+from evaluation.results.records import Record, read_records
+from evaluation.results.summary import Summary
+from rdc.data import Dataset
+
+ONLY = ("exact/apgd-margin", "square")
+OPTIONS = {"eps": (0.05, 0.3), "steps": 3, "queries": 5, "only": ONLY, "batch_size": 4}
+
+
+class Linear(nn.Module):
+    """Three classes by the sums of columns of 4x4 images."""
+
+    def __init__(self, scale: float = 10.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * images.mean((1, 2))[:, :3]
+
+
+PIXELS = (255 * torch.rand(10, 1, 4, 4, generator=torch.Generator().manual_seed(0))).byte()
+IMAGES = PIXELS.float() / 255
+LABELS = Linear()(IMAGES).argmax(1)
+
+
+def evaluate(model=None, images=IMAGES, labels=LABELS, **options) -> evaluation.Evaluation:
+    return evaluation.evaluate(model or Linear(), images, labels, **{**OPTIONS, **options})
+
+
+def timeless(records: list[Record]) -> list[Record]:
+    return [replace(record, seconds=0) for record in records]
+
+
+@pytest.fixture(scope="module")
+def found() -> evaluation.Evaluation:
+    return evaluate(name="mine")
+
+
+def test_the_function_keeps_its_name_when_the_program_is_imported() -> None:
+    importlib.import_module("evaluation.evaluate")
+    from evaluation import evaluate as imported
+    from evaluation.evaluate import main
+
+    assert evaluation.evaluate is imported and imported.__module__ == "evaluation.api"
+    assert callable(main) and evaluation.certify.__module__.startswith("evaluation.certification")
+
+
+def test_accuracies_are_those_of_the_records(found: evaluation.Evaluation) -> None:
+    assert found.accuracy("linf", 0).mean == 1
+    for eps in (0.05, 0.3):
+        worst = {r.image: True for r in found.records}
+        for record in found.records:
+            if record.eps <= eps:
+                worst[record.image] &= record.right
+        share = found.accuracy("linf", eps)
+        assert share.mean == sum(worst.values()) / 10 and share.low <= share.mean <= share.high
+    assert found.accuracy("linf", 0.3) == found.accuracy("linf", 0.1 + 0.2)
+    assert found.accuracy("linf", 0.3, attack="square").mean >= found.accuracy("linf", 0.3).mean
+    # The margin of a linear model falls by twice the budget in the mean of each column.
+    margins = Linear()(IMAGES).topk(2).values @ torch.tensor([1.0, -1.0]) / 10
+    interior = margins > 2 * 0.05
+    assert all(r.right for r in found.records if r.eps == 0.05 and interior[r.image])
+
+
+def test_text_and_pictures(found: evaluation.Evaluation) -> None:
+    assert str(found).startswith("mine: all ") and "eps 0.05  worst" in str(found)
+    assert "<b>mine</b>" in found._repr_html_()
+    assert len(found.figure().axes[0].containers) == 1
+
+
+def test_records_as_a_table(found: evaluation.Evaluation) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = found.to_dataframe()
+    assert isinstance(frame, pandas.DataFrame) and len(frame) == len(found.records) == 50
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (PIXELS, LABELS.tolist()),
+        (IMAGES.double().numpy(), LABELS.numpy().astype(np.int32)),
+        (PIXELS.numpy(), LABELS),
+        (Dataset(PIXELS, LABELS, ("a", "b", "c")), None),
+        (TensorDataset(IMAGES, LABELS), None),
+        (DataLoader(TensorDataset(PIXELS, LABELS), batch_size=3), None),
+    ],
+    ids=["uint8", "double", "array", "rdc", "dataset", "loader"],
+)
+def test_any_kind_of_data(found: evaluation.Evaluation, images, labels) -> None:
+    other = evaluate(images=images, labels=labels, checks=False)
+    assert timeless(other.records) == timeless(found.records)
+
+
+def test_a_folder_holds_what_memory_holds(found: evaluation.Evaluation, tmp_path: Path) -> None:
+    """The function's own folder, and one that it saves later."""
+    out, saved = tmp_path / "out", tmp_path / "saved"
+    written = evaluate(name="mine", out=out)
+    found.save(saved)
+    for folder in (out, saved):
+        assert timeless(read_records(folder)) == timeless(found.records)
+        summary = Summary.read(folder / "summary.json")
+        assert summary.accuracies == found.summary.accuracies == written.summary.accuracies
+        assert [check.passed for check in summary.checks] == [
+            check.passed for check in found.summary.checks
+        ]
+    files = [sorted((folder / "images").iterdir()) for folder in (out, saved)]
+    assert len(files[0]) == 9
+    for one, other in zip(*files, strict=True):
+        assert one.name == other.name and one.read_bytes() == other.read_bytes()
+
+
+def test_a_stopped_call_continues(
+    found: evaluation.Evaluation, tmp_path: Path, monkeypatch
+) -> None:
+    calls, append = [], FolderJournal.append
+
+    def stop(self: FolderJournal, records) -> None:
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        append(self, records)
+        calls.append(len(records))
+
+    monkeypatch.setattr(FolderJournal, "append", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(out=tmp_path / "out")
+    monkeypatch.setattr(
+        FolderJournal, "append", lambda self, rows: calls.append(append(self, rows))
+    )
+    again = evaluate(out=tmp_path / "out")
+    assert timeless(again.records) == sorted_like(found, timeless(again.records))
+    assert len(calls) == 3 + 2 * 2 * 3  # batches, and budgets times attacks times batches
+
+
+def sorted_like(found: evaluation.Evaluation, rows: list[Record]) -> list[Record]:
+    by_key = {(r.eps, r.attack, r.image): r for r in timeless(found.records)}
+    return [by_key[r.eps, r.attack, r.image] for r in rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": Linear(11.0)}, "weights of the model: its content has changed"),
+        ({"model": lambda images: Linear()(images)}, "source of the model: its content"),
+        ({"images": 1 - IMAGES}, "images: its content has changed"),
+        ({"eps": (0.05,)}, r"--eps: \[0\.05, 0\.3\] -> \[0\.05\]"),
+    ],
+)
+def test_a_folder_of_other_inputs_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    evaluate(out=tmp_path, checks=False)
+    with pytest.raises(ValueError, match=message):
+        evaluate(**{"out": tmp_path, "checks": False, **changes})
+
+
+def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -> None:
+    other = evaluate(Linear(-10.0), name="wrong", checks=False)
+    both = evaluation.compare([found, other])
+    assert both.p_value("mine", "wrong", "linf", 0) == pytest.approx(2 * 0.5**10, rel=1)
+    assert "| mine " in str(both) and "| wrong " in str(both)
+    page = both.report(tmp_path / "report").read_text()
+    assert "mine" in page and "wrong" in page
+    with pytest.raises(ValueError, match="need different names"):
+        evaluation.compare([found, found])
+    with pytest.raises(ValueError, match="of different images"):
+        evaluation.compare([found, evaluate(images=1 - IMAGES, checks=False)])
+    with pytest.raises(ValueError, match="under different budgets"):
+        evaluation.compare([found, evaluate(eps=0.05, name="few", checks=False)])
+
+
+class Pair(Linear):
+    def forward(self, images: Tensor):
+        return super().forward(images), images
+
+
+MISTAKES = {
+    "values": ({"images": 255 * IMAGES}, r"images: values from .* expected \[0, 1\]"),
+    "one image": ({"images": IMAGES[0, 0]}, r"images: shape \(4, 4\); give \(N, C, H, W\)"),
+    "integers": ({"images": PIXELS.int()}, r"images: torch\.int32; give uint8"),
+    "list": ({"images": 3, "labels": None}, "images: int; give a tensor"),
+    "no labels": ({"labels": None}, "labels: none given"),
+    "few labels": ({"labels": LABELS[:3]}, r"labels: .*\(3,\); give int64 \(10,\)"),
+    "soft labels": ({"labels": IMAGES[:, 0, 0]}, "give whole numbers"),
+    "labels of K": ({"labels": LABELS + 3}, "numbers of the 3 class_names"),
+    "two labels": ({"images": TensorDataset(IMAGES, LABELS)}, "labels: images is a TensorDataset"),
+    "class names": ({"class_names": tuple("abcd")}, r"gives 3 logits, .* 4 classes"),
+    "eps": ({"eps": 8}, "--eps 8: images are in"),
+    "tuple": ({"model": Pair()}, "model: returns tuple; it must return a tensor"),
+    "shape": ({"model": lambda images: images}, r"model: returns shape \(1, 1, 4, 4\)"),
+    "no model": ({"model": "digits-cnn"}, "model: str; give a torch.nn.Module"),
+    "training": ({"model": nn.Sequential(Linear(), nn.Dropout())}, r"call model\.eval\(\)"),
+    "nan": ({"model": Linear(float("nan"))}, "model: NaN or infinity"),
+    "transfer": ({"transfer": lambda x: x.mean((1, 2))}, r"transfer: gives 4 logits"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named_before_anything_is_computed(mistake: str, tmp_path: Path) -> None:
+    changes, message = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=message):
+        evaluate(**{"out": tmp_path / "out", **changes})
+    assert not (tmp_path / "out").exists()
+
+
+def test_inference_mode_is_refused() -> None:
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        evaluate()
+
+
+def test_rounding_outside_the_box_is_cut_off() -> None:
+    images = IMAGES.clone()
+    images[0, 0, 0, 0] = 1 + 1e-6
+    assert evaluate(images=images, checks=False).summary.images == 10
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "options", "message"),
+    [
+        ("l2", 0.3, {}, "evaluated was 'linf' at eps 0, 0.05, 0.3"),
+        ("linf", 0.2, {}, r"eps=0\.2"),
+        ("linf", 0.3, {"attack": "x"}, "attack='x': must be one of"),
+        ("linf", 0.3, {"protocol": "fresh"}, r"protocol='fresh': must be one of \['frozen'\]"),
+    ],
+)
+def test_unknown_figures_are_named(
+    found: evaluation.Evaluation, norm, eps, options: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        found.accuracy(norm, eps, **options)
+
+
+FACTORY = """
+import torch
+from rdc import ImageClassifier
+
+def cnn():
+    return ImageClassifier.from_pretrained("digits-cnn")
+
+def function():
+    return lambda images: cnn()(images)
+
+def nothing():
+    return 3
+"""
+
+
+def test_a_factory_is_a_defense_for_the_program(tmp_path: Path) -> None:
+    """In a process of its own, by the path of a file; what it changes is refused later."""
+    file, out = tmp_path / "mine.py", tmp_path / "out"
+    file.write_text(FACTORY)
+    command = [
+        sys.executable, "-m", "evaluation.evaluate", "--out", str(out), "--defense.kind", "module",
+        "--defense.factory", f"{file}:cnn", "--images", "2", "--eps", "1/10", "--suite.only",
+        "square", "--suite.queries", "5", "--check-images", "0",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "module on 2 test images of digits, linf eps 0.1"
+    settings = json.loads((out / "settings.json").read_text())
+    assert {f"weights of {file}:cnn", f"mine.py of {file}:cnn"} < settings["inputs"].keys()
+    file.write_text(FACTORY + "# changed\n")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"mine.py of {file}:cnn: its content has changed" in done.stderr
