@@ -5,7 +5,7 @@ killed and started again, end with the same records.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from evaluation.answers import Answers, answers
-from evaluation.attacks.norms import wide
-from evaluation.attacks.rng import spawn
+from evaluation.attacks.grid import rounded
+from evaluation.attacks.rng import pick, spawn
 from evaluation.config import Options
 from evaluation.eps import written
 from evaluation.gradient_modes import noises
 from evaluation.journal import FolderJournal, Journal, Kept, MemoryJournal
 from evaluation.progress import GRADIENT, Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
-from evaluation.suites import Entry, run, suite
+from evaluation.suites import Entry, broken, run, suite
 from evaluation.target import Target
 from evaluation.work_queue import Unit, units
 from rdc import Defense
@@ -33,12 +33,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of a unit: (B, C, H, W) in [0, 1], labels (B,), and a seed for each."""
+    """Images of a unit: numbers, (B, C, H, W) in [0, 1], labels (B,), and a seed for each."""
 
     unit: Unit
+    rows: list[int]
     images: Tensor
     labels: Tensor
     seeds: list[int]
+
+    def without(self, rows: Collection[int]) -> "Batch":
+        """The batch without the images of these numbers."""
+        index = torch.tensor([i for i, row in enumerate(self.rows) if row not in rows]).long()
+        kept = index.to(self.images.device)
+        return replace(
+            self, rows=pick(self.rows, index), images=self.images[kept], labels=self.labels[kept],
+            seeds=pick(self.seeds, index),
+        )  # fmt: skip
 
 
 class Runner:
@@ -137,24 +147,35 @@ class Runner:
         names = {record.attack for record in done}
         left = {n: s for n, s in self.stages(unit).items() if not names.issuperset(s)}
         for number, (name, stages) in enumerate(left.items(), 1):
-            found: list[Record] = []
+            won = self.won(unit, name, done)
+            part = batch.without(won)
+            found = [record.not_tried(stage) for stage in stages for record in won.values()]
             models = [self.entries[name].surrogate] if unit.eps else [self.target.model]
             with progress.task(self.task(unit, name), *models):
-                for stage, attacked, spent in self.attacked(batch, name, stages):
-                    new = self.judged(batch, stage, attacked, spent)
+                for stage, attacked, spent in self.attacked(part, name, stages):
+                    new = self.judged(part, stage, attacked, spent)
                     most = worst([*most.values(), *new], harm)
-                    taken = torch.tensor([most[record.image] is record for record in new])
-                    harmful = torch.where(wide(taken).to(attacked.device), attacked, harmful)
+                    harmful = harmful.clone()
+                    for record, image in zip(new, attacked, strict=True):
+                        if most[record.image] is record:
+                            harmful[record.image - unit.rows.start] = image
                     found += new
+            done = [*done, *found]
             attacks = tuple(record.attack for record in most.values())
             purified = self.purified(harmful) if number == len(left) else None
             self.journal.keep(unit.name, Kept(harmful, attacks, purified))
             self.journal.append(found)
 
+    def won(self, unit: Unit, name: str, before: list[Record]) -> dict[int, Record]:
+        """Images that leave the attack nothing to win after `before`, and why (see `broken`)."""
+        if not unit.eps or self.options.suite.every_attack:
+            return {}
+        return broken(self.entries[name], before)
+
     def batch(self, unit: Unit) -> Batch:
         """The images of a unit on the model's device."""
         seeds = [spawn([self.options.seed], row)[0] for row in unit.rows]
-        return Batch(unit, *self.target.part(unit.rows), seeds)
+        return Batch(unit, list(unit.rows), *self.target.part(unit.rows), seeds)
 
     def attacked(
         self, batch: Batch, name: str, stages: tuple[str, ...]
@@ -163,11 +184,15 @@ class Runner:
         if not batch.unit.eps:
             yield CLEAN, batch.images, 0.0
             return
+        if not batch.rows:
+            return
         started = time.perf_counter()
         found = self.fitting(
             lambda max_rows: run(
                 self.entries[name], batch.images, batch.labels, eps=batch.unit.eps,
                 norm=self.options.norm, max_rows=max_rows, seeds=batch.seeds,
+                stop_when_wrong=not self.options.suite.every_attack,
+                round=self.options.suite.round,
             )
         )  # fmt: skip
         spent = (time.perf_counter() - started) / len(batch.images) / len(found)
@@ -183,7 +208,8 @@ class Runner:
         unseen = None
         if self.sizes.eot_samples > 1:
             unseen = self.answers(attacked, batch.seeds, draws=self.options.eval_draws)
-        return records(batch, stage, attacked - batch.images, frozen, unseen, spent)
+        stored = self.answers(rounded(attacked), batch.seeds, draws=1)
+        return records(batch, stage, attacked - batch.images, frozen, unseen, stored, spent)
 
     def answers(self, images: Tensor, seeds: list[int], *, draws: int) -> Answers:
         found = self.fitting(
@@ -217,8 +243,8 @@ class Runner:
 
     @property
     def judgments(self) -> int:
-        """Answers that judge an attacked image."""
-        return 1 if self.sizes.eot_samples == 1 else 1 + self.options.eval_draws
+        """Answers that judge an attacked image: as it is, of 8 bits, and on unseen draws."""
+        return 2 if self.sizes.eot_samples == 1 else 2 + self.options.eval_draws
 
     def task(self, unit: Unit, name: str) -> Task:
         """An attack on a unit with its cost."""
@@ -259,6 +285,7 @@ def records(
     change: Tensor,
     frozen: Answers,
     unseen: Answers | None,
+    stored: Answers,
     spent: float,
 ) -> list[Record]:
     """One record per image of a batch."""
@@ -273,6 +300,7 @@ def records(
             predictions=tuple(predictions[i]),
             confidences=tuple(round(p, 4) for p in confidences[i]),
             linf=linf[i], l2=l2[i], seconds=round(spent, 6),
+            frozen_8_bit=int(stored.classes[i, 0]),
         )
-        for i, row in enumerate(batch.unit.rows)
+        for i, row in enumerate(batch.rows)
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Records: the answers of a defense for one image under one attack, as a run writes them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class Record:
     `seconds`: time of the attack for this image.
     `log_likelihood`: of the image to the defense's diffusion model; see `evaluation.likelihood`.
         None for a defense without one, and in files that are older than the field.
+    `frozen_8_bit`: class under the frozen draw of the image rounded to 8 bits, as files store it;
+        None in older files.
+    `broken_by`: name of an attack that had broken the image before, so that this one did not try
+        it; the other fields are those of that attack. None where this attack was tried.
     """
 
     image: int
@@ -48,6 +52,8 @@ class Record:
     l2: float
     seconds: float
     log_likelihood: float | None = None
+    frozen_8_bit: int | None = None
+    broken_by: str | None = None
 
     @property
     def right(self) -> bool:
@@ -58,6 +64,10 @@ class Record:
     def share(self) -> float:
         """Share of the unseen draws that give the label, in [0, 1]."""
         return self.predictions.count(self.label) / len(self.predictions)
+
+    def not_tried(self, attack: str) -> "Record":
+        """The record of a later attack, which has nothing left to win on this image."""
+        return replace(self, attack=attack, seconds=0.0, broken_by=self.attack)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,7 +80,7 @@ class Record:
             ValueError: names the first field that is missing, unknown or of another kind.
         """
         if isinstance(values, dict):
-            values = {"log_likelihood": None, **values}
+            values = {"log_likelihood": None, "frozen_8_bit": None, "broken_by": None, **values}
         require_fields(values, KINDS, "record")
         if len(values["predictions"]) != len(values["confidences"]):
             raise ValueError("record: predictions and confidences must be equally many")
@@ -83,6 +93,7 @@ KINDS = {
     "frozen": COUNT, "frozen_confidence": SHARE,
     "predictions": list_of(COUNT), "confidences": list_of(SHARE),
     "linf": NUMBER, "l2": NUMBER, "seconds": NUMBER, "log_likelihood": optional(FINITE),
+    "frozen_8_bit": optional(COUNT), "broken_by": optional(TEXT),
 }  # fmt: skip
 """Values that each field may hold in a file."""
 

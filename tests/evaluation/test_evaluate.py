@@ -108,6 +108,26 @@ def test_every_image_and_attack_has_a_record(whole: Path) -> None:
         assert 0.1 <= r["frozen_confidence"] <= 1
 
 
+def test_fallen_images_are_left_out_and_the_same_images_fall(whole: Path, tmp_path: Path) -> None:
+    """Image by image, all attacks that were tried on all images leave the same ones right."""
+    main(config(tmp_path / "all", suite=replace(SUITE, every_attack=True)))
+    left: list[dict] = []
+    for out in (whole, tmp_path / "all"):
+        right: dict[tuple[float, int], bool] = {}
+        for r in records(out):
+            key = r["eps"], r["image"]
+            right[key] = right.get(key, True) and r["frozen"] == r["label"]
+        left.append(right)
+    assert left[0] == left[1] and 3 < sum(left[0].values()) < 27
+    tried = {(r["eps"], r["image"], r["attack"]): r for r in records(whole)}
+    assert not any(r["broken_by"] for r in records(tmp_path / "all"))
+    skipped = [r for r in tried.values() if r["broken_by"]]
+    assert len(skipped) > len(tried) / 4
+    for r in skipped:
+        culprit = tried[r["eps"], r["image"], r["broken_by"]]
+        assert culprit["broken_by"] is None and culprit["frozen"] == r["frozen"] != r["label"]
+
+
 def test_saved_images_are_what_the_records_say(whole: Path) -> None:
     """The most harmful ones, with the names of the attacks that made them."""
     model = build(CLASSIFIER, data="digits")
@@ -262,7 +282,7 @@ def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path
     figures = json.loads((out / "summary.json").read_text())["accuracy"]
     for eps, name in (("0", "none"), ("0.1", "worst")):
         by = {protocol: figure["accuracy"] for protocol, figure in figures[eps][name].items()}
-        assert list(by) == ["frozen", "fresh", "majority", "worst draw"]
+        assert list(by) == ["frozen", "fresh", "majority", "worst draw", "8 bits"]
         assert by["worst draw"] <= by["fresh"] and by["worst draw"] <= by["majority"]
     names = {r["attack"] for r in records(out)}
     assert {"exact/apgd-margin", "mean/exact/apgd-margin"} < names

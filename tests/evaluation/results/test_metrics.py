@@ -6,7 +6,8 @@ import pytest
 
 from evaluation.results.compare import best, comparison, results
 from evaluation.results.metrics import Accuracy, accuracies, scores, table
-from evaluation.results.protocols import PROTOCOLS
+from evaluation.results.protocols import EIGHT_BITS
+from evaluation.results.protocols import PROTOCOLS as EVERY
 from evaluation.results.records import Record
 from evaluation.results.statistics import clopper_pearson
 from tests.support import records
@@ -17,6 +18,8 @@ def record(image: int, eps: float, attack: str, frozen: int, *predictions: int) 
     return records.record(image, eps, attack, frozen, predictions, label=image + 1)
 
 
+PROTOCOLS = [name for name in EVERY if name != EIGHT_BITS]
+"""Those of draws."""
 ROWS = [
     record(0, 0.0, "none", 1, 1, 1),
     record(1, 0.0, "none", 2, 2, 0),
