@@ -23,7 +23,7 @@ class Options:
     norm: Threat = "linf"
     eps: tuple[Budget, ...] = (0.1,)
     """budgets on the [0, 1] scale, such as 0.1 or 8/255; for stadv, of the displacement (see
-    `attacks.stadv`)"""
+    `attacks.stadv`); for corruption, its strength from 1 to 5"""
     eval_draws: int = 20
     """draws that judge an image where the suite has several; 2 or more"""
     check_images: int = 8
@@ -54,6 +54,10 @@ class Options:
             raise ValueError(
                 f"--eps {written(max(self.eps))}: images are in [0, 1], where a budget of 1 allows "
                 f"everything; for 0 to 255 give {written(max(self.eps))}/255"
+            )
+        if self.norm == "corruption" and not {1, 2, 3, 4, 5}.issuperset(self.eps):
+            raise ValueError(
+                f"--eps {' '.join(map(written, self.eps))}: strengths of corruptions are 1 to 5"
             )
 
 

@@ -159,11 +159,13 @@ def suite(
     draws, wherever something draws, "mean/diffhammer" those of a purifier.
     "standard": AutoAttack's ensemble on the frozen draw, by its stages; a "+" says that what came
     before counts. "stochastic": the same, and the ensemble for random defenses.
-    The threat "corruption" has the corruptions in place of attacks, of strength 1 to 5.
+    The threat "corruption" has all corruptions in place of attacks, of strength 1 to 5.
 
     The order is that of the cascade: gradients before black boxes, which would otherwise hide that
     gradients find nothing; then cheap ones first.
     """
+    if norm == "corruption":
+        return corruptions(model)
     found = all_attacks(model, norm, sizes, attack, transfer)
     kept = {
         name: entry
@@ -183,8 +185,6 @@ def all_attacks(
     transfer: nn.Module | Mapping[str, nn.Module] | None,
 ) -> dict[str, Entry]:
     """All attacks of a suite."""
-    if norm == "corruption":
-        return corruptions(model)
     if attack == "adaptive":
         known = adaptive(model, norm, sizes)
         means = {

@@ -71,11 +71,13 @@ class SweepConfig:
     defenses: tuple[Name, ...] = get_args(Name)
     """"trades" is the adversarially trained CNN, "maximization" likelihood maximization in front of
     the CNN, "diffusion" the diffusion classifier"""
-    norms: tuple[Threat, ...] = ("linf", "l2", "stadv")
+    norms: tuple[Threat, ...] = ("linf", "l2", "stadv", "corruption")
     linf: tuple[Budget, ...] = (0.1, 0.2)
     l2: tuple[Budget, ...] = (0.75,)
     stadv: tuple[Budget, ...] = (0.15,)
     """of displacements, where half the image's side is 1"""
+    corruption: tuple[Budget, ...] = (3,)
+    """strengths of the common corruptions, 1 to 5"""
     images: int = 16
     """how many, from the start of the split"""
     split: Literal["test", "validation"] = "test"
