@@ -69,9 +69,10 @@ class EvaluateConfig(Options):
     """folder for the records, the attacked images and `summary.json`"""
     defense: DefenseConfig = field(default_factory=DefenseConfig)
     transfer: str | None = None
-    """image classifier on which "adaptive" makes images for a transfer attack: packaged name,
-    directory, hub id or file.py:function; by default a packaged one of the data that is not the
-    defense's own"""
+    """model on which "adaptive" makes images for a transfer attack: an image classifier by packaged
+    name, directory, hub id or file.py:function; or a kind of defense on the same networks, such as
+    gdmp, or on another denoiser, such as gdmp:NAME; by default a packaged classifier of the data
+    that is not the defense's own"""
     data: str = "digits"
     split: Split = "test"
     images: int = 100

@@ -1,6 +1,6 @@
 """Defenses by name, for the programs that attack them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -190,7 +190,10 @@ def weights(names: list[str]) -> dict[str, str]:
 
 def hashes(config: DefenseConfig, transfer: str | None, *, data: str) -> dict[str, str]:
     """Hashes of all files that a defense and a transfer model are made from, by description."""
-    names = [*networks(config), *([transfer] if transfer else [])]
+    names = networks(config)
+    if transfer:
+        source = transfer_source(config, transfer)
+        names += networks(source) if source else [transfer]
     found = {f"weights of {name}": value for name, value in weights(names).items()}
     for name in names:
         found |= {f"{file.name} of {name}": sha256(file) for file in sources(name)}
@@ -205,6 +208,18 @@ def sources(name: str) -> list[Path]:
         return [source_file(name)]
     folder = locate(name, CONFIG).parent
     return [folder / file for file in (CONFIG, RDC_SETTINGS) if (folder / file).exists()]
+
+
+def transfer_source(config: DefenseConfig, name: str) -> DefenseConfig | None:
+    """The defense that a transfer model KIND or KIND:DENOISER names; None for a classifier.
+
+    It has the networks and settings of `config` but for its kind, its denoiser and its noise.
+    """
+    kind, _, model = name.partition(":")
+    if kind not in (*METHODS, *GENERATIVE, "maximization"):
+        return None
+    changes = {"model": model or config.model, "weight": None, "seed": config.seed + 1}
+    return replace(config, kind=kind, **changes)  # type: ignore[arg-type]
 
 
 def default_transfer_model(config: DefenseConfig, data: str) -> str | None:

@@ -76,7 +76,7 @@ class SweepConfig:
     l2: tuple[Budget, ...] = (0.75,)
     stadv: tuple[Budget, ...] = (0.15,)
     """of displacements, where half the image's side is 1"""
-    corruption: tuple[Budget, ...] = (3,)
+    corruption: tuple[Budget, ...] = (3.0,)
     """strengths of the common corruptions, 1 to 5"""
     images: int = 16
     """how many, from the start of the split"""

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.config import EvaluateConfig
-from evaluation.defenses import build, classifier, default_transfer_model, hashes, networks, weights
+from evaluation.defenses import (
+    build,
+    classifier,
+    default_transfer_model,
+    hashes,
+    networks,
+    transfer_source,
+    weights,
+)
 from rdc import DiffusionClassifier, ImageClassifier
 from rdc.data import Dataset, load
 from rdc.runs.fingerprints import data_fingerprint
@@ -69,7 +77,10 @@ def target_of(config: EvaluateConfig, device: torch.device) -> Target:
     name = None
     if config.attack == "adaptive":
         name = config.transfer or default_transfer_model(config.defense, config.data)
-    transfer = placed(classifier(name)) if name else None
+    transfer = None
+    if name:
+        source = transfer_source(config.defense, name)
+        transfer = placed(build(source, data=config.data) if source else classifier(name))
     data = fit(model, data, f"--defense.kind {config.defense.kind}", f"--data {config.data}")
     if transfer is not None:
         fit_transfer(transfer, data, f"--transfer {name}", f"--data {config.data}")

@@ -1,0 +1,45 @@
+"""Models on which images for a transfer attack are made."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from evaluation.config import EvaluateConfig
+from evaluation.defenses import DefenseConfig, hashes, transfer_source
+from evaluation.gradient_modes import noises
+from evaluation.suites import SuiteConfig, suite
+from evaluation.target import target_of
+from rdc import Defense
+
+PURIFIED = DefenseConfig(kind="diffpure", t_star=0.1, steps=2)
+
+
+def test_another_purifier_or_another_denoiser_on_the_same_networks() -> None:
+    assert transfer_source(PURIFIED, "digits-cnn") is None
+    assert transfer_source(PURIFIED, "a/hub-id") is None
+    assert transfer_source(PURIFIED, "gdmp") == replace(PURIFIED, kind="gdmp", seed=1)
+    other = transfer_source(PURIFIED, "diffpure:other")
+    assert other == replace(PURIFIED, model="other", seed=1)
+    assert "weights of digits" in hashes(PURIFIED, "gdmp", data="digits")
+
+
+def test_a_purifier_is_attacked_in_place_of_the_defense(tmp_path) -> None:
+    """With noise of its own, which the defense does not share."""
+    config = EvaluateConfig(
+        out=tmp_path, defense=PURIFIED, transfer="gdmp", images=2,
+        suite=SuiteConfig(steps=1, queries=2, eot_samples=2),
+    )  # fmt: skip
+    target = target_of(config, torch.device("cpu"))
+    assert isinstance(target.transfer, Defense)
+    seeds = [{noise.seed for noise in noises(model)} for model in (target.model, target.transfer)]
+    assert seeds == [{0}, {1}]
+    sizes = config.suite.sizes("adaptive")
+    names = suite(target.model, "linf", sizes, transfer=target.transfer)
+    assert {"transfer/apgd-margin", "mean/transfer/apgd-margin"} <= set(names)
+
+
+@pytest.mark.parametrize("strengths", [(6.0,), (0.1,), (1.0, 2.5)])
+def test_corruptions_have_five_strengths(tmp_path, strengths) -> None:
+    with pytest.raises(ValueError, match="strengths of corruptions are 1 to 5"):
+        EvaluateConfig(out=tmp_path, norm="corruption", eps=strengths)
