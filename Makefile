@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint docs lowest train-digits
+.PHONY: bench demo test test-fast lint docs lowest train-digits
 .DEFAULT_GOAL := demo
 
 $(BIN)/.ready: pyproject.toml
@@ -22,6 +22,10 @@ test: $(BIN)/.ready
 # What is not marked slow: about two minutes.
 test-fast: $(BIN)/.ready
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+# Ratios to published code, about ten minutes of one core.
+bench: $(BIN)/.ready
+	$(BIN)/python -m benchmarks.ratios
 
 docs: $(BIN)/.ready
 	$(BIN)/mkdocs build --strict

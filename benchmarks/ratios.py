@@ -1,0 +1,179 @@
+"""Ratios to published code, in one run and one table: `make bench`.
+
+CPU time of one thread, both sides in turns in one process; a ratio above 1 says that ours is
+faster. Needs pyautoattack, a development dependency. The rows are
+
+    attacks     on the packaged digits CNN, at a budget so small that no image falls: both sides do
+                all their steps on all images. "standard" has a budget that breaks images, where
+                leaving them out is part of the speed; the note has what is left right.
+    mean        a PGD step on the mean over draws, against a loop over the draws
+    RDC         against the published algorithm, step by step: the same math, then fewer noise
+                levels, then a multi-head network (see `benchmarks.published`)
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import tyro
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from benchmarks.attack import AttackConfig, compare, defenses
+from benchmarks.published import CALLS, Benchmark, PublishedConfig
+from evaluation.attacks.apgd import apgd
+from evaluation.attacks.ensembles import standard
+from evaluation.attacks.fab import fab
+from evaluation.attacks.losses import cross_entropy, dlr, targeted_dlr
+from evaluation.attacks.norms import Norm
+from evaluation.attacks.square import square
+from rdc.data import load
+from rdc.networks.image_classifier import ImageClassifier
+
+Pair = tuple[Callable[[], Tensor], Callable[[], Tensor]]
+UNBROKEN = 1e-4
+"""Budget within which no image falls."""
+
+
+@dataclass(frozen=True)
+class RatioConfig:
+    """What is attacked, and how often."""
+
+    model: str = "digits-cnn"
+    """an image classifier: packaged name, directory or hub id"""
+    images: int = 100
+    targets: int = 2
+    """classes that targeted attacks aim at"""
+    queries: int = 500
+    """of Square"""
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of theirs and ours for the same work."""
+
+    what: str
+    case: str
+    theirs: float
+    ours: float
+    note: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"| {self.what:<20} | {self.case:<26} | {self.theirs:>8.3g} | {self.ours:>8.3g} "
+            f"| {self.theirs / self.ours:>5.2f} | {self.note:<26} |"
+        )
+
+
+def main(config: RatioConfig) -> None:
+    """Print the table row by row."""
+    torch.set_num_threads(1)
+    heads = (
+        f"{'what':<20} | {'case':<26} | {'theirs, s':>8} | {'ours, s':>8} | ratio | {'note':<26}"
+    )
+    print(f"| {heads} |\n|{'|'.join('-' * width for width in (22, 28, 10, 10, 7, 28))}|")
+    for row in (*attack_rows(config), *mean_rows(config), *published_rows(config)):
+        print(row, flush=True)
+
+
+def attack_rows(config: RatioConfig) -> Iterator[Row]:
+    """Attacks against AutoAttack's."""
+    model = ImageClassifier.from_pretrained(config.model).eval().requires_grad_(False)
+    data = load("digits", "test").subset(slice(config.images))
+    right = model(data.images).argmax(1) == data.labels
+    images, labels = data.images[right], data.labels[right]
+    sys.settrace = lambda _: None  # AutoAttack would switch debuggers off
+    budgets: list[tuple[Norm, float]] = [("linf", 0.1), ("l2", 0.5)]
+    for norm, eps in budgets:
+        for name, pair in pairs(model, images, labels, norm, eps, config).items():
+            times, found = alternate(pair, config.repeats)
+            left = [int((model(attacked).argmax(1) == labels).sum()) for attacked in found]
+            note = f"left right: {left[0]}, ours {left[1]}" if name == "standard" else ""
+            yield Row(name, f"{norm}, {len(images)} images", times[0], times[1], note)
+
+
+def mean_rows(config: RatioConfig) -> Iterator[Row]:
+    """Gradients of means over draws, one by one against folded into rows."""
+    settings = AttackConfig(images=(4,), repeats=config.repeats)
+    data = load("digits", "test").subset(slice(4))
+    for name in ("digits, RDC", "digits, DiffPure and a CNN"):
+        speed = compare(defenses()[name], data.images, data.labels, settings)
+        case = f"4 images, {settings.draws} draws"
+        yield Row(f"mean, {name.removeprefix('digits, ')}"[:20], case, 64 / speed["loop"],
+                  64 / speed["folded"])  # fmt: skip
+
+
+def published_rows(config: RatioConfig) -> Iterator[Row]:
+    """RDC against the published algorithm, seconds per image."""
+    benchmark = Benchmark(PublishedConfig(repeats=config.repeats, decisions=4))
+    for before, after in pairwise(benchmark.run()):
+        for call in CALLS:
+            yield Row(f"RDC, {call}", after.name, 1 / before.speed[call], 1 / after.speed[call])
+
+
+def pairs(
+    model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, eps: float, config: RatioConfig
+) -> dict[str, Pair]:
+    """AutoAttack's and our way to make the same attack, by name."""
+    given: Any = (images, labels)
+
+    def theirs(budget: float) -> AutoAttack:
+        attack = AutoAttack(model, norm="Linf" if norm == "linf" else "L2", eps=budget, seed=0)
+        attack.apgd.n_restarts = attack.fab.n_restarts = 1
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = config.targets
+        attack.fab.targeted, attack.square.n_queries = True, config.queries
+        return attack
+
+    def climb(loss: str) -> Callable[[], Tensor]:
+        attack = theirs(UNBROKEN).apgd
+        attack.loss = loss
+        return lambda: attack.perturb(*given)
+
+    ours = {"eps": UNBROKEN, "norm": norm}
+    still, whole = theirs(UNBROKEN), theirs(eps)
+    sizes = {"targets": config.targets, "queries": config.queries}
+    return {
+        "APGD-CE": (climb("ce"), partial(apgd, model, *given, loss=cross_entropy, **ours)),
+        "APGD-DLR": (climb("dlr"), partial(apgd, model, *given, loss=dlr, **ours)),
+        "APGD-T": (
+            lambda: still.apgd_targeted.perturb(*given),
+            partial(apgd, model, *given, loss=targeted_dlr, targets=config.targets, **ours),
+        ),
+        "FAB-T": (
+            lambda: still.fab.perturb(*given),
+            partial(fab, model, *given, targets=config.targets, **ours),
+        ),
+        "Square": (
+            lambda: still.square.perturb(*given),
+            partial(square, model, *given, queries=config.queries, **ours),
+        ),
+        "standard": (
+            lambda: whole.run_standard_evaluation(*given, batch_size=500)[0],
+            lambda: standard(model, *given, eps=eps, norm=norm, **sizes).images,
+        ),
+    }
+
+
+def alternate(pair: Pair, repeats: int) -> tuple[list[float], list[Tensor]]:
+    """Median CPU seconds of both, in turns, and what they found."""
+    times: tuple[list[float], list[float]] = ([], [])
+    found: list[Tensor] = []
+    for _ in range(repeats):
+        found = []
+        for taken, attack in zip(times, pair, strict=True):
+            started = time.process_time()
+            with torch.random.fork_rng(devices=[]):
+                found.append(attack())
+            taken.append(time.process_time() - started)
+    return [statistics.median(taken) for taken in times], found
+
+
+if __name__ == "__main__":
+    main(tyro.cli(RatioConfig))
