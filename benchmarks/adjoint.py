@@ -1,4 +1,4 @@
-"""How far the adjoint method's gradient is from the derivative of the very function it came with.
+"""Error of the adjoint method's gradient against the derivative of the same solution.
 
 `python -m benchmarks.adjoint` purifies digits under an exactly known density, a Gaussian of width
 `std` around every training image, and differentiates the same solution of the same Brownian paths

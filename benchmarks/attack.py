@@ -1,4 +1,4 @@
-"""How fast an attack on a random defense averages over its draws: `python -m benchmarks.attack`.
+"""Speed of attacks on means over the draws of a random defense: `python -m benchmarks.attack`.
 
 A step of PGD on the mean of the margin over several draws, two ways in turns and on the same draws:
 images and draws folded into one batch (`evaluation.attacks.eot`), and a loop with a forward
@@ -39,7 +39,7 @@ EPS = 0.1
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """How many `images` are attacked at once, how many `draws` each step averages."""
+    """Numbers of `images` attacked at once and of `draws` that each step averages."""
 
     images: tuple[int, ...] = (1, 8)
     draws: int = 16

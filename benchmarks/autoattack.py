@@ -23,7 +23,7 @@ from rdc.networks.image_classifier import ImageClassifier
 
 @dataclass(frozen=True)
 class AutoAttackConfig:
-    """What is attacked and how hard."""
+    """Model, images and budgets."""
 
     model: str = "digits-cnn"
     """an image classifier: packaged name, directory or hub id"""
@@ -78,7 +78,7 @@ def reference(model: nn.Module, data, norm: Norm, eps: float, seed: int) -> Tens
 def verdict(
     model: nn.Module, attacked: Tensor, images: Tensor, labels: Tensor, norm: Norm, eps: float
 ) -> Tensor:
-    """Whether `model` is still right (B,); refuses images outside ball or box."""
+    """Mask (B,) of images that `model` gets right; refuses images outside ball or box."""
     far = size(attacked - images, norm).max()
     if far > eps + 1e-5 or attacked.min() < 0 or attacked.max() > 1:
         raise RuntimeError(f"an attack left the ball of eps={eps} ({far:g}) or the box [0, 1]")

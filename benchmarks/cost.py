@@ -1,4 +1,4 @@
-"""What one classified image costs: `python -m benchmarks.cost digits OTHER ...` in turns.
+"""Cost of one classified image: `python -m benchmarks.cost digits OTHER ...` in turns.
 
 CPU time, so that other programs on the machine count little; parameters beside it.
 """

@@ -1,4 +1,4 @@
-"""What K class estimates cost: one multi-head pass against K conditional rows of the same trunk.
+"""Cost of K class estimates: one multi-head pass against K conditional rows of the same trunk.
 
 `python -m benchmarks.heads` alternates the two and prints the ratio of the medians.
 """

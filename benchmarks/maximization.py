@@ -1,4 +1,4 @@
-"""How likelihood maximization should move an image, and which attack sees through it.
+"""Settings of likelihood maximization, and the attacks that break each.
 
 `python -m benchmarks.maximization` attacks the diffusion classifier of digits behind several
 maximizers, three ways each, on the validation split. The denoiser is the exact one of the training

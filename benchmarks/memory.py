@@ -1,4 +1,4 @@
-"""What the gradient of a purifier keeps in memory, counted tensor by tensor.
+"""Memory that the gradient of a purifier keeps, counted tensor by tensor.
 
 `python -m benchmarks.memory` counts the most bytes that autograd held at one time for its backward
 pass, on a small network with random weights, for the exact gradient, for plain back-propagation

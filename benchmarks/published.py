@@ -126,7 +126,7 @@ class Published:
         return ((moved + 1) / 2).clamp(0, 1).detach()
 
     def loss(self, x: Tensor, label: int, rows: Tensor) -> Tensor:
-        """What some levels add to the loss of one class."""
+        """Contribution of some levels to the loss of one class."""
         sigma = self.sigmas[rows]
         noised = x + sigma[:, None, None, None] * self.noise[rows]
         labels = torch.full((len(rows),), label, device=x.device)
@@ -144,7 +144,7 @@ class Published:
         return torch.stack(logits)[None]
 
     def gradient(self, image: Tensor, label: Tensor) -> Tensor:
-        """Of the margin: first that of every class's logit, then their sum."""
+        """Gradient of the margin: that of every class's logit first, then their sum."""
         logits, slopes = [], []
         for number in range(self.denoiser.num_classes):
             point = image.detach().requires_grad_()
@@ -247,7 +247,7 @@ class Benchmark:
         return worst
 
     def contestants(self) -> dict[str, Calls]:
-        """What is timed, by name; what each gains over the one before it is one kind of gain."""
+        """Timed functions by name; the gain of each over the one before is one kind of gain."""
         few = self.settings(self.config.few)
         models = {
             "same math": self.ours(self.conditional, self.settings()),

@@ -1,4 +1,4 @@
-"""How much of a purifier's robustness is the attack's weakness: `python -m benchmarks.purifiers`.
+"""Robustness of purifiers under weak and strong attacks: `python -m benchmarks.purifiers`.
 
 Purifiers in front of the packaged CNN on digits, under PGD with the exact gradient and with the
 straight-through one that papers have used, both on frozen noise that the attacker knows. t* and the

@@ -1,7 +1,7 @@
 """Ratios to published code, in one run and one table: `make bench`.
 
-CPU time of one thread, both sides in turns in one process; a ratio above 1 says that ours is
-faster. Needs pyautoattack, a development dependency. The rows are
+CPU time of one thread, both sides in turns in one process; above a ratio of 1 ours is faster. Needs
+pyautoattack, a development dependency. The rows are
 
     attacks     on the packaged digits CNN, at a budget so small that no image falls: both sides do
                 all their steps on all images. "standard" has a budget that breaks images, where
@@ -43,7 +43,7 @@ UNBROKEN = 1e-4
 
 @dataclass(frozen=True)
 class RatioConfig:
-    """What is attacked, and how often."""
+    """Model, effort and repeats."""
 
     model: str = "digits-cnn"
     """an image classifier: packaged name, directory or hub id"""

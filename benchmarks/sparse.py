@@ -1,4 +1,4 @@
-"""What the gradient of an attack's loss costs on a label-conditional diffusion classifier.
+"""Cost of the gradient of an attack's loss on a label-conditional diffusion classifier.
 
 `python -m benchmarks.sparse` differentiates each loss in three ways, in turns: through all classes
 with every activation kept, through all classes recomputed in chunks, and as `rdc.class_losses` does

@@ -10,7 +10,7 @@ from evaluation.config import Options
 from evaluation.evaluation import Evaluation, evaluated
 from evaluation.given import given_target
 from evaluation.runner import Runner
-from evaluation.suites import Kind, SuiteConfig, Threat
+from evaluation.suite_config import Kind, SuiteConfig, Threat
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 

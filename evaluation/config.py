@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evaluation.defenses import DefenseConfig
 from evaluation.eps import Budget, written
-from evaluation.suites import Kind, SuiteConfig, Threat
+from evaluation.suite_config import Kind, SuiteConfig, Threat
 from rdc.data import Split
 
 GIVEN = "given"

@@ -18,6 +18,7 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.pgd import pgd
 from evaluation.config import Options
+from evaluation.entries import Entry
 from evaluation.eps import Budget, written
 from evaluation.evaluation import Evaluation, evaluated
 from evaluation.given import given_target
@@ -27,7 +28,6 @@ from evaluation.results.metrics import WORST
 from evaluation.results.records import CLEAN
 from evaluation.results.summary import accuracy_json
 from evaluation.runner import Runner
-from evaluation.suites import Entry
 from evaluation.target import fit, fit_transfer
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.commands.program import run_program

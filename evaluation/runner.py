@@ -18,12 +18,13 @@ from evaluation.answers import Answers, answers
 from evaluation.attacks.grid import rounded
 from evaluation.attacks.rng import pick, spawn
 from evaluation.config import Options
+from evaluation.entries import Entry, broken
 from evaluation.eps import written
 from evaluation.gradient_modes import noises
 from evaluation.journal import FolderJournal, Journal, Kept, MemoryJournal
 from evaluation.progress import GRADIENT, Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
-from evaluation.suites import Entry, broken, run, suite
+from evaluation.suites import run, suite
 from evaluation.target import Target
 from evaluation.work_queue import Unit, units
 from rdc import Defense

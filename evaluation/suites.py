@@ -1,10 +1,10 @@
 """Suites of attacks on a defense: through every useful gradient, and without one."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,117 +27,15 @@ from evaluation.attacks.low_frequency import low_frequency
 from evaluation.attacks.random_search import random_search
 from evaluation.attacks.square import square
 from evaluation.attacks.stadv import stadv
+from evaluation.entries import Entry
 from evaluation.gradient_modes import noises, surrogates
-from evaluation.results.records import Record
+from evaluation.suite_config import Kind, Sizes, Threat
 from rdc import Defense, LikelihoodMaximizer
-from rdc.config import require
-
-Kind = Literal["adaptive", "standard", "stochastic"]
-Threat = Literal["linf", "l2", "stadv", "corruption"]
 
 MEAN = "mean/"
 """Prefix of attacks on means over draws; the others attack the frozen draw."""
 TRANSFER = "transfer/"
 """Prefix of attacks made on another model."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Effort of each attack of a suite; see `SuiteConfig`."""
-
-    steps: int
-    targets: int
-    queries: int
-    eot_samples: int
-
-
-SIZES: dict[Kind, Sizes] = {
-    "adaptive": Sizes(steps=40, targets=3, queries=500, eot_samples=1),
-    "standard": Sizes(steps=100, targets=9, queries=5000, eot_samples=1),
-    "stochastic": Sizes(steps=100, targets=9, queries=5000, eot_samples=20),
-}
-
-
-@dataclass(frozen=True)
-class SuiteConfig:
-    """`steps` of each gradient attack, `targets` classes aimed at, `queries` of Square, a tenth of
-    them for random search.
-
-    `eot_samples`: with 1, attacks know the frozen draw and are judged on it. With more they also
-        attack means over so many draws, and are judged on draws that no attack has seen as well. A
-        defense that draws nothing has one.
-    Without a number: 40, 3, 500 and 1 for "adaptive", AutoAttack's 100, 9, 5000 and 1 for
-        "standard", the same with 20 draws for "stochastic".
-    `only`: patterns of the attacks' names, such as "*/apgd-margin", for a cheaper suite; without
-        one all attacks run.
-    `every_attack`: every attack tries every image and searches for the largest margin. Without it
-        an image is done once it is wrong, and later attacks leave it out (see `Entry.won`).
-    `round`: attacks search images of 8 bits alone, whose pixels are multiples of 1/255.
-    """
-
-    steps: int | None = None
-    targets: int | None = None
-    queries: int | None = None
-    eot_samples: int | None = None
-    only: tuple[str, ...] = ()
-    every_attack: bool = False
-    round: bool = False
-
-    def __post_init__(self) -> None:
-        given = self._given()
-        require(self, **{name: (value >= 1, "at least 1") for name, value in given.items()})
-
-    def _given(self) -> dict[str, int]:
-        numbers = {field.name: getattr(self, field.name) for field in fields(Sizes)}
-        return {name: value for name, value in numbers.items() if value is not None}
-
-    def sizes(self, attack: Kind) -> Sizes:
-        """All numbers, those that were not given from `SIZES`."""
-        return replace(SIZES[attack], **self._given())
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One attack on one surrogate.
-
-    `gradients` and `forwards`: the most passes that it needs per image and draw.
-    `draws`: 1 for an attack on the frozen draw, more for one on means over so many draws.
-    `stages`: names in the records of an ensemble, which gives the most harmful images after each.
-    `judges`: whether answers of the surrogate are those of the defense, so that the attack may stop
-        at a wrong one.
-    `adversarial`: whether it searches for mistakes; corruptions do not, and are given all images.
-    """
-
-    surrogate: nn.Module
-    attack: Callable[..., Tensor | Attacked]
-    gradients: int
-    forwards: int
-    draws: int = 1
-    stages: tuple[str, ...] = ()
-    judges: bool = True
-    adversarial: bool = True
-
-    def won(self, record: Record) -> bool:
-        """Whether the image of a record leaves this attack nothing to win.
-
-        On the frozen draw a wrong answer is final; on means, wrong answers of all judging draws.
-        """
-        if not self.adversarial:
-            return False
-        return not record.right if self.draws == 1 else not record.share
-
-
-def broken(entry: Entry, before: Iterable[Record]) -> dict[int, Record]:
-    """By image, the record that leaves an attack nothing to win, the first of those in `before`.
-
-    `before`: records of the same images under attacks that came before, of this budget or smaller
-    ones. The attack need not try these images: their worst case under its protocol is known.
-    """
-    found: dict[int, Record] = {}
-    for record in before:
-        if record.image not in found and entry.won(record):
-            found[record.image] = record
-    return found
 
 
 def suite(
@@ -157,8 +55,8 @@ def suite(
     and "transfer/...", made on the model `transfer`, or on several by name. "stadv" has an attack
     of its own kind in their place. With several draws, the ones called "mean/..." attack means over
     draws, wherever something draws, "mean/diffhammer" those of a purifier.
-    "standard": AutoAttack's ensemble on the frozen draw, by its stages; a "+" says that what came
-    before counts. "stochastic": the same, and the ensemble for random defenses.
+    "standard": AutoAttack's ensemble on the frozen draw, by its stages; a "+" stands for
+    all stages before. "stochastic": the same, and the ensemble for random defenses.
     The threat "corruption" has all corruptions in place of attacks, of strength 1 to 5.
 
     The order is that of the cascade: gradients before black boxes, which would otherwise hide that
@@ -345,7 +243,7 @@ def ensembles(model: nn.Module, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
 
 
 def black_box(attack: str) -> bool:
-    """Whether an attack, by its name in the records, needs no gradient of the defense."""
+    """True for attacks, by their names in the records, that need no gradient of the defense."""
     path = attack.removeprefix(MEAN)
     return path.startswith(TRANSFER) or path.removeprefix("+") in ("square", "random")
 

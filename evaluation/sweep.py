@@ -22,7 +22,7 @@ from evaluation.progress import Progress
 from evaluation.report import write
 from evaluation.results.compare import Results, comparison, results
 from evaluation.runner import Runner
-from evaluation.suites import SuiteConfig, Threat
+from evaluation.suite_config import SuiteConfig, Threat
 from evaluation.summarize import finish
 from evaluation.target import target_of
 from evaluation.work_queue import Claims, Unit

@@ -98,7 +98,7 @@ def stochastic(
 
 
 def standard_attacks(*, steps: int, targets: int, queries: int) -> dict[str, Attack]:
-    """What `standard` runs, in its order."""
+    """Attacks of `standard`, in its order."""
     return {
         "apgd-ce": partial(apgd, loss=cross_entropy, steps=steps),
         "apgd-t": partial(apgd, loss=targeted_dlr, targets=targets, steps=steps),
@@ -108,7 +108,7 @@ def standard_attacks(*, steps: int, targets: int, queries: int) -> dict[str, Att
 
 
 def stochastic_attacks(*, steps: int, targets: int, queries: int) -> dict[str, Attack]:
-    """What `stochastic` runs, in its order."""
+    """Attacks of `stochastic`, in its order."""
     return {
         "apgd-ce": partial(apgd, loss=cross_entropy, steps=steps),
         "apgd-margin": partial(apgd, loss=margin, steps=steps),
@@ -141,7 +141,7 @@ def run(
 
 
 def _differs(victim: Expectation, images: Tensor, labels: Tensor, seeds: Sequence[int]) -> bool:
-    """Whether some images get other logits the second time."""
+    """True where some images get other logits the second time."""
     few = torch.arange(min(len(images), 32), device=images.device)
     twice = [
         victim.evaluate(images[few], labels[few], seeds=pick(seeds, few)).margin for _ in range(2)

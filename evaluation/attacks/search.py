@@ -61,7 +61,7 @@ class Search:
         return whole[0] if len(whole) == 1 else tuple(whole)
 
     def finish(self) -> None:
-        """What is done once after the last step; by default nothing."""
+        """Work after the last step; by default none."""
 
     def _narrow(self, whole: list[Tensor]) -> None:
         """Go on with the images that stand, and as many others as fill up the batch's size."""

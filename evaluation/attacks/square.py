@@ -180,6 +180,6 @@ def _signs(numbers: Tensor) -> Tensor:
 
 
 def _norm(change: Tensor) -> Tensor:
-    """Of each channel; 1 where it is 0."""
+    """Norm of each channel (B, C, 1, 1); 1 where it is 0."""
     norm = change.flatten(2).norm(dim=2)[:, :, None, None]
     return torch.where(norm > 0, norm, torch.ones_like(norm))

@@ -14,7 +14,7 @@ from evaluation.attacks.norms import Norm
 F = TypeVar("F", bound=Callable)
 
 ROUNDING = 1e-5
-"""How far outside [0, 1] pixels may lie by rounding; they are moved inside."""
+"""Largest distance from [0, 1] that counts as rounding; such pixels are moved inside."""
 
 
 def prepared(attack: F) -> F:

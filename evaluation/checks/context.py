@@ -15,7 +15,7 @@ from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.rng import pick, spawn
 from evaluation.attacks.stadv import stadv
-from evaluation.suites import Threat
+from evaluation.suite_config import Threat
 
 UNSEEN = 2**31 + 2
 """The path of `spawn` that judges attacked images here: no attack has seen these draws."""

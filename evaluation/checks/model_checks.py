@@ -19,7 +19,7 @@ from evaluation.checks.context import Subject
 from evaluation.checks.doubling import draws_doubled, steps_doubled
 from evaluation.checks.gradients import dead_gradients, finite_differences, loss_rises
 from evaluation.checks.planted import planted
-from evaluation.suites import Threat
+from evaluation.suite_config import Threat
 
 
 def run(

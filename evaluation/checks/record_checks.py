@@ -11,7 +11,7 @@ from evaluation.checks.check import Check, Finding, check
 from evaluation.eps import written
 from evaluation.results.protocols import fresh, frozen
 from evaluation.results.records import CLEAN, Record, worst
-from evaluation.suites import Threat
+from evaluation.suite_config import Threat
 
 MISSED = 0.02
 """Share of images that attacks by gradient may miss and others find."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from evaluation.report.load import Run
-from evaluation.suites import SIZES
+from evaluation.suite_config import SIZES
 
 
 def state(runs: Sequence[Run]) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from evaluation.results.fields import (
 from evaluation.results.metrics import WORST, Accuracies, Accuracy, table
 from evaluation.results.protocols import FROZEN, PROTOCOLS
 from evaluation.results.records import CLEAN
-from evaluation.suites import Threat
+from evaluation.suite_config import Threat
 from rdc.config import read_json
 
 SUMMARY = "summary.json"

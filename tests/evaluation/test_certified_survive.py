@@ -6,7 +6,8 @@ import torch
 from evaluation import certify
 from evaluation.certification import SmoothedClassifier
 from evaluation.defenses import DefenseConfig, build, build_base
-from evaluation.suites import Sizes, run, suite
+from evaluation.suite_config import Sizes
+from evaluation.suites import run, suite
 from rdc import ImageClassifier
 from rdc.data import load
 

@@ -25,7 +25,7 @@ from evaluation.evaluate import main, options
 from evaluation.journal import FolderJournal
 from evaluation.progress import Progress
 from evaluation.runner import Runner, harm
-from evaluation.suites import SuiteConfig
+from evaluation.suite_config import SuiteConfig
 from evaluation.target import Target, target_of
 from evaluation.work_queue import Unit
 from rdc import Defense, ImageClassifier

@@ -22,20 +22,12 @@ from evaluation.defenses import (
     networks,
     weights,
 )
+from evaluation.entries import Entry, broken
 from evaluation.eps import budget, written
 from evaluation.gradient_modes import noises
 from evaluation.results.records import Record
-from evaluation.suites import (
-    MEAN,
-    SIZES,
-    Entry,
-    Sizes,
-    SuiteConfig,
-    black_box,
-    broken,
-    run,
-    suite,
-)
+from evaluation.suite_config import SIZES, Sizes, SuiteConfig
+from evaluation.suites import MEAN, black_box, run, suite
 from purification import DiffusionPurifier
 from rdc import Defense, ImageClassifier
 from rdc.data import load

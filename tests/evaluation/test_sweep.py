@@ -19,7 +19,7 @@ from evaluation.evaluate import main as evaluate
 from evaluation.evaluate import options
 from evaluation.progress import Progress
 from evaluation.runner import Runner
-from evaluation.suites import SuiteConfig
+from evaluation.suite_config import SuiteConfig
 from evaluation.sweep import DEFENSES, SweepConfig, main, take
 from evaluation.target import target_of
 from evaluation.work_queue import Claims

@@ -8,7 +8,8 @@ import torch
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import DefenseConfig, hashes, transfer_source
 from evaluation.gradient_modes import noises
-from evaluation.suites import SuiteConfig, suite
+from evaluation.suite_config import SuiteConfig
+from evaluation.suites import suite
 from evaluation.target import target_of
 from rdc import Defense
 

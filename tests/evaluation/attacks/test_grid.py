@@ -9,7 +9,8 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.grid import OnGrid, inside, rounded
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import size
-from evaluation.suites import Sizes, run, suite
+from evaluation.suite_config import Sizes
+from evaluation.suites import run, suite
 from tests.support.victims import IMAGES, Linear, labels_of
 
 STORED = rounded(IMAGES)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evaluation.checks import Check, from_records
 from evaluation.results.records import Record
-from evaluation.suites import Threat
+from evaluation.suite_config import Threat
 from tests.support import records as support
 
 BLACK = {"square"}
