@@ -1,4 +1,4 @@
-"""Where purified images come from and go to: files, folders and arrays."""
+"""Reading of images to purify, and writing of purified ones: files, folders and arrays."""
 
 from pathlib import Path
 

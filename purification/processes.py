@@ -49,7 +49,7 @@ class Point:
 
     @classmethod
     def of_sigma(cls, sigma: float) -> "Point":
-        """Where the continuous process has noise `sigma` in units of the unscaled image."""
+        """The continuous process at noise `sigma` in units of the unscaled image."""
         return cls.at(vp.time(torch.tensor(sigma, dtype=torch.float64)).item())
 
     def score(self, x: Tensor, denoised: Tensor) -> Tensor:

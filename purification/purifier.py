@@ -23,7 +23,7 @@ MOST_STEPS = 10_000
 
 @dataclass(frozen=True)
 class PurifierConfig:
-    """How far an image is noised and how it comes back.
+    """Settings of the forward noising and of the reverse process.
 
     `t_star`: VP time in (0, 1] up to which it is noised; `steps` back: None takes DiffPure's steps
         of 1/1000, one for each of DDPM's times.
@@ -31,7 +31,10 @@ class PurifierConfig:
     `resize`: images of another size than the denoiser's are resized for it and back (bilinear), as
         DiffPure does on ImageNet; False refuses them.
     `forward_noise`: False takes the image as it is for the state at t_star, as COUP's released code
-        does.
+        does. True noises it by the continuous process, x = scale x0 + deviation n at t_star, where
+        the reverse process begins. DiffPure's code noises with DDPM's discrete alpha-bar: at t_star
+        = 0.1 scale 0.9471 for 0.9467 and deviation 0.3209 for 0.3221; for all its t_star up to 0.15
+        the scales differ by less than 5e-4 and the deviations by less than 1.3e-3.
     `eta` belongs to "ddim" (0: deterministic, 1: ancestral), `churn` to "heun" (S_churn), and
     `variance` and `clip` to "ddpm"; see `purification.processes`.
     `surrogate_steps`: steps per round of the backward pass in the gradient mode "surrogate", or
@@ -132,11 +135,11 @@ class DiffusionPurifier(nn.Module):
 
     @property
     def batch_coupled(self) -> bool:
-        """Whether a purified image depends on the other images of its batch."""
+        """True if a purified image depends on the other images of its batch."""
         return any(term.batch_coupled for term in self.terms)
 
     def with_gradient(self, gradient: GradientMode) -> "DiffusionPurifier":
-        """The same purifier, networks and draws included, with another derivative."""
+        """This purifier, with its networks and draws, and another derivative."""
         other = shallow_copy(self)
         other.gradient = checked(gradient)
         return other

@@ -177,7 +177,7 @@ def build_classifier(
 
 @dataclass(frozen=True)
 class RDCConfig:
-    """Everything that turns a denoiser into RDC; stored beside the weights as `rdc.json`."""
+    """Settings that turn a denoiser into RDC; stored beside the weights as `rdc.json`."""
 
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     maximization: MaximizationConfig = field(default_factory=MaximizationConfig)
@@ -254,7 +254,7 @@ class Prediction:
     """The classes of B images.
 
     labels (B,) int64; probabilities and log_posterior (B, K); maximized (B, C, H, W) in [0, 1]: the
-    images after likelihood maximization, which is what was classified.
+    images after likelihood maximization, which were classified.
     conversions: for each image, how it was made to fit the model's shape, or "".
     model: the packaged name, directory or hub id that was loaded, or "" for a model that was given.
     """

@@ -19,7 +19,7 @@ class Defense(nn.Module):
     `rdc.Normalize(mean, std)` in front of it.
 
     With `copies` > 1 every image is purified and classified that often, each time with other draws
-    (see `rdc.noise.using_draws`), and the logits are the log of the mean probability. All copies of
+    (see `rdc.noise.using_draws`), and the logits are the log of the mean probability. All draws of
     a batch are one batch for the networks.
 
     Raises:
@@ -42,15 +42,15 @@ class Defense(nn.Module):
         return self.votes(images).log_softmax(2).logsumexp(1) - log(self.copies)
 
     def votes(self, images: Tensor) -> Tensor:
-        """The logits of every copy (B, copies, K)."""
+        """The logits of every draw (B, copies, K)."""
         numbers = list(range(self.copies))
         if batch_coupled(self):
-            # Copies of an image beside it would change what its batch does to it.
+            # The same image several times in a batch would change the effect of the batch on it.
             return torch.stack([self._copies(images, [number])[:, 0] for number in numbers], 1)
         return self._copies(images, numbers)
 
     def predict(self, images: Tensor) -> Tensor:
-        """The class of most copies (B,) int64; among several, the most probable on average."""
+        """The class of most draws (B,) int64; of several, the most probable on average."""
         logits = self.votes(images)
         ballots = nn.functional.one_hot(logits.argmax(2), logits.shape[2]).sum(1)
         probabilities = logits.softmax(2).mean(1)
@@ -65,7 +65,7 @@ class Defense(nn.Module):
 
 
 def batch_coupled(module: nn.Module) -> bool:
-    """Whether an image's result depends on the other images of its batch, as some guidance does."""
+    """True if an image's result depends on the other images of its batch, as with some guidance."""
     return any(getattr(part, "batch_coupled", False) for part in module.modules())
 
 

@@ -16,7 +16,7 @@ from rdc.networks.unet import Outputs, UNet, UNetConfig
 
 @runtime_checkable
 class DenoiserLike(Protocol):
-    """What every method asks of a denoiser. x: (B, C, H, W) = image in [-1, 1] + sigma * noise."""
+    """Interface of all denoisers. x: (B, C, H, W) = image in [-1, 1] + sigma * noise."""
 
     @property
     def num_classes(self) -> int: ...
@@ -121,7 +121,7 @@ class Denoiser(
 
     @property
     def summary(self) -> str:
-        """What it is, in a few words."""
+        """A short description: kind, architecture and preconditioning."""
         return f"denoiser, {self.config.network.architecture}, {self.config.preconditioning}"
 
     @property
@@ -143,7 +143,7 @@ class Denoiser(
 
     @property
     def has_classifier(self) -> bool:
-        """Whether the network classifies noised images."""
+        """True if the network classifies noised images."""
         return self.config.network.conditioning == "classifier"
 
     @property

@@ -201,7 +201,7 @@ class _Chain(torch.autograd.Function):
     def forward(ctx, step: Callable, count: int, size: int, *tensors: Tensor):
         state, context = tensors[:size], tensors[size:]
         ctx.step, ctx.count, ctx.size = step, count, size
-        # A step that draws, as a stochastic classifier does, knows from here for which copies.
+        # A step that draws, as a stochastic classifier does, finds `using_draws` in this context.
         ctx.surroundings = copy_context()
         ctx.precision = precision_of(tensors[0])
         states = []

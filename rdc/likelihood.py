@@ -1,4 +1,4 @@
-"""How well each class explains an image: squared errors, diffusion losses, log-likelihood bounds.
+"""Likelihood of an image under each class: squared errors, diffusion losses, log-likelihood bounds.
 
 x is (B, C, H, W) in [-1, 1]; noise is (B, T, C, H, W), or (1, T, C, H, W) to share the draws among
 the images. All classes always see the same draws (common random numbers): the noise then cancels

@@ -1,4 +1,4 @@
-"""Likelihood maximization: move an image to where the unconditional diffusion model likes it."""
+"""Likelihood maximization: raise an image's likelihood under the unconditional diffusion model."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -21,12 +21,12 @@ Rule = Literal["momentum", "adam"]
 
 @dataclass(frozen=True)
 class MaximizationConfig:
-    """How an image is moved; `budget` and `step_size` are on the [0, 1] scale of images.
+    """Settings of likelihood maximization; `budget` and `step_size` are on [0, 1].
 
     `rule`: "momentum" is the paper's algorithm 1, which clips every step to the budget and to
         [0, 1]; "adam" is the authors' released code, which clips once, after the last step.
-    `steps` gradient steps; each averages `draws` noised copies with sigma uniform in
-        [`sigma_min`, `sigma_max`].
+    `steps` gradient steps; each averages `draws` noises with sigma uniform in [`sigma_min`,
+        `sigma_max`].
     `budget`: largest change of a pixel. `step_size`: change of a pixel whose gradient is average.
     """
 
@@ -104,7 +104,7 @@ class LikelihoodMaximizer(nn.Module):
         self.second_order: SecondOrder = second_order
 
     def with_gradient(self, gradient: GradientMode) -> "LikelihoodMaximizer":
-        """The same maximizer, denoiser and draws included, with another derivative."""
+        """This maximizer, with its denoiser and draws, and another derivative."""
         other = shallow_copy(self)
         other.gradient = checked(gradient)
         return other
@@ -124,7 +124,7 @@ class LikelihoodMaximizer(nn.Module):
         return to_pixels(maximize(x))
 
     def loss(self, images: Tensor) -> Tensor:
-        """What the steps lower, as a mean over the draws of all of them: (B,)."""
+        """The loss that the steps lower, as a mean over the draws of all of them: (B,)."""
         if not self.config.steps:
             raise ValueError(
                 "steps=0: without a step of maximization there is nothing that it lowers"

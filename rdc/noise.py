@@ -15,32 +15,37 @@ NoiseMode = Literal["frozen", "fresh"]
 MOST_DRAWS = 100_000
 """Draws of one image; configurations that ask for more are refused, whatever asks for them."""
 
-_COPIES: ContextVar[tuple[int, ...]] = ContextVar("copies", default=(0,))
+_NUMBERS: ContextVar[tuple[int, ...]] = ContextVar("draws", default=(0,))
 
 
 @contextmanager
 def using_draws(numbers: Sequence[int]) -> Iterator[None]:
-    """Inside, row i of a batch draws as copy numbers[i % len(numbers)] of its image.
+    """Context in which row i of a batch takes the frozen draw with the number numbers[i % count].
 
-    Frozen noise is a function of the seed and the copy; outside, everything is copy 0. Fresh noise
-    differs from row to row anyway. The batch must hold all copies of each image, side by side.
-    Within another `using_draws` these are copies of its copies: an average over draws of a defense
-    that itself votes over copies has different voters in each draw.
+    Frozen noise is a function of the seed and of this number, which is 0 outside. Fresh noise
+    differs from row to row anyway. The batch must hold every image once per number, side by side:
+
+        images = images.repeat_interleave(4, dim=0)  # image 0 four times, then image 1, ...
+        with using_draws(range(4)):
+            logits = defense(images)  # rows 0 to 3: image 0 under the draws 0 to 3
+
+    Within another `using_draws` the numbers are pairs of both: an average over draws of a defense
+    that itself votes over draws has different voters in each draw.
     """
-    # The seed is made of words of 32 bits: a copy of copy 0 is that copy itself.
-    token = _COPIES.set(tuple((row << 32) + number for row in _COPIES.get() for number in numbers))
+    # The seed is made of words of 32 bits: draw n within draw 0 is draw n itself.
+    pairs = tuple((outer << 32) + number for outer in _NUMBERS.get() for number in numbers)
+    token = _NUMBERS.set(pairs)
     try:
         yield
     finally:
-        _COPIES.reset(token)
+        _NUMBERS.reset(token)
 
 
 class Noise:
     """Unit Gaussian draws that one stochastic module owns; the global generators are not touched.
 
     "frozen": the draws are a function of the seed alone, the same for every image: the module is a
-        deterministic function of its image, alone or in any batch. Copies of an image differ; see
-        `using_draws`.
+        deterministic function of its image, alone or in any batch. `using_draws` chooses others.
     "fresh": each image of each call gets its own draws. Every image takes one number from this
         object's generator and draws from it alone, so that a batch or its parts in the same order
         give the same result. A worker process to which the module was copied draws differently:
@@ -72,7 +77,7 @@ class Noise:
         return torch.cat([half, -half], dim=1)
 
     def normal_and_uniform(self, like: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The same and U(0, 1) draws (B or 1, count)."""
+        """N(0, 1) draws as of `normal`, and U(0, 1) draws (B or 1, count)."""
         seeds = self.seeds(len(like))
         if self.mode == "fresh":
             return _draws(seeds, count, like)
@@ -87,18 +92,18 @@ class Noise:
         return normal.repeat(images, 1, 1, 1, 1), uniform.repeat(images, 1)
 
     def seeds(self, rows: int) -> list[int]:
-        """What the rows of a batch draw from: a seed for each, or fewer that they take in turn."""
+        """Seeds of the rows of a batch: one for each, or fewer that the rows take in turn."""
         if self.mode == "fresh":
-            if self._process != os.getpid():  # a copy, whose generator others have as well
+            if self._process != os.getpid():  # a worker with a copy of the generator
                 self._process = os.getpid()
                 self._images.manual_seed(self._root(0, _process_seed()))
             numbers = torch.randint(2**62, (rows,), generator=self._images, device="cpu")
             return numbers.tolist()
-        numbers = _COPIES.get()
+        numbers = _NUMBERS.get()
         if rows % len(numbers):
             raise ValueError(
-                f"images: {rows} rows are not {len(numbers)} copies of each image; repeat every "
-                "image as often as there are copies"
+                f"images: {rows} rows cannot share {len(numbers)} draws; repeat every image once "
+                "per draw (images.repeat_interleave(draws, dim=0))"
             )
         return [self._root(number) for number in numbers]
 

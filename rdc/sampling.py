@@ -1,6 +1,6 @@
 """Samplers from noise to images: pure, differentiable functions of a denoiser's estimate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from math import sqrt
 
@@ -58,19 +58,3 @@ def churned(x: Tensor, sigma: float, amount: float, noise: Tensor) -> tuple[Tens
     """
     raised = sigma * (1 + amount)
     return x + sqrt(raised**2 - sigma**2) * noise, raised
-
-
-def stochastic_heun(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, noises: Sequence[Tensor], *, churn: float
-) -> Tensor:
-    """`heun` with fresh noise before every step: noises holds one draw per step.
-
-    `churn` is S_churn of Karras et al. 2022, algorithm 2: each step raises sigma by the share
-    min(churn / steps, sqrt(2) - 1).
-    """
-    levels = sigmas.tolist()
-    amount = min(churn / (len(levels) - 1), sqrt(2) - 1)
-    for (sigma, next_sigma), noise in zip(pairwise(levels), noises, strict=True):
-        x, raised = churned(x, sigma, amount, noise)
-        x = heun_step(denoise, x, raised, next_sigma)
-    return x

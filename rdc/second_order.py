@@ -1,7 +1,7 @@
 """Second derivatives of networks with constant weights, at about half of autograd's cost.
 
 PyTorch's own double backward computes what only weights need (of a convolution, one more
-convolution and several copies) and takes normalization and SiLU apart into many small operations.
+convolution and memory copies) and takes normalization and SiLU apart into many small operations.
 Inside `constant_weights()` these three are replaced by functions that know their own derivatives:
 the same values and first derivatives, bit for bit, and the same second derivatives to rounding.
 """

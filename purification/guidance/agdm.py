@@ -68,7 +68,7 @@ class AGDM(Potential):
         return self.class_weight * log_likelihood - self.distance_weight * distance
 
     def _see(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is compared, (B, F) or (B, K), and the logits (B, K)."""
+        """The representation that is compared, (B, F) or (B, K), and the logits (B, K)."""
         network: Any = self.network
         images = to_pixels(x)
         with evaluating(network):

@@ -16,7 +16,7 @@ from rdc.gradients import State
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a purification stands: step `k` of its round, counted from the noisiest, at `point`.
+    """Position of a purification: step `k` of its round, counted from the noisiest, at `point`.
 
     Whatever the number of steps is, `k` counts 1000 t_star of them, as DiffPure takes: of those
     that a longer step covers, it is the last.
@@ -87,7 +87,7 @@ class Potential(Guidance):
 
 
 def usable(tensors: State) -> State:
-    """The same tensors, those made in inference mode as copies that a gradient can use."""
+    """Return the tensors, those made in inference mode cloned so that a gradient can use them."""
     return tuple(tensor.clone() if tensor.is_inference() else tensor for tensor in tensors)
 
 

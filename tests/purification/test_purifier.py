@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.memory import peak_bytes
 from purification import DiffusionPurifier, PurifierConfig
 from purification.guidance import GDMP, Moment
-from purification.processes import discrete_points
+from purification.processes import Point, discrete_points
 from rdc import OptimalDenoiser
 from rdc.gradients import State
 from rdc.images import to_pixels, to_x
@@ -330,6 +330,17 @@ def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
     assert torch.equal(purifier(images), expected(images))
     v = direction(images)
     assert torch.equal(gradient(purifier, images, v), gradient(expected, images, v))
+
+
+@pytest.mark.parametrize("t_star", [0.075, 0.1, 0.125, 0.15])
+def test_discrete_noising_is_as_near_as_documented(t_star: float) -> None:
+    """DiffPure's code takes DDPM's alpha-bar; we take the process that leads back."""
+    ours, released = Point.at(t_star), Point.of_index(round(1000 * t_star) - 1)
+    assert abs(ours.scale - released.scale) < 5e-4
+    assert abs(ours.deviation - released.deviation) < 1.3e-3
+    if t_star == 0.1:
+        assert (round(ours.scale, 4), round(released.scale, 4)) == (0.9467, 0.9471)
+        assert (round(ours.deviation, 4), round(released.deviation, 4)) == (0.3221, 0.3209)
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_no_copies_are_refused(number: int) -> None:
 
 
 def test_a_batch_must_hold_all_copies() -> None:
-    with using_draws(range(2)), pytest.raises(ValueError, match="3 rows are not 2 copies"):
+    with using_draws(range(2)), pytest.raises(ValueError, match="3 rows cannot share 2 draws"):
         Noise("frozen").normal(IMAGES, 1)
 
 
