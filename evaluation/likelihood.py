@@ -1,5 +1,7 @@
 """Likelihood of images to a defense's diffusion model, as a score that detects attacked images."""
 
+from math import isfinite
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,15 @@ def denoiser_of(model: nn.Module) -> DenoiserLike | None:
     """The denoiser of the first part of a defense that has one; None for an ordinary classifier."""
     found = (getattr(part, "denoiser", None) for part in model.modules())
     return next((denoiser for denoiser in found if isinstance(denoiser, DenoiserLike)), None)
+
+
+def scores_of(model: nn.Module, images: Tensor, *, max_rows: int = 256) -> list[float | None]:
+    """`log_likelihoods` of images to a defense, to four digits; None where it has no denoiser."""
+    denoiser = denoiser_of(model)
+    if denoiser is None:
+        return [None] * len(images)
+    found = log_likelihoods(denoiser, images, max_rows=max_rows).tolist()
+    return [round(score, 4) if isfinite(score) else None for score in found]
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ killed and started again, end with the same records.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from evaluation.entries import Entry, broken
 from evaluation.eps import written
 from evaluation.gradient_modes import noises
 from evaluation.journal import FolderJournal, Journal, Kept, MemoryJournal
+from evaluation.likelihood import scores_of
 from evaluation.progress import GRADIENT, Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
 from evaluation.suites import run, suite
@@ -210,7 +211,9 @@ class Runner:
         if self.sizes.eot_samples > 1:
             unseen = self.answers(attacked, batch.seeds, draws=self.options.eval_draws)
         stored = self.answers(rounded(attacked), batch.seeds, draws=1)
-        return records(batch, stage, attacked - batch.images, frozen, unseen, stored, spent)
+        scores = self.fitting(lambda rows: scores_of(self.target.model, attacked, max_rows=rows))
+        change = attacked - batch.images
+        return records(batch, stage, change, frozen, unseen, stored, spent, scores)
 
     def answers(self, images: Tensor, seeds: list[int], *, draws: int) -> Answers:
         found = self.fitting(
@@ -288,6 +291,7 @@ def records(
     unseen: Answers | None,
     stored: Answers,
     spent: float,
+    scores: Sequence[float | None],
 ) -> list[Record]:
     """One record per image of a batch."""
     linf, l2 = change.flatten(1).abs().amax(1).tolist(), change.flatten(1).norm(dim=1).tolist()
@@ -300,7 +304,7 @@ def records(
             frozen_confidence=round(float(frozen.confidences[i, 0]), 4),
             predictions=tuple(predictions[i]),
             confidences=tuple(round(p, 4) for p in confidences[i]),
-            linf=linf[i], l2=l2[i], seconds=round(spent, 6),
+            linf=linf[i], l2=l2[i], seconds=round(spent, 6), log_likelihood=scores[i],
             frozen_8_bit=int(stored.classes[i, 0]),
         )
         for i, row in enumerate(batch.rows)

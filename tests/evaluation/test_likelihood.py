@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from evaluation import evaluate
 from evaluation.likelihood import STREAM, denoiser_of, log_likelihoods
 from evaluation.results.abstention import auroc
 from rdc import RobustDiffusionClassifier
@@ -45,3 +46,21 @@ def test_the_denoiser_of_a_defense_is_found() -> None:
     assert isinstance(model, RobustDiffusionClassifier)
     assert denoiser_of(model) is denoiser_of(model.classifier) is model.denoiser
     assert denoiser_of(torch.nn.Flatten()) is None
+
+
+def test_records_hold_the_likelihood_of_the_image_that_was_answered() -> None:
+    model, generator = tiny_rdc(), torch.Generator().manual_seed(0)
+    images = torch.rand(3, *model.denoiser.image_shape, generator=generator)
+    labels = model(images).argmax(1)
+    found = evaluate(model, images, labels, eps=0.1, only=["random"], queries=20, checks=False)
+    clean = [record.log_likelihood for record in found.records if not record.eps]
+    assert clean == pytest.approx(log_likelihoods(model.denoiser, images).tolist(), abs=1e-4)
+    changed = [record.log_likelihood for record in found.records if record.linf]
+    assert changed and not {None, *clean} & {*changed}
+
+
+def test_a_model_without_a_denoiser_has_no_likelihoods() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    images, labels = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    found = evaluate(model, images, labels, eps=0.1, only=["random"], queries=20, checks=False)
+    assert {record.log_likelihood for record in found.records} == {None}
