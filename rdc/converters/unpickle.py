@@ -1,8 +1,9 @@
 """Published files read as tensors and plain data: nothing else is made of them, and nothing runs.
 
-Files of torch.save go through torch's own weights-only reader. EDM's are plain pickles whose
-objects carry the source code of their classes, which their own reader executes; here such an object
-becomes a `Node`, and its source is left unread. Tensors inside are files of torch.save again.
+Files of torch.save go through torch's own weights-only reader, with NumPy scalars read as plain
+numbers. EDM's are plain pickles whose objects carry the source code of their classes, which their
+own reader executes; here such an object becomes a `Node`, and its source is left unread. Tensors
+inside are files of torch.save again.
 """
 
 import pickle
@@ -11,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import IO, Any
 
@@ -85,14 +87,23 @@ def _load(file: IO[bytes]) -> Any:
     start = file.read(max(map(len, TORCH_STARTS)))
     file.seek(0)
     if start.startswith(TORCH_STARTS):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return _load_torch(file)
     return AllowListUnpickler(file, ALLOWED).load()
+
+
+def _load_torch(file: IO[bytes]) -> Any:
+    # score_sde's learning rates are NumPy scalars, which torch alone refuses. torch keeps what is
+    # allowed in one list for the whole process, therefore the lock.
+    with _TORCH_LOCK, torch.serialization.safe_globals(_NUMPY_SCALARS):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
     message = str(error) or type(error).__name__
     if asked := re.search(r"GLOBAL ([\w.]+)", message):
         return f"it asks for {asked[1].rstrip('.')}, which is not allowed"
+    if ours := re.search(r"it has a NumPy value .* not a number", message):
+        return ours[0]
     if "weights_only" in message:
         return "torch's weights-only reader finds more in it than tensors and plain values"
     return message.splitlines()[0]
@@ -146,6 +157,14 @@ def _dtypes() -> dict[tuple[str, str], torch.dtype]:
     return {("torch", name): getattr(torch, name) for name in names}
 
 
+NUMPY: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+}
+_NUMPY_SCALARS: list[Any] = [(made, ".".join(name)) for name, made in NUMPY.items()]
+_TORCH_LOCK = Lock()
+
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
 ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _object,
@@ -156,8 +175,6 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
-    ("numpy", "dtype"): _Dtype,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
+    **NUMPY,
     **_dtypes(),
 }

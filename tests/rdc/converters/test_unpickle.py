@@ -185,6 +185,33 @@ def test_files_of_torch_come_back(legacy: bool, here: Path) -> None:
     assert back["d"] == 1
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_numpy_scalars_of_a_training_checkpoint_become_plain_numbers(
+    legacy: bool, here: Path
+) -> None:
+    """score_sde's warm-up leaves NumPy's scalars as learning rates in the optimizer's state."""
+    optimizer = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=2e-4)
+    optimizer.param_groups[0]["lr"] = 2e-4 * np.minimum(100 / 5000, 1.0)
+    others = [np.float32(0.25), np.int64(-3), np.bool_(True)]
+    document = {"optimizer": optimizer.state_dict(), "others": others}
+    (here / "a.pth").write_bytes(saved(document, legacy=legacy))
+    allowed = torch.serialization.get_safe_globals()
+    back = read(here / "a.pth")
+    assert torch.serialization.get_safe_globals() == allowed
+    rate = back["optimizer"]["param_groups"][0]["lr"]
+    assert (type(rate), rate) == (float, 2e-4 * 0.02)
+    assert [(type(value), value) for value in back["others"]] == [
+        (float, 0.25), (int, -3), (bool, True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), np.datetime64("2020-01-01"), np.str_("a")])
+def test_other_numpy_values_in_files_of_torch_are_refused(value: Any, here: Path) -> None:
+    (here / "a.pth").write_bytes(saved({"a": value}))
+    with pytest.raises(ValueError, match=r"a\.pth is refused: .*(numpy\._core|not a number)"):
+        read(here / "a.pth")
+
+
 def test_plain_values_come_back(here: Path) -> None:
     values = {
         "floats": [np.float64(1.5), np.float32(0.25), np.float16(2)],
