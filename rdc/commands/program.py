@@ -100,11 +100,17 @@ def with_flags(message: str, config: Any) -> str:
     same = [
         (field, flag)
         for field, flag, value in flags(config)
-        if name.isidentifier() and re.match(rf"{name}={re.escape(repr(value))}(?!\w)", message)
+        if name.isidentifier() and shows(message.removeprefix(f"{name}="), value)
     ]
     exact = [flag for field, flag in same if field == name]
     meant = exact or [flag for _, flag in same]
     return f"--{meant[0]}{message.removeprefix(name)}" if len(meant) == 1 else message
+
+
+def shows(text: str, value: Any) -> bool:
+    """Whether the text begins with the value, as Python writes it or as it was typed."""
+    written = "|".join(re.escape(each) for each in {repr(value), repr(str(value)), str(value)})
+    return re.match(rf"({written})(?!\w)", text) is not None
 
 
 def flags(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:

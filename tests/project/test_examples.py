@@ -1,5 +1,6 @@
 """The scripts in examples/ run, say what they measured, and are as short as they should be."""
 
+import json
 import re
 import runpy
 import sys
@@ -20,6 +21,7 @@ NEEDS = {
     "attack_with_foolbox": "foolbox",
     "attack_with_art": "art.attacks.evasion",
     "robustbench_model": "pyautoattack",
+    "own_classifier": "torch",
 }
 ATTACKS = [name for name in NEEDS if name.startswith("attack_with_")]
 
@@ -79,3 +81,31 @@ def test_every_script_is_short_and_in_the_table() -> None:
     assert {name: text.count("\n") for name, text in scripts.items() if text.count("\n") > 40} == {}
     table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert [name for name in scripts if f"| `{name}.py` |" not in table] == []
+
+
+def test_own_classifier(run: Callable[..., str], tmp_path: Path) -> None:
+    """The CNN is right on clean digits; three models are in the table and in the report."""
+    text = run("own_classifier")
+    for name in ("CNN", "DiffPure + CNN", "RDC"):
+        assert re.search(rf"^\| {re.escape(name)} +\| +\d", text, re.MULTILINE), text
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "DiffPure + CNN" in page
+
+
+def test_the_notebook_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its code cells in order, in one namespace, in an empty folder; it holds no outputs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    notebook = json.loads((EXAMPLES / "defend_my_classifier.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in cells)
+    namespace: dict[str, object] = {"__name__": "notebook"}
+    with torch.random.fork_rng(devices=[]):
+        for cell in cells:
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), namespace)
+    said = re.findall(r"(?:accuracy|attack): ([\d.]+)", capsys.readouterr().out)
+    clean, attacked = map(float, said)
+    assert clean == 1 and attacked <= 0.5
+    assert (tmp_path / "report" / "index.html").is_file()

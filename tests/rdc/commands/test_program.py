@@ -31,6 +31,8 @@ class Settings:
     """rows"""
     seed: int = 0
     """seed"""
+    place: Path = Path("a/b")
+    """folder"""
     inner: Inner = field(default_factory=Inner)
 
 
@@ -111,6 +113,9 @@ def test_errors_of_the_system_are_one_line(capsys, error: OSError) -> None:
         ("size=3: of another name", "--batch-size=3: of another name"),
         ("seed=0: two have it", "seed=0: two have it"),
         ("given=x: positional", "given=x: positional"),
+        ("place='a/b' is full", "--place='a/b' is full"),
+        ("place=a/b is full", "--place=a/b is full"),
+        ("place=a/bc is full", "place=a/bc is full"),
         ("file x: width=4", "file x: width=4"),
         ("no argument", "no argument"),
     ],

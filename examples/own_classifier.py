@@ -1,0 +1,31 @@
+"""An own CNN on own arrays, alone, behind DiffPure, and RDC beside it: attacked and compared."""
+
+import torch
+from torch import nn
+
+import evaluation
+import rdc
+from purification import build
+from rdc.data import load
+
+train, test = load("digits", "train"), load("digits", "test").subset(slice(8))
+torch.manual_seed(0)
+layers = nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten()
+cnn = nn.Sequential(rdc.Normalize(0.3, 0.4), *layers, nn.Linear(512, 10))
+optimizer = torch.optim.Adam(cnn.parameters(), lr=2e-3)
+for _ in range(300):
+    rows = torch.randint(len(train), (128,))
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(cnn(train.images[rows]), train.labels[rows]).backward()
+    optimizer.step()
+
+denoiser = rdc.Denoiser.from_pretrained("digits")
+defended = rdc.Defense(build("diffpure", denoiser, preset="cifar10-linf", steps=5), cnn)
+model = rdc.RobustDiffusionClassifier.from_pretrained("digits")
+arrays = test.images.numpy(), test.labels.numpy()
+quick = {"eps": [0.1, 0.2], "steps": 5, "queries": 10, "targets": 1, "draws": 2, "eval_draws": 5}
+models = {"CNN": cnn.eval(), "DiffPure + CNN": defended.eval(), "RDC": model}
+found = [evaluation.evaluate(each, *arrays, name=name, **quick) for name, each in models.items()]
+compared = evaluation.compare(found)
+print(compared)
+print("report:", compared.report("report"))
