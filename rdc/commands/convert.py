@@ -31,6 +31,9 @@ class Convert:
     """of a classifier"""
     stem: Literal["small", "original"] = "small"
     """of a classifier of timm's: original for images of about 224 pixels"""
+    entry: str | None = None
+    """of a classifier's checkpoint with several state dictionaries: the one to convert; by default
+    the averages (ema, swa)"""
 
 
 def main(command: Convert) -> None:
@@ -44,7 +47,12 @@ def main(command: Convert) -> None:
                 "of them; --mean 0 --std 1 is for one that takes images as they are"
             )
         facts = ClassifierFacts(
-            command.architecture, command.mean, command.std, command.image_size, command.stem
+            command.architecture,
+            command.mean,
+            command.std,
+            command.image_size,
+            command.stem,
+            command.entry,
         )
     done = convert(command.source, command.format, command.out, classifier=facts)
     for name, value in (done.facts | {"written to": str(command.out)}).items():

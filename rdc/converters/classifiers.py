@@ -33,11 +33,15 @@ class ClassifierFacts:
     std: tuple[float, ...]
     image_size: int = 32
     stem: Literal["small", "original"] = "small"
+    entry: str | None = None
+    """which state dictionary of a checkpoint, by name; by default its averages, or the only one"""
 
 
 def convert(document: Any, facts: ClassifierFacts) -> Published:
     """An `ImageClassifier` of a state dictionary, or of a checkpoint that has one in it."""
-    tensors = _renamed(_without_prefix(_state(document)), facts.architecture)
+    state, chosen = _state(document, facts.entry)
+    tensors = _without_normalization(state, facts)
+    tensors = _renamed(_without_prefix(tensors), facts.architecture)
     channels, classes = _sizes(tensors, facts.architecture)
     config = ImageClassifierConfig(
         facts.architecture, facts.image_size, channels, classes, facts.mean, facts.std, facts.stem
@@ -50,25 +54,66 @@ def convert(document: Any, facts: ClassifierFacts) -> Published:
     rules = [Rule(name, (name,)) for name in network.state_dict()]
     weights = convert_weights(rules, tensors, network, "network.")
     note = "The file does not name its license, its data or its normalization: see its source."
-    return Published(facts.architecture, config, weights, "other", (note,))
+    notes = (note, chosen) if chosen else (note,)
+    return Published(facts.architecture, config, weights, "other", notes)
 
 
 COUNT = ".num_batches_tracked"
+# Last parts of the names of the buffers with mean and standard deviation.
+NORMALIZATION = (("mu", "sigma"), ("mean", "std"))
+AVERAGES = re.compile(r"(?i)(^|_|\.)(ema|swa)($|_|\.)")
 
 
-def _state(document: Any) -> dict[str, Tensor]:
-    """The one state dictionary in a checkpoint, or the document itself."""
+def _state(document: Any, entry: str | None) -> tuple[dict[str, Tensor], str | None]:
+    """The state dictionary to convert, and the sentence that says which of several it is."""
     entries = document if isinstance(document, dict) else {}
-    if any(isinstance(value, Tensor) for value in entries.values()):
-        return plain_tensors(entries)
+    if entry is None and any(isinstance(value, Tensor) for value in entries.values()):
+        return plain_tensors(entries), None
     states = [
         name
         for name, value in entries.items()
         if isinstance(value, dict) and value and all(isinstance(t, Tensor) for t in value.values())
     ]
-    if len(states) != 1:
-        raise ValueError(f"it must be a state dictionary, or have one entry that is: {states}")
-    return plain_tensors(entries[states[0]])
+    averages = [name for name in states if AVERAGES.search(str(name))]
+    if entry is None and len(states) == 1:
+        return plain_tensors(entries[states[0]]), None
+    if entry is None and len(averages) == 1:
+        entry = averages[0]
+    if entry not in states:
+        found = f"the state dictionaries {states}" if states else f"none among {[*entries][:5]}"
+        remedy = "; choose one with --entry NAME" if states else ""
+        raise ValueError(
+            f"it must be a state dictionary, or have one entry that is, not entry={entry!r}: it "
+            f"has {found}{remedy}"
+        )
+    return plain_tensors(entries[entry]), f"The weights are those of the entry {entry!r}."
+
+
+def _without_normalization(tensors: dict[str, Tensor], facts: ClassifierFacts) -> dict[str, Tensor]:
+    """Without the buffers that normalize the images, which must say what `facts` does."""
+    for first, second in NORMALIZATION:
+        for name in [name for name in tensors if name.split(".")[-1] == first]:
+            other = name.removesuffix(first) + second
+            if other in tensors:
+                _require_normalization(tensors[name], tensors[other], facts)
+                return {key: t for key, t in tensors.items() if key not in (name, other)}
+    return tensors
+
+
+def _require_normalization(mean: Tensor, std: Tensor, facts: ClassifierFacts) -> None:
+    """Raise ValueError unless the file's buffers are the given numbers, in their precision."""
+    given = (facts.mean, facts.std)
+    same = all(
+        len(numbers) in (1, buffer.numel())
+        and bool((buffer.flatten() == torch.tensor(numbers, dtype=buffer.dtype)).all())
+        for buffer, numbers in zip((mean, std), given, strict=True)
+    )
+    if not same:
+        texts = [" ".join(f"{v:.7g}" for v in t.flatten()[:3].tolist()) for t in (mean, std)]
+        raise ValueError(
+            f"it normalizes with other numbers than mean={facts.mean} and std={facts.std}; give "
+            f"those of its buffers: --mean {texts[0]} --std {texts[1]}"
+        )
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,6 +126,12 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    if "init_conv.weight" in tensors and "logits.weight" in tensors:
+        raise ValueError(
+            "it is RobustBench's DMWideResNet, which pads strided convolutions below and on the "
+            "right only, where wrn-<depth>-<widen> pads every side: its weights would give other "
+            "logits there; use RobustBench's own module, which is a classifier of images in [0, 1]"
+        )
     if architecture.startswith("wrn-") and "block1.layer.0.bn1.weight" in tensors:
         # TRADES's code makes a fourth group that its forward pass does not use.
         used = {name: t for name, t in tensors.items() if not name.startswith("sub_block1.")}

@@ -355,9 +355,12 @@ def test_other_architectures_are_refused(architecture: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, r"\['model', 'ema'\]"),
-        ({"epoch": 3}, r"or have one entry that is: \[\]"),
-        ([1], r"or have one entry that is: \[\]"),
+        (
+            {"model": {"a": torch.ones(1)}, "best": {"a": torch.ones(1)}},
+            r"has the state dictionaries \['model', 'best'\]; choose one with --entry NAME",
+        ),
+        ({"epoch": 3}, r"has none among \['epoch'\]"),
+        ([1], r"has none among \[\]"),
         ({"a": torch.ones(1), "b": 3}, "'b' is a int, not a tensor"),
         ({"model.mu": torch.ones(1)}, r"has no layers stem\.weight and head\.weight"),
     ],
@@ -365,6 +368,45 @@ def test_other_architectures_are_refused(architecture: str, message: str) -> Non
 def test_checkpoints_without_one_classifier_are_refused(document: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         convert_classifier(document, ClassifierFacts("wrn-10-1", (0,), (1,)))
+
+
+@pytest.mark.parametrize("names", [("mu", "sigma"), ("mean", "std")])
+@pytest.mark.parametrize("prefixes", [("", ""), ("module.", "module."), ("normalize.", "model.")])
+def test_normalization_buffers_must_be_the_given_numbers(names: tuple, prefixes: tuple) -> None:
+    """As those of RobustBench's `normalize_model` and of Wong et al.'s networks."""
+    numbers = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+    weights = WideResNet(10, 1, 3).state_dict()
+    buffers = {
+        prefixes[0] + name: torch.tensor(values).view(1, 3, 1, 1)
+        for name, values in zip(names, numbers, strict=True)
+    }
+    state = buffers | {prefixes[1] + name: tensor for name, tensor in weights.items()}
+    published = convert_classifier(state, ClassifierFacts("wrn-10-1", *numbers))
+    plain = convert_classifier(weights, ClassifierFacts("wrn-10-1", *numbers))
+    assert published.weights.keys() == plain.weights.keys()
+    assert all(torch.equal(published.weights[name], plain.weights[name]) for name in plain.weights)
+    with pytest.raises(ValueError, match=r"--mean 0\.4914 0\.4822 0\.4465 --std 0\.2471 0\.2435"):
+        convert_classifier(state, ClassifierFacts("wrn-10-1", (0,), (1,)))
+
+
+@pytest.mark.parametrize("names", [("model", "ema"), ("state_dict", "ema_state_dict")])
+def test_averages_beside_the_weights_are_taken(names: tuple, tmp_path: Path, capsys) -> None:
+    states = [WideResNet(10, 1, 3).state_dict() for _ in names]
+    torch.save(dict(zip(names, states, strict=True)), tmp_path / "a.pt")
+    facts = ("--architecture", "wrn-10-1", *AS_IT_IS)
+    for index, choice in ((1, ()), (0, ("--entry", names[0]))):
+        out = tmp_path / str(index)
+        command = (tmp_path / "a.pt", "--format", "classifier", "--out", out, *facts, *choice)
+        assert run(*command) == 0
+        assert f"are those of the entry '{names[index]}'" in capsys.readouterr().out
+        loaded = ImageClassifier.from_pretrained(out).state_dict()
+        assert torch.equal(loaded["network.stem.weight"], states[index]["conv1.weight"])
+
+
+def test_deepminds_wide_resnets_are_refused_with_the_reason() -> None:
+    state = {"init_conv.weight": torch.ones(16, 3, 3, 3), "logits.weight": torch.ones(3, 64)}
+    with pytest.raises(ValueError, match=r"DMWideResNet, which pads .* use RobustBench's own mod"):
+        convert_classifier(state, ClassifierFacts("wrn-10-1", (0,), (1,)))
 
 
 def test_normalizations_that_do_not_fit_are_refused() -> None:
