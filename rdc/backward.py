@@ -72,6 +72,28 @@ def precision_of(x: Tensor) -> Callable[[], AbstractContextManager]:
     return partial(torch.autocast, kind, dtype=dtype, enabled=enabled)
 
 
+class Room:
+    """Memory for the activations of `calls` alike calls: all of them keep theirs, or none does.
+
+    The first call is measured; measuring costs time, which small networks would feel.
+    """
+
+    def __init__(self, memory: int, calls: int = 1) -> None:
+        self.share = memory // max(1, calls)
+        self.fits: bool | None = None if self.share > 0 else False
+
+    def run(self, function: Callable[[], Result]) -> Result | None:
+        """The result of a function that builds a graph; None, without a call, if it cannot stay.
+
+        `fits` says afterwards whether the result may be kept.
+        """
+        if self.fits is None:
+            result, size = counting_saved_bytes(function)
+            self.fits = size <= self.share
+            return result
+        return function() if self.fits else None
+
+
 def counting_saved_bytes(function: Callable[[], Result]) -> tuple[Result, int]:
     """The result of a function, and the size of what its graph keeps for a backward pass."""
     sizes: dict[int, int] = {}

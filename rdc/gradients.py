@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rdc.backward import activation_bytes, counting_saved_bytes, final, leaf_of, precision_of
+from rdc.backward import Room, activation_bytes, counting_saved_bytes, final, leaf_of, precision_of
 from rdc.second_order import constant_weights
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -29,15 +29,15 @@ OfRows = Callable[[Tensor, Tensor], Tensor]
 
 class _Gradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, function: OfBatch, second_order: str, step: float, memory: int):
+    def forward(ctx, x: Tensor, function: OfBatch, second_order: str, step: float, room: Room):
         ctx.function, ctx.second_order, ctx.step = function, second_order, step
         ctx.precision, ctx.kept = precision_of(x), None
         ctx.save_for_backward(x)
-        if second_order != "double_backward" or memory <= 0:
+        if second_order == "central_difference":
             return _first(function, x)
-        kept, size = counting_saved_bytes(partial(_first_with_graph, function, x))
-        ctx.kept = kept if size <= memory else None
-        return kept[1].detach()
+        made = room.run(partial(_first_with_graph, function, x))
+        ctx.kept = made if room.fits else None
+        return _first(function, x) if made is None else made[1].detach()
 
     @staticmethod
     @final("rdc.gradients.gradient")
@@ -80,7 +80,7 @@ def gradient(
     *,
     second_order: SecondOrder = "double_backward",
     step: float = 0.03,
-    memory: int = 0,
+    room: Room | None = None,
 ) -> Tensor:
     """d function(x).sum() / dx, itself differentiable once more.
 
@@ -89,12 +89,12 @@ def gradient(
     "central_difference" takes (g(x + h u) - g(x - h u)) |v| / 2h with u = v / |v| and h = `step`,
     an L2 distance (two gradients; error O(h^2), and rounding O(1/h)).
 
-    memory: bytes of activations that may be kept for the backward pass of "double_backward". Where
-        that is too little, x alone is kept and the gradient is computed again.
+    room: for activations that are kept for the backward pass of "double_backward". Where they do
+        not fit, x alone is kept and the gradient is computed again.
     """
     if not torch.is_grad_enabled() or not x.requires_grad:
         return _first(function, x)
-    return _Gradient.apply(x, function, second_order, step, memory)  # type: ignore[return-value]
+    return _Gradient.apply(x, function, second_order, step, room or Room(0))  # type: ignore[return-value]
 
 
 class _ByRow(torch.autograd.Function):
@@ -103,13 +103,17 @@ class _ByRow(torch.autograd.Function):
         ctx.function, ctx.source, ctx.chunk = function, source, chunk
         ctx.precision, ctx.kept = precision_of(x), []
         ctx.save_for_backward(x)
-        found, room = [], activation_bytes(x)
+        found, room, size = [], activation_bytes(x), None
         for rows in _numbers(source).split(chunk):
             if room < 0:
                 found.append(function(x[source[rows]], rows))
                 continue
-            kept, size = counting_saved_bytes(partial(_with_graph, function, x[source[rows]], rows))
-            room -= size
+            run = partial(_with_graph, function, x[source[rows]], rows)
+            if size is None and len(source) > chunk:  # of the first of several chunks
+                kept, size = counting_saved_bytes(run)
+            else:
+                kept = run()
+            room -= size or 0
             ctx.kept.append((rows, *kept))
             found.append(kept[1].detach())
         return torch.cat(found)

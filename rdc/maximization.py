@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rdc.backward import activation_bytes
+from rdc.backward import Room, activation_bytes
 from rdc.config import require
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
@@ -150,13 +150,13 @@ class LikelihoodMaximizer(nn.Module):
     def _maximize(self, x: Tensor, steps: list[tuple[Tensor, Tensor]]) -> Tensor:
         move = self._adam if self.config.rule == "adam" else self._momentum
         budget = 2 * self.config.budget
-        moved, state = x, ()
+        moved, state, room = x, (), Room(activation_bytes(x), len(steps))
         for number, (noise, sigma) in enumerate(steps, start=1):
             g = gradient(
                 lambda y, n=noise, s=sigma: self._loss(y, n, s),
                 moved,
                 second_order=self.second_order,
-                memory=activation_bytes(x) // len(steps),
+                room=room,
             )
             change, state = move(g, state, number)
             moved = moved + change

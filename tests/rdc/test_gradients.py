@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rdc.backward import ACTIVATION_BYTES
+from rdc.backward import ACTIVATION_BYTES, Room
 from rdc.gradients import by_row, chain, gradient, straight_through
 from tests.support.oracle import central_difference, some_images
 
@@ -138,7 +138,7 @@ def test_gradient_keeps_its_graph_where_memory_allows(memory: int, calls: int) -
         return energy(x)
 
     x = X.clone().requires_grad_()
-    value = (gradient(watched, x, memory=memory) * V).sum()
+    value = (gradient(watched, x, room=Room(memory)) * V).sum()
     (found,) = torch.autograd.grad(value, x, retain_graph=True)
     expected = torch.autograd.grad(through_gradient(x), x)[0]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
