@@ -8,9 +8,10 @@ inside are files of torch.save again.
 
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
@@ -20,10 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rdc.hub.safe_pickle import AllowListUnpickler
+from rdc.hub.safe_pickle import AllowListUnpickler, require_bounded
 
 # How files of torch.save start: a zip archive, or the magic number of the format before it.
-TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+ZIP_START = b"PK\x03\x04"
+TORCH_STARTS = (ZIP_START, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+
+# Number of values that a file of any size may hold; a larger one may hold one more for every byte.
+SMALLEST_LIMIT = 100_000
 
 
 class Node:
@@ -86,16 +91,32 @@ def read(path: Path) -> Any:
 def _load(file: IO[bytes]) -> Any:
     start = file.read(max(map(len, TORCH_STARTS)))
     file.seek(0)
-    if start.startswith(TORCH_STARTS):
-        return _load_torch(file)
-    return AllowListUnpickler(file, ALLOWED).load()
+    torch_made = start.startswith(TORCH_STARTS)
+    document = _load_torch(file) if torch_made else AllowListUnpickler(file, ALLOWED).load()
+    require_bounded(document, SMALLEST_LIMIT + file.seek(0, SEEK_END))
+    return document
 
 
 def _load_torch(file: IO[bytes]) -> Any:
     # score_sde's learning rates are NumPy scalars, which torch alone refuses. torch keeps what is
     # allowed in one list for the whole process, therefore the lock.
+    _require_stored(file)
     with _TORCH_LOCK, torch.serialization.safe_globals(_NUMPY_SCALARS):
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _require_stored(file: IO[bytes]) -> None:
+    """Refuse an archive whose members are larger than itself: torch.save compresses nothing."""
+    zipped = file.read(len(ZIP_START)) == ZIP_START
+    file.seek(0)
+    if zipped:
+        with zipfile.ZipFile(file) as archive:
+            inflated = sum(member.file_size for member in archive.infolist())
+        if inflated > (size := file.seek(0, SEEK_END)):
+            raise pickle.UnpicklingError(
+                f"its archive of {size} bytes expands to {inflated}, which torch.save never writes"
+            )
+    file.seek(0)
 
 
 def _reason(error: Exception) -> str:
@@ -118,7 +139,7 @@ def _object(meta: Any) -> Node:
 
 
 def _storage(content: Any) -> Tensor:
-    storage = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    storage = _load_torch(BytesIO(content))
     if not torch.is_storage(storage):
         raise pickle.UnpicklingError(f"a tensor's storage is a {type(storage).__name__}")
     return torch.empty(0, dtype=storage.dtype).set_(storage)  # type: ignore[call-overload]

@@ -257,6 +257,56 @@ def test_storages_that_are_not_storages_are_refused(here: Path) -> None:
         read(here / "a.pkl")
 
 
+def shared(depth: int) -> bytes:
+    """A list that holds the same list twice, and so on: 2^depth values in few bytes."""
+    value: list = []
+    for _ in range(depth):
+        value = [value, value]
+    return pickle.dumps(value, 2)
+
+
+def deflated() -> bytes:
+    """A file of torch.save whose tensor of zeros was compressed."""
+    file = BytesIO()
+    with (
+        zipfile.ZipFile(BytesIO(saved({"a": torch.zeros(100_000)}))) as old,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return file.getvalue()
+
+
+LARGE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "memo": (lambda: b"\x80\x02Nr\xff\xff\xff\x07.", "a memo of 134217727 objects after 2"),
+    "text memo": (lambda: b"Np134217727\n.", "a memo of 134217727 objects after 1"),
+    "shared lists": (lambda: shared(40), "hold more than 100[0-9]{3} values"),
+    "shared lists of torch": (lambda: saved(pickle.loads(shared(40))), "hold more than 10"),
+    "list in itself": (lambda: b"\x80\x02]q\x00h\x00a.", "hold more than 100"),
+    "deflated": (deflated, "its archive of [0-9]+ bytes expands to 4[0-9]{5}"),
+    "deflated storage": (lambda: pickle.dumps(Load(deflated())), "its archive of [0-9]+ bytes"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_small_files_that_ask_for_much_memory_or_time_are_refused(name: str, here: Path) -> None:
+    make, message = LARGE[name]
+    (here / "a.pkl").write_bytes(make())
+    with pytest.raises(ValueError, match=rf"a\.pkl is refused: .*{message}"):
+        read(here / "a.pkl")
+
+
+def test_modules_that_share_children_are_refused(here: Path) -> None:
+    """Their state dictionary would have 2^40 names."""
+    top = Module()
+    for _ in range(40):
+        inner, top = top, Module()
+        top._modules.update(a=inner, b=inner)
+    (here / "a.pkl").write_bytes(pickled(top))
+    with pytest.raises(ValueError, match="hold more than 1"):
+        read(here / "a.pkl")
+
+
 NAMES = (b"torch.storage\n_load_from_bytes", b"torch.nn.modules.container\nModuleDict",
          b"numpy\ndtype", b"collections\nOrderedDict", b"dnnlib.util\nEasyDict",
          b"torch\nfloat32", b"torch_utils.persistence\n_reconstruct_persistent_obj")  # fmt: skip
