@@ -23,7 +23,8 @@ denoiser = rdc.Denoiser.from_pretrained("digits")
 defended = rdc.Defense(build("diffpure", denoiser, preset="cifar10-linf", steps=5), cnn)
 model = rdc.RobustDiffusionClassifier.from_pretrained("digits")
 arrays = test.images.numpy(), test.labels.numpy()
-quick = {"eps": [0.1, 0.2], "steps": 5, "queries": 10, "targets": 1, "draws": 2, "eval_draws": 5}
+# Weak and quick; without `steps` and `only`, the full adaptive suite.
+quick = {"eps": 0.1, "steps": 5, "only": ["*/apgd-margin"], "checks": False, "progress": True}
 models = {"CNN": cnn.eval(), "DiffPure + CNN": defended.eval(), "RDC": model}
 found = [evaluation.evaluate(each, *arrays, name=name, **quick) for name, each in models.items()]
 compared = evaluation.compare(found)
