@@ -87,7 +87,7 @@ def test_own_classifier(run: Callable[..., str], tmp_path: Path) -> None:
     """The CNN is right on clean digits; three models are in the table and in the report."""
     text = run("own_classifier")
     for name in ("CNN", "DiffPure + CNN", "RDC"):
-        assert re.search(rf"^\| {re.escape(name)} +\| +\d", text, re.MULTILINE), text
+        assert re.search(rf"^\| *{re.escape(name)} *\| *frozen *\| *\d", text, re.MULTILINE), text
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "DiffPure + CNN" in page
 
