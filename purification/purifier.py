@@ -341,15 +341,15 @@ def entered(images: Tensor, shape: tuple[int, int, int], *, resize: bool) -> Ten
     Raises:
         ValueError: other channels, no floats, or another size without `resize`.
     """
-    size = shape[1:]
-    if not resize and images.ndim == 4 and tuple(images.shape[2:]) != size:
+    channels, *size = shape
+    if not resize and images.ndim == 4 and list(images.shape[2:]) != size:
         raise ValueError(
             f"images: {images.shape[2]}x{images.shape[3]} pixels, but the denoiser takes "
             f"{size[0]}x{size[1]}; give resize=True to resize them for it and back, or a denoiser "
             "for their size"
         )
-    given = tuple(images.shape[2:]) if images.ndim == 4 else size
-    return to_x(resized(check_form(images, (shape[0], *given)), size))
+    height, width = images.shape[2:] if images.ndim == 4 else size
+    return to_x(resized(check_form(images, (channels, height, width)), size))
 
 
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:

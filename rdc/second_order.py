@@ -61,7 +61,7 @@ class _Conv(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, pairs: list, groups: int):
         ctx.save_for_backward(x, weight)
         ctx.options = pairs, groups
-        return torch.conv2d(x, weight, bias, *pairs, groups)
+        return torch.conv2d(x, weight, bias, *pairs, groups)  # type: ignore[call-overload]
 
     @staticmethod
     def backward(ctx, g: Tensor):  # type: ignore[override]

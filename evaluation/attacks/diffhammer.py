@@ -134,8 +134,11 @@ class Grafted(Expectation):
             margins = margin(logits.detach(), labels[part].repeat(count))
             if draws.start == 0:
                 found.append([])
-            rows_of = (values.detach(), margins, slopes.to(images))
-            found[-1].append(tuple(row.unflatten(0, (count, -1)) for row in rows_of))
+            first, second, third = (
+                row.unflatten(0, (count, -1))
+                for row in (values.detach(), margins, slopes.to(images))
+            )
+            found[-1].append((first, second, third))
         of_images = [[torch.cat(parts) for parts in zip(*blocks, strict=True)] for blocks in found]
         values, margins, slopes = (torch.cat(parts, 1) for parts in zip(*of_images, strict=True))
         return values, margins, slopes

@@ -53,7 +53,7 @@ def denoised(
 def build_noised(
     kind: NoisedKind,
     rdc: RobustDiffusionClassifier,
-    classifier: ImageClassifier | None,
+    classifier: nn.Module | None,
     *,
     sigma: float,
     seed: int = 0,

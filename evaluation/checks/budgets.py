@@ -64,11 +64,11 @@ def any_budget(subject: Subject) -> Finding:
 
 @check("inside the budget")
 def inside(subject: Subject, attacked: Tensor) -> Finding:
-    """Attacked images are in the box [0, 1] and, but for stadv, in the ball."""
+    """Attacked images are in the box [0, 1] and, where the threat is a ball, in it."""
     outside = max(0.0, -attacked.min().item(), attacked.max().item() - 1)
     detail = f"attacked images leave [0, 1] by {outside:.2g}"
     passed = outside <= ROUNDING and bool(attacked.isfinite().all())
-    if subject.norm != "stadv":
+    if subject.norm in ("linf", "l2"):
         far = size(attacked.double() - subject.images, subject.norm).max().item()
         passed = passed and far <= limit(subject.eps)
         detail += f" and are at most {far:.6g} away in {subject.norm} (eps {subject.eps:g})"

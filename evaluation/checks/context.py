@@ -85,7 +85,7 @@ class Subject:
         options = {"eps": eps, "steps": steps, "seeds": self.seeds}
         if self.norm == "stadv":
             return stadv(victim, self.images, self.labels, **options)
-        return apgd(victim, self.images, self.labels, norm=self.norm, loss=margin, **options)
+        return apgd(victim, self.images, self.labels, norm=self.ball, loss=margin, **options)
 
     def logits(self, images: Tensor | None = None) -> Tensor:
         """The logits of the frozen draw (B, K), of `images` in place of the subject's own."""

@@ -97,8 +97,8 @@ def certified(folder: Path, found: Any) -> Certified:
         require_fields(row, ROW, "rows")
         if len(row["interval"]) != 2:
             raise ValueError(f"rows: interval={row['interval']} must be two numbers")
-        radius = float(row["radius"])
-        accuracies[radius] = Accuracy(row["certified_accuracy"], *row["interval"], found["images"])
+        radius, (low, high) = float(row["radius"]), row["interval"]
+        accuracies[radius] = Accuracy(row["certified_accuracy"], low, high, found["images"])
         undecided[radius] = row["undecided"]
     return Certified(
         folder, found["config"], found["data_fingerprint"], dict(sorted(accuracies.items())),

@@ -1,6 +1,6 @@
 """Arrays of images and labels in .npz and .npy files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def read_arrays(file: Path, split: Split) -> Dataset:
     return data.subset(torch.from_numpy(hold_out(len(data), split))) if shared else data
 
 
-def _require_all(file: Path, split: Split, found: list[Split]) -> None:
+def _require_all(file: Path, split: Split, found: Sequence[str]) -> None:
     if split != "all" or "all" not in found:
         raise FileNotFoundError(
             f"source: {file} has no {split!r} split, only {found}; give --split {found[0]}"

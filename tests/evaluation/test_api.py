@@ -183,7 +183,7 @@ def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -
 
 
 class Pair(Linear):
-    def forward(self, images: Tensor):
+    def forward(self, images: Tensor):  # type: ignore[override]
         return super().forward(images), images
 
 

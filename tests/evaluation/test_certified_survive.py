@@ -52,10 +52,11 @@ def test_certified_digits_survive_every_attack_of_the_suite(kind):
 
 def test_an_image_without_a_certificate_can_be_broken():
     """A linear classifier: certified below the distance of its boundary, other answers beyond."""
-    boundary = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    linear = torch.nn.Linear(64, 2)
+    boundary = torch.nn.Sequential(torch.nn.Flatten(), linear)
     with torch.no_grad():
-        boundary[1].weight.copy_(torch.stack([-torch.ones(64), torch.ones(64)]))
-        boundary[1].bias.copy_(torch.tensor([32.0, -32.0]))
+        linear.weight.copy_(torch.stack([-torch.ones(64), torch.ones(64)]))
+        linear.bias.copy_(torch.tensor([32.0, -32.0]))
     image = torch.full((1, 1, 8, 8), 0.52)  # at the distance 8 * 0.02
     found = certify(boundary, image, torch.tensor([1]), sigma=SIGMA, radii=(0.1, 0.2))
     assert found.certificates[0].certified(0.1) and not found.certificates[0].certified(0.2)

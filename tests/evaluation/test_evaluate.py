@@ -84,7 +84,7 @@ def assert_same_run(out: Path, other: Path) -> None:
     assert summary(out) == summary(other)
 
 
-def runner_of(settings: EvaluateConfig, **place: int) -> Runner:
+def runner_of(settings: EvaluateConfig, **place: Any) -> Runner:
     target = target_of(settings, torch.device("cpu"))
     return Runner(target, options(settings), out=settings.out, **place)
 
@@ -256,11 +256,11 @@ def test_two_processes_find_what_one_finds(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_unit_belongs_to_one_process(tmp_path: Path, count: int) -> None:
-    units = []
-    for index in range(count):
-        runner = runner_of(config(tmp_path), process=index, processes=count)
-        units += runner.mine()
-    assert sorted(unit.name for unit in units) == sorted(unit.name for unit in runner.units)
+    runners = [
+        runner_of(config(tmp_path), process=index, processes=count) for index in range(count)
+    ]
+    units = [unit for runner in runners for unit in runner.mine()]
+    assert sorted(unit.name for unit in units) == sorted(unit.name for unit in runners[0].units)
 
 
 def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ from tests.support.victims import IMAGES, LABELS, Linear, NoisyImages, labels_of
 SMALL = Sizes(steps=3, targets=2, queries=12, eot_samples=1)
 RANDOM = replace(SMALL, eot_samples=3)
 PURIFIED = DefenseConfig(kind="diffpure", t_star=0.1, steps=2)
-NAMED = [kind for kind in KINDS if kind != "module"]
+NAMED: list[Any] = [kind for kind in KINDS if kind != "module"]
 """Kinds of defenses that need no code of their own."""
 WITHOUT_GRADIENT = {"square", "random"}
 DIGITS = load("digits", "test").subset(slice(2))

@@ -43,8 +43,9 @@ def test_splits_of_a_npz(tmp_path: Path, names: tuple[str, str]) -> None:
     """Validation is held out where there is none, as of every source."""
     images, labels = names
     other = {name.replace("train", "test"): 1 for name in names}
-    np.savez(tmp_path / "data.npz", **{images: PIXELS, labels: LABELS},
-             **dict(zip(other, (PIXELS[:2], LABELS[:2]), strict=True)))  # fmt: skip
+    arrays: dict[str, Any] = {images: PIXELS, labels: LABELS}
+    arrays |= dict(zip(other, (PIXELS[:2], LABELS[:2]), strict=True))
+    np.savez(tmp_path / "data.npz", **arrays)
     parts = {split: load(tmp_path / "data.npz", split) for split in ("train", "validation", "test")}
     assert [len(part) for part in parts.values()] == [18, 2, 2]
     together = torch.cat([parts["train"].pixels, parts["validation"].pixels])

@@ -23,14 +23,15 @@ def test_channels_are_normalized() -> None:
 
 
 def test_it_stands_in_front_of_a_network_and_follows_its_precision() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    linear = nn.Linear(48, 5)
+    network = nn.Sequential(nn.Flatten(), linear)
     model = nn.Sequential(Normalize(MEAN, STD), network).double()
     assert list(model.state_dict()) == ["1.1.weight", "1.1.bias"]
     images = some_images(2, (3, 4, 4)).requires_grad_()
     logits = model(images)
     assert logits.shape == (2, 5) and logits.dtype == torch.float64
     (gradient,) = torch.autograd.grad(logits.sum(), images)
-    per_pixel = network[1].weight.sum(0).unflatten(0, (3, 4, 4))
+    per_pixel = linear.weight.sum(0).unflatten(0, (3, 4, 4))
     scales = torch.tensor(STD).double().view(3, 1, 1)  # rounded to float32, as the module keeps it
     torch.testing.assert_close(gradient[0], per_pixel / scales)
 
