@@ -28,6 +28,7 @@ def evaluate(
     queries: int | None = None,
     draws: int | None = None,
     only: Sequence[str] = (),
+    every_attack: bool = False,
     eval_draws: int = 20,
     transfer: Model | None = None,
     name: str | None = None,
@@ -54,6 +55,8 @@ def evaluate(
         draws: random numbers over which attacks take means, for a model that draws; 1: attacks know
             its frozen draw.
         only: patterns of names of attacks, such as "*/apgd-margin", for fewer of them.
+        every_attack: whether every attack tries every image. Without it an image that is wrong is
+            left out by later attacks: the same worst case in less time.
         eval_draws: draws that judge an image where `draws` is above 1.
         transfer: another model, on which images for a transfer attack are made.
         name: of the model in tables; by default the name of its class.
@@ -70,7 +73,8 @@ def evaluate(
     chosen = Options(
         attack=attack, norm=norm, eps=tuple(float(each) for each in listed(eps)),
         suite=SuiteConfig(
-            steps=steps, targets=targets, queries=queries, eot_samples=draws, only=tuple(only)
+            steps=steps, targets=targets, queries=queries, eot_samples=draws, only=tuple(only),
+            every_attack=every_attack,
         ),
         eval_draws=eval_draws, check_images=8 if checks else 0, batch_size=batch_size,
         max_rows=max_rows, seed=seed,

@@ -28,6 +28,7 @@ from evaluation.results.metrics import WORST
 from evaluation.results.records import CLEAN
 from evaluation.results.summary import accuracy_json
 from evaluation.runner import Runner
+from evaluation.suite_config import SuiteConfig
 from evaluation.target import fit, fit_transfer
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.commands.program import run_program
@@ -137,7 +138,11 @@ def pgd_evaluation(
     `through`: the models whose gradients are followed, by name, in place of all `surrogates`.
     """
     target = given_target(model, data, None, transfer=None, name=name, class_names=())
-    options = Options(eps=eps, check_images=0, batch_size=batch_size or len(data), seed=seed)
+    # The random points of PGD are drawn for a whole batch, which every attack must therefore see.
+    options = Options(
+        eps=eps, check_images=0, batch_size=batch_size or len(data), seed=seed,
+        suite=SuiteConfig(every_attack=True),
+    )  # fmt: skip
     attack = partial(started_pgd, steps=steps, seed=seed)
     entries = {
         gradient: Entry(surrogate, attack, steps, 1)

@@ -167,6 +167,16 @@ def test_a_folder_of_other_inputs_is_refused(tmp_path: Path, changes: dict, mess
         evaluate(**{"out": tmp_path, "checks": False, **changes})
 
 
+def test_images_that_are_won_are_left_out_by_later_attacks() -> None:
+    """The worst case is that of all attacks on all images."""
+    attacks = ("exact/apgd-*", "square")
+    found = evaluate(eps=0.05, checks=False, only=attacks)
+    whole = evaluate(eps=0.05, checks=False, only=attacks, every_attack=True)
+    assert any(r.broken_by for r in found.records)
+    assert not any(r.broken_by for r in whole.records)
+    assert found.accuracy("linf", 0.05) == whole.accuracy("linf", 0.05)
+
+
 def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -> None:
     other = evaluate(Linear(-10.0), name="wrong", checks=False)
     both = evaluation.compare([found, other])
