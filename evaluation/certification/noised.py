@@ -44,7 +44,7 @@ def apndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> Def
 
 
 def denoised(
-    rdc: RobustDiffusionClassifier, classifier: ImageClassifier, *, sigma: float
+    rdc: RobustDiffusionClassifier, classifier: nn.Module, *, sigma: float
 ) -> Defense:
     """Denoised smoothing: one unconditional denoising pass, then any image classifier."""
     return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
