@@ -9,7 +9,6 @@ from purification import OneShotDenoiser
 from rdc import (
     Defense,
     DiffusionClassifier,
-    ImageClassifier,
     NoisedDenoiser,
     RobustDiffusionClassifier,
 )
@@ -43,9 +42,7 @@ def apndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> Def
     return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
 
 
-def denoised(
-    rdc: RobustDiffusionClassifier, classifier: nn.Module, *, sigma: float
-) -> Defense:
+def denoised(rdc: RobustDiffusionClassifier, classifier: nn.Module, *, sigma: float) -> Defense:
     """Denoised smoothing: one unconditional denoising pass, then any image classifier."""
     return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
 

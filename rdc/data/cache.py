@@ -32,7 +32,7 @@ def cached_pixels(
         warnings.warn(
             f"cache: cannot keep the decoded images in {folder}: {error}; they stay in memory and "
             "will be decoded again next time; give a writable folder with space: load(..., cache=)",
-            stacklevel=3,
+            stacklevel=4,
         )
     return _in_memory(encoded, target)
 

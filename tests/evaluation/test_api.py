@@ -243,7 +243,12 @@ def test_rounding_outside_the_box_is_cut_off() -> None:
         ("l2", 0.3, {}, "evaluated was 'linf' at eps 0, 0.05, 0.3"),
         ("linf", 0.2, {}, r"eps=0\.2"),
         ("linf", 0.3, {"attack": "x"}, "attack='x': must be one of"),
-        ("linf", 0.3, {"protocol": "fresh"}, r"protocol='fresh': must be one of \['frozen'\]"),
+        (
+            "linf",
+            0.3,
+            {"protocol": "fresh"},
+            r"protocol='fresh': must be one of \['frozen', '8 bits'\]",
+        ),
     ],
 )
 def test_unknown_figures_are_named(
@@ -251,21 +256,6 @@ def test_unknown_figures_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         found.accuracy(norm, eps, **options)
-
-
-FACTORY = """
-import torch
-from rdc import ImageClassifier
-
-def cnn():
-    return ImageClassifier.from_pretrained("digits-cnn")
-
-def function():
-    return lambda images: cnn()(images)
-
-def nothing():
-    return 3
-"""
 
 
 def test_a_factory_is_a_defense_for_the_program(tmp_path: Path) -> None:

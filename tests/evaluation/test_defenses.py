@@ -11,7 +11,7 @@ from evaluation.target import fit, fit_transfer
 from rdc import Defense, Denoiser, ImageClassifier
 from rdc.data import Dataset, load
 from rdc.networks.image_classifier import ImageClassifierConfig
-from tests.evaluation.test_api import FACTORY
+from tests.support.factories import FACTORY
 
 DATA = load("digits", "test").subset(slice(3))
 

@@ -263,7 +263,9 @@ def test_malicious_and_empty_files_are_errors(
 def test_facts_of_classifiers_are_for_classifiers(edm_file: Path, tmp_path: Path, capsys) -> None:
     given = (edm_file, "--out", tmp_path / "out", "--format")
     error = refused(capsys, *given, "edm", "--architecture", "wrn-28-10", *AS_IT_IS)
-    assert error.startswith("format='edm': architecture, mean and std are for the format 'classif")
+    assert error.startswith(
+        "--format='edm': architecture, mean and std are for the format 'classif"
+    )
     for facts in ((), ("--architecture", "wrn-28-10"), AS_IT_IS):
         error = refused(capsys, *given, "classifier", *facts)
         assert error.startswith("--architecture, --mean and --std belong together")

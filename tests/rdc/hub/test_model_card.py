@@ -261,7 +261,7 @@ def test_export_of_a_denoiser_without_classes(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"--evaluation": "nowhere"}, "nowhere does not exist; give the --out of a finished"),
-        ({"--max-shard-size": "1KB"}, "max_shard_size='1KB' is too small"),
+        ({"--max-shard-size": "1KB"}, "max-shard-size='1KB' is too small"),
         ({"model": "nothing"}, "model='nothing' is not a directory"),
         ({"out": "run"}, "out='.*run' must be a new or an empty folder"),
     ],

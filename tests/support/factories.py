@@ -1,0 +1,15 @@
+"""A file of functions that build models, as a user would write it."""
+
+FACTORY = """
+import torch
+from rdc import ImageClassifier
+
+def cnn():
+    return ImageClassifier.from_pretrained("digits-cnn")
+
+def function():
+    return lambda images: cnn()(images)
+
+def nothing():
+    return 3
+"""
