@@ -18,6 +18,7 @@ from evaluation.journal import FolderJournal
 from evaluation.results.records import Record, read_records
 from evaluation.results.summary import Summary
 from rdc.data import Dataset
+from tests.support.factories import FACTORY
 
 ONLY = ("exact/apgd-margin", "square")
 OPTIONS = {"eps": (0.05, 0.3), "steps": 3, "queries": 5, "only": ONLY, "batch_size": 4}

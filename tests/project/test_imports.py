@@ -18,7 +18,7 @@ ALLOWED = {
     "training": {"rdc", "purification"},
     "evaluation": {"rdc", "purification"},
     "benchmarks": {"rdc", "purification", "training", "evaluation"},
-    "examples": {"rdc", "purification"},
+    "examples": {"rdc", "purification", "evaluation"},
 }
 OURS = {*ALLOWED, "tests", "recipes"}
 HEAVY = ["timm", "accelerate", "torchsde", "sklearn", "matplotlib", "torchvision", "tyro",

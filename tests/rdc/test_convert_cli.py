@@ -240,7 +240,7 @@ def test_modules_inside_themselves_are_refused(tmp_path: Path, capsys) -> None:
     network.model.enc._modules["inside"] = network.model.enc
     (tmp_path / "a.pkl").write_bytes(pickled(network))
     error = refused(capsys, tmp_path / "a.pkl", "--format", "edm", "--out", tmp_path / "out")
-    assert "a.pkl is not of the format edm: maximum recursion depth exceeded" in error
+    assert "a.pkl is refused" in error
 
 
 def test_odd_tensors_are_refused() -> None:
