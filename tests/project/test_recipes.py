@@ -159,6 +159,7 @@ def test_the_rehearsal(tmp_path: Path, data: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr("training.denoising.save_samples", lambda *_, **__: None)
+    AcceleratorState._reset_state(reset_partial_state=True)  # of tests before this one
     for module, arguments in commands:
         main, config = read_command(module, [word for word in arguments if word != "--compile"])
         if isinstance(config, CalibrationConfig):
