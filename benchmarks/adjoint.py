@@ -32,7 +32,7 @@ class AdjointConfig:
     dt: tuple[float, ...] = (0.01, 0.005, 0.0025, 0.001)
     t_star: float = 0.1
     images: int = 32
-    """from the start of the test split"""
+    """number of images, from the start of the test split"""
     json: Path | None = None
     """write the numbers and where they come from to this file"""
 

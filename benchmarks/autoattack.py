@@ -28,7 +28,7 @@ class AutoAttackConfig:
     model: str = "digits-cnn"
     """an image classifier: packaged name, directory or hub id"""
     images: int = 500
-    """how many of the test digits"""
+    """number of images, from the start of the test split"""
     linf: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2)
     l2: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     seed: int = 0

@@ -37,11 +37,11 @@ class HammerConfig:
     images: int = 16
     eps: float = 0.1
     draws: int = 10
-    """of each step"""
+    """draws per step of the attack"""
     eval_draws: int = 10
-    """that judge: N of "worst of N" """
+    """draws that score an image: N of "worst of N" """
     steps: int = 10
-    """of APGD on the mean"""
+    """steps of APGD on the mean"""
     max_rows: int = 64
 
 

@@ -59,18 +59,18 @@ class PublishedConfig:
     data: str | None = None
     """data set whose test images are taken; without it, random ones"""
     levels: int = 125
-    """of the published grid"""
+    """levels of the published grid"""
     few: int = 16
     """noise levels of the cheaper estimator"""
     steps: int = 5
-    """of the maximization"""
+    """steps of the maximization"""
     images: int = 4
-    """in one call of ours; the published code takes them one by one"""
+    """images in one call of ours; the published code takes them one by one"""
     decisions: int = 16
     """images on which the decisions are compared"""
     repeats: int = 3
     precision: Literal["no", "bf16", "fp16"] = "no"
-    """of all networks in the timed calls; parity is tested in float64"""
+    """precision of all networks in the timed calls; parity is tested in float64"""
     compile: bool = False
     """compile our networks with torch.compile"""
     json: Path | None = None
@@ -219,7 +219,7 @@ class Benchmark:
         return RobustDiffusionClassifier(denoiser, settings, **{"gradient": "bpda", **options})
 
     def published(self, denoiser: Denoiser, like: Tensor) -> Published:
-        """On the draws of our own modules."""
+        """The published computation on the draws of our own modules."""
         ours = self.ours(denoiser, self.settings())
         draws, uniform = ours.purifier.noise.normal_and_uniform(like, self.config.steps)
         noise = ours.classifier.noise.normal(like, self.config.levels)

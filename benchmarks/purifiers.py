@@ -43,7 +43,7 @@ class BenchmarkConfig:
     eps: float = 0.15
     images: int = 100
     steps: int = 20
-    """of PGD"""
+    """steps of PGD"""
     tuning_images: int = 50
     tuning_steps: int = 10
     copies: int = 4

@@ -51,7 +51,7 @@ class RatioConfig:
     targets: int = 2
     """classes that targeted attacks aim at"""
     queries: int = 500
-    """of Square"""
+    """queries of Square"""
     repeats: int = 3
 
 

@@ -98,7 +98,7 @@ class Bench:
         return self._sum(self._errors(*self._rows(x)))
 
     def again(self, x: Tensor) -> Tensor:
-        """As many network rows in a chunk as ours."""
+        """The same errors, recomputed in backward, with as many network rows in a chunk as ours."""
         chunk = max(1, chunk_rows(x) // self.denoiser.num_classes)
         parts = zip(*(tensor.split(chunk) for tensor in self._rows(x)), strict=True)
         return self._sum(

@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """This package, whose `evaluate` and `certify` are functions.
+    """Module type that keeps `evaluation.evaluate` and `evaluation.certify` functions.
 
     Their programs, `python -m evaluation.evaluate`, are modules of the same names, which Python
     puts in the functions' place when somebody imports them.

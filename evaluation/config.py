@@ -27,7 +27,7 @@ class Options:
     eval_draws: int = 20
     """draws that judge an image where the suite has several; 2 or more"""
     check_images: int = 8
-    """how many of the images the automatic checks ask, 0 for no checks"""
+    """number of images for the automatic checks; 0 for no checks"""
     batch_size: int = 50
     max_rows: int = 256
     """rows in the networks at once; halved where memory is short"""
@@ -76,7 +76,7 @@ class EvaluateConfig(Options):
     data: str = "digits"
     split: Split = "test"
     images: int = 100
-    """how many, from the start of the split"""
+    """number of images, from the start of the split"""
     resize: bool = False
     """convert images of another shape to the model's: gray or color, resized, cropped"""
 

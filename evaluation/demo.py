@@ -51,12 +51,11 @@ class DemoConfig:
     model: str = "digits"
     """RDC: packaged name, directory or hub id"""
     cnn: str | None = None
-    """what it is compared with: an image classifier; by default the packaged one called as the
-    model with "-cnn" behind, or digits-cnn"""
+    """image classifier to compare with; by default the packaged "<model>-cnn", or digits-cnn"""
     data: str = "digits"
     """data set, as `training.train` takes it"""
     images: int = 16
-    """how many images of the split, from its start"""
+    """number of images, from the start of the split"""
     split: Split = "test"
     eps: tuple[Budget, ...] = (0.2,)
     """budgets on the [0, 1] scale"""

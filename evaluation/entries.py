@@ -41,7 +41,7 @@ class Entry:
 
 
 def broken(entry: Entry, before: Iterable[Record]) -> dict[int, Record]:
-    """By image, the record that leaves an attack nothing to win, the first of those in `before`.
+    """Records by image after which an attack has nothing left to break, the first in `before`.
 
     `before`: records of the same images under attacks that came before, of this budget or smaller
     ones. The attack need not try these images: their worst case under its protocol is known.

@@ -57,7 +57,7 @@ def stoppable(out: Path, *, main: bool = True) -> Iterator[None]:
 
 
 def kept(out: Path) -> str:
-    """What a stopped run has written, and how to continue it."""
+    """Message about the records that a stopped run has written, and how to continue it."""
     folders = {file.parent for file in out.rglob("records-*.jsonl")}
     count = sum(1 for folder in folders for _ in entries(folder))
     if not count:

@@ -134,7 +134,7 @@ class Runner:
         return [name for name, stages in self.stages(unit).items() if not done.issuperset(stages)]
 
     def mine(self) -> list[Unit]:
-        """This process's share of the units that have missing attacks."""
+        """Units of this process that have missing attacks."""
         return [unit for unit in self.units[self.process :: self.processes] if self.missing(unit)]
 
     def run(self, unit: Unit, progress: Progress) -> None:

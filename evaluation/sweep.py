@@ -75,14 +75,14 @@ class SweepConfig:
     linf: tuple[Budget, ...] = (0.1, 0.2)
     l2: tuple[Budget, ...] = (0.75,)
     stadv: tuple[Budget, ...] = (0.15,)
-    """of displacements, where half the image's side is 1"""
+    """largest displacements; half of the image's side is 1"""
     corruption: tuple[Budget, ...] = (3.0,)
     """strengths of the common corruptions, 1 to 5"""
     images: int = 16
-    """how many, from the start of the split"""
+    """number of images, from the start of the split"""
     split: Literal["test", "validation"] = "test"
     data: str = "digits"
-    """for another data set give its models too; the purifiers are then as published for CIFAR-10"""
+    """data set; another needs its own models, and its purifiers are as published for CIFAR-10"""
     model: str = "digits"
     """denoiser and RDC: packaged name, directory or hub id, like the next two"""
     classifier: str = "digits-cnn"
@@ -95,8 +95,8 @@ class SweepConfig:
     eval_draws: int = 5
     """draws that judge an image where the defense draws"""
     check_images: int = 4
-    """how many images the automatic checks ask, for each defense under the first of the norms; the
-    checks on records are made for all"""
+    """number of images for the automatic checks of each defense under the first of the norms; all
+    norms have the checks on records"""
     batch_size: int = 24
     max_rows: int = 128
     """rows in the networks at once"""

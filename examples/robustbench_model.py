@@ -1,4 +1,4 @@
-"""Which defenses RobustBench would take: `python examples/robustbench_model.py`."""
+"""Check which defenses RobustBench would accept: `python examples/robustbench_model.py`."""
 
 import warnings
 
@@ -14,7 +14,7 @@ SETTINGS = PurifierConfig("sde", t_star=0.1, steps=10)
 
 
 def main(images: int = 16) -> None:
-    """What the checks of AutoAttack, its judge, say about defenses on some test digits."""
+    """Run the checks of AutoAttack, RobustBench's attack, on defenses of some test digits."""
     data = load("digits", "test").subset(slice(images))
     models: dict = {"CNN": rdc.ImageClassifier.from_pretrained("digits-cnn")}
     for noise in ("frozen", "fresh"):

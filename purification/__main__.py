@@ -63,7 +63,7 @@ class Purify:
     auxiliary: str | None = None
     """image classifier that guides agdm"""
     bank: Path | None = None
-    """for contrastive: .npy of the classifier's logits (M, K) of training images on [-1, 1]"""
+    """contrastive only: .npy of the classifier's logits (M, K) of training images on [-1, 1]"""
     noise: NoiseMode = "frozen"
     """the same draws for all images, or fresh ones for each, by its file's name or its row"""
     seed: int = 0

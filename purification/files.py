@@ -13,9 +13,9 @@ from rdc.runs.atomic import replacing
 
 
 def destinations(given: Path, out: Path) -> dict[Path, Path]:
-    """For every image file of `given`, a file or a folder, where its purified image goes in `out`.
+    """Map every image file of `given` to the path of its purified image in `out`.
 
-    Below a folder the sub-folders stay the same and every image becomes a PNG.
+    `given` is a file or a folder, whose sub-folders are kept; every image becomes a PNG.
     """
     if not given.exists():
         raise FileNotFoundError(f"given={given} does not exist; give an image, a folder or a .npy")

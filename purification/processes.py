@@ -20,7 +20,7 @@ from rdc.sampling import churned, edm_sigmas, heun_step
 ProcessName = Literal["sde", "ode", "ddpm", "ddim", "heun"]
 
 END = 1e-5
-"""where DiffPure's SDE and ODE stop"""
+"""VP time at which DiffPure's SDE and ODE stop"""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class DiffusionPurifier(nn.Module):
         return any(term.batch_coupled for term in self.terms)
 
     def with_gradient(self, gradient: GradientMode) -> "DiffusionPurifier":
-        """This purifier, with its networks and draws, and another derivative."""
+        """A copy with another derivative; the networks and the noise are shared."""
         other = shallow_copy(self)
         other.gradient = checked(gradient)
         return other

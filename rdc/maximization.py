@@ -104,7 +104,7 @@ class LikelihoodMaximizer(nn.Module):
         self.second_order: SecondOrder = second_order
 
     def with_gradient(self, gradient: GradientMode) -> "LikelihoodMaximizer":
-        """This maximizer, with its denoiser and draws, and another derivative."""
+        """A copy with another derivative; the denoiser and the noise are shared."""
         other = shallow_copy(self)
         other.gradient = checked(gradient)
         return other

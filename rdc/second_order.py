@@ -120,7 +120,8 @@ class _GroupNormAdjoint(torch.autograd.Function):
     @staticmethod
     @final("the gradient of a gradient through group_norm")
     def backward(ctx, v: Tensor):  # type: ignore[override]
-        """By g: weight A v. By x, with a = A u, b = A v, dr/dx = -r^2 z / n and dz/dx = A:
+        """Derivatives by g and x. By g: weight A v. By x, with a = A u, b = A v,
+        dr/dx = -r^2 z / n and dz/dx = A:
 
         -r z mean(v a) - r (mean(v z) a + mean(u z) b).
         """

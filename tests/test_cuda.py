@@ -79,7 +79,7 @@ def deterministic():
 
 
 def logits_and_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """On the CPU in float64, wherever the model computes them."""
+    """Logits and the margin's gradient, moved to the CPU and to float64."""
     images = images.detach().requires_grad_()
     logits = model(images)
     (found,) = torch.autograd.grad(margin(logits, labels.to(images.device)).sum(), images)
@@ -99,7 +99,7 @@ def digits() -> Dataset:
 
 
 def defense(kind: str, dtype: torch.dtype) -> nn.Module:
-    """On the packaged networks; purifiers take three steps."""
+    """A defense of the packaged networks; purifiers take three steps."""
     purifier = kind not in ("classifier", "diffusion", "rdc", "maximization")
     rounds = {"steps": 3} if purifier else {}
     return build(DefenseConfig(kind=kind, **rounds), data="digits").to(dtype)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_every_defense_has_its_gradient_in_float64(exact, digits: Dataset, devic
 
 @on_both
 def test_every_defense_has_nearly_its_gradient_in_float32(exact, digits: Dataset, device) -> None:
-    """What attacks run in; on a GPU convolutions then have TF32's ten bits."""
+    """Attacks run in float32; on a GPU convolutions then have TF32's ten bits."""
     kind, expected = exact
     model = defense(kind, torch.float32).to(device)
     logits, found = logits_and_gradient(model, digits.images.to(device), digits.labels)
@@ -156,7 +156,7 @@ def test_every_defense_treats_images_alone_as_in_a_batch(exact, digits: Dataset,
 @on_both
 @pytest.mark.parametrize("second_order", ["double_backward", "central_difference"])
 def test_rdc_differentiates_twice_through_attention(second_order, device: str) -> None:
-    """In float64 as on the CPU, and nearly in float32, where fused kernels have none."""
+    """Derivatives equal the CPU's in float64, and nearly so in float32 (without fused kernels)."""
     options = {"second_order": second_order}
     reference = logits_and_gradient(small_rdc(**options), IMAGES, LABELS)
     double = logits_and_gradient(small_rdc(**options).to(device), IMAGES.to(device), LABELS)
@@ -219,7 +219,7 @@ def test_attacks_stay_on_the_device_and_in_the_ball(device: str) -> None:
 
 @on_both
 def test_command_lines_compute_on_the_device(device: str, tmp_path: Path, monkeypatch) -> None:
-    """And write what the CPU writes, to a gray level."""
+    """The files on the device are those on the CPU, to one gray level."""
     given = save(tmp_path / "given", {f"{i}.png": noise(i, 8, 8) for i in range(3)})
     seen: set[str] = set()
 
@@ -313,7 +313,7 @@ def test_a_compiled_classifier_gives_the_same(device: str) -> None:
 @needs_cuda
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_rdc_gives_the_same() -> None:
-    """With central differences: compiled code has no second derivative."""
+    """The maximizer uses central differences: compiled code has no second derivative."""
     assert_compilation_changes_little(lambda model: model, "cuda")
 
 
@@ -383,7 +383,7 @@ def test_training_compiled_learns_as_much(tmp_path: Path, quick) -> None:
 
 
 def test_a_student_learns_from_a_network(tmp_path: Path, quick) -> None:
-    """That of two classes, in half precision."""
+    """The teacher has two classes and computes in half precision."""
     teacher = run_config(tmp_path / "teacher", steps=2, validate_every=2, **quick)
     train(replace(teacher, network=replace(teacher.network, conditioning="label")))
     student = run_config(

@@ -47,7 +47,7 @@ class CalibrationConfig:
     images: int = 500
     """held-out images for the accuracy and the temperature"""
     attacked: int = 100
-    """how many of them are attacked"""
+    """number of these images that are attacked"""
     eps: float = 8 / 255
     """L-infinity, on the [0, 1] scale"""
     steps: int = 20

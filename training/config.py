@@ -39,7 +39,7 @@ class RunConfig:
     clip: float = 1.0
     """largest norm of the gradient"""
     ema_half_lives: tuple[float, ...] = (50_000,)
-    """in images; with several, the average that validates best is saved"""
+    """half-lives in images; of several averages the one that validates best is saved"""
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
     """compile the network with torch.compile: minutes at the start, faster steps"""

@@ -105,7 +105,7 @@ class TrainConfig(RunConfig):
 
     @property
     def classifies(self) -> bool:
-        """Whether the network has a classifier of noised images."""
+        """True if the network has a classifier of noised images."""
         return self.network.conditioning == "classifier"
 
 

@@ -56,7 +56,7 @@ class Meter:
         self.timed += 1
 
     def show(self, bar: Any) -> None:
-        """This process's figures in the progress bar, every few seconds."""
+        """Show this process's loss and speed in the progress bar, every few seconds."""
         if time.perf_counter() - self.shown_at > self.SHOW_EVERY:
             self.shown_at = time.perf_counter()
             loss = float(self.total / self.count)

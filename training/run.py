@@ -198,7 +198,7 @@ class Run(Generic[Module]):
         return total
 
     def _parts(self) -> Iterator[tuple[bool, slice]]:
-        """This process's rows of a batch, part by part, and whether it is the last part."""
+        """Yield for each part of a batch True if it is the last, and this process's rows of it."""
         first, processes = self.accelerator.process_index, self.accelerator.num_processes
         count = self.config.accumulate
         for part in range(count):

@@ -16,7 +16,7 @@ from rdc import Defense
 from rdc.noise import using_draws
 
 LOSSES = (margin, cross_entropy, dlr)
-"""of the runs, one after the other"""
+"""Losses of the runs, one after the other."""
 ENOUGH = 0.5
 """Share of wrong draws above which an image gets no further run."""
 SHARPNESS = 5.0

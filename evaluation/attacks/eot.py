@@ -31,7 +31,7 @@ class Judgment(NamedTuple):
         return (self.wrong > other.wrong) | tie
 
     def where(self, mask: Tensor, other: "Judgment") -> "Judgment":
-        """This where `mask` (B,) bool, `other` elsewhere."""
+        """Select image by image: self where `mask` (B,) bool is True, `other` elsewhere."""
         return Judgment(*(torch.where(mask, a, b) for a, b in zip(self, other, strict=True)))
 
 
@@ -75,7 +75,7 @@ class Expectation:
         self.max_rows = max_rows
         self.stop_when_wrong = stop_when_wrong
         self.precision: torch.dtype | None = None
-        """of the images that the model gets; None: that of the points"""
+        """type of the images that the model gets; None: that of the points"""
 
     @classmethod
     def of(cls, model: "Model | Expectation") -> "Expectation":

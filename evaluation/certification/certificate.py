@@ -11,7 +11,7 @@ from evaluation.results.statistics import clopper_pearson
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is proven about g at one image, with probability 1 - alpha.
+    """The radius proven for g at one image, with probability at least 1 - alpha.
 
     `selected`: the class whose radius was estimated, g's answer where `radius` is not None.
     `radius`: within this L2 distance on [0, 1] the answer stays the same; None is an abstention.
@@ -33,12 +33,12 @@ class Certificate:
     seconds: float
 
     def certified(self, radius: float) -> bool:
-        """Whether the label is proven to be g's answer within `radius`."""
+        """True if the label is proven to be g's answer within `radius`."""
         proven = self.radius is not None and self.radius >= radius
         return proven and self.selected == self.label
 
     def undecided(self, radius: float) -> bool:
-        """Whether more samples may still certify `radius` or refuse it."""
+        """True if more samples may still certify `radius` or rule it out."""
         low = -1.0 if self.radius is None else self.radius
         return self.upper is not None and low < radius < self.upper
 

@@ -126,7 +126,7 @@ class Records:
         return max(1, len(self.missing) // (4 * self.processes))
 
     def take(self, index: int) -> bool:
-        """Whether this process certifies the image; the first one to ask does."""
+        """Claim the image for this process: True for the first process that asks."""
         return self._claims is None or self._claims.take(str(index))
 
     def append(self, certificate: Certificate) -> None:

@@ -33,7 +33,7 @@ class CertifyConfig(SmoothingConfig):
     data: str = "digits"
     split: Split = "test"
     images: int = 100
-    """how many, from the start of the split"""
+    """number of images, from the start of the split"""
     max_rows: int = 256
     """noisy images in the networks at once"""
 

@@ -39,7 +39,7 @@ class Candidate:
 
     @property
     def next_samples(self) -> int:
-        """How many copies to classify next; 0 when the certificate is there."""
+        """Number of noised copies to classify next; 0 once the certificate is complete."""
         if self._selected is None:
             return min(MOST_AT_ONCE, self.config.selection_samples - len(self._selection))
         return self.test.next_samples
@@ -56,7 +56,7 @@ class Candidate:
             self._selected = int(np.bincount(self._selection).argmax())
 
     def certificate(self) -> Certificate:
-        """What the samples have shown; nothing from the selection enters the radius."""
+        """The certificate so far; the samples of the selection do not enter the radius."""
         assert self._selected is not None
         low, high = self.test.bounds
         radius, upper = (radius_of(bound, sigma=self.config.sigma) for bound in (low, high))

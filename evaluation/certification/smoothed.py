@@ -10,7 +10,7 @@ from evaluation.certification.bounds import predicted_class
 from rdc.noise import Noise, NoiseMode, using_draws
 
 STREAM = 100
-"""of the smoothing noise, apart from those of the noises inside a defense"""
+"""Noise stream of the smoothing, apart from those inside a defense."""
 AT_ONCE = 100
 """noisy copies of each image in one call of `predict`"""
 

@@ -1,4 +1,4 @@
-"""What an attack must find in no budget at all and in one that allows everything."""
+"""Sanity checks at a budget near zero and at one that allows every image."""
 
 from scipy.stats import binom
 from torch import Tensor
@@ -37,7 +37,7 @@ def no_budget(subject: Subject) -> Finding:
 
 @check("any budget")
 def any_budget(subject: Subject) -> Finding:
-    """Where every image can become the same gray, an attack leaves no more right than chance.
+    """Accuracy is at most chance where the budget lets every image become the same gray.
 
     That is eps 0.5 in linf and sqrt(d) / 2 in l2. Fails where a fair guesser would be right as
     often with a probability below `SURE` (exact binomial).
@@ -78,5 +78,5 @@ def inside(subject: Subject, attacked: Tensor) -> Finding:
 
 
 def limit(eps: float) -> float:
-    """How far an image of budget `eps` may be from the original: float32 rounds both."""
+    """The largest distance accepted for budget `eps`, above it by float32's rounding."""
     return eps * (1 + ROUNDING) + ROUNDING / 10

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of one check."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

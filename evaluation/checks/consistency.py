@@ -1,4 +1,4 @@
-"""Whether the model that is scored is one function: the same question gets the same answer."""
+"""Checks that the model is one function: the same input and seed give the same output."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ ALONE = 4
 
 @check("addressable randomness")
 def addressable(subject: Subject) -> Finding:
-    """With the same seeds, two calls agree.
+    """Two calls with the same seeds agree.
 
     Randomness that neither frozen noise nor `rdc.noise.copies` reaches makes an attack's success a
     matter of retries, and its gradient that of another function than the one that is scored.
@@ -124,7 +124,7 @@ def no_memory(subject: Subject, before: "Before", attacked: Tensor) -> Finding:
 
 @dataclass(frozen=True)
 class Before:
-    """What is known from before an attack: a copy of the model, and its logits of the images."""
+    """State before an attack: a copy of the model (None if it can't be copied), and its logits."""
 
     copy: Subject | None
     logits: Tensor

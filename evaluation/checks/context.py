@@ -50,7 +50,7 @@ class Subject:
 
     @cached_property
     def slope(self) -> tuple[Judgment, Tensor]:
-        """What the frozen draw makes of the images, and the gradient of its margin (B, C, H, W)."""
+        """The frozen draw's judgment of the images, and the gradient of its margin (B, C, H, W)."""
         return self.plain.gradient(self.images, self.labels, seeds=self.seeds)
 
     @cached_property
@@ -73,7 +73,7 @@ class Subject:
         return self.only(torch.arange(min(count, len(self.images)), device=self.images.device))
 
     def copied(self) -> Self:
-        """With a copy of the model, taken now."""
+        """The same subject with a deep copy of the model."""
         return replace(self, model=copy.deepcopy(self.model))
 
     def attack(

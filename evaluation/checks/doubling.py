@@ -1,4 +1,4 @@
-"""Whether an attack had come to its end: twice the effort finds no more."""
+"""Check that an attack has converged: twice the effort breaks no more images."""
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def draws_doubled(subject: Subject) -> Finding:
 
 
 def random(subject: Subject) -> bool:
-    """Whether draws differ."""
+    """True if the logits differ between draws."""
     logits = subject.victim.logits(subject.images, seeds=subject.seeds)
     return bool((logits[:, :1] != logits).any())
 
@@ -81,8 +81,8 @@ def agreement(subject: Subject) -> float:
 
 
 def settled(once: Tensor, twice: Tensor) -> tuple[bool, float]:
-    """Whether the mean over images stays in its 95 % interval or loses fewer than `FEW` images, and
-    the least that it may fall to."""
+    """True if the mean over images stays in its 95 % interval or loses fewer than `FEW` images;
+    and the least mean that passes."""
     low = clopper_pearson(int(once.sum().floor()), len(once))[0]
     allowed = min(low, (once.mean() - (FEW - 1) / len(once)).clamp_min(0).item())
     return twice.mean().item() >= allowed - 1e-9, allowed

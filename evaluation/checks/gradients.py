@@ -1,4 +1,4 @@
-"""Whether gradients are those of the model, and whether its loss follows them."""
+"""Checks that gradients are the model's derivatives and predict how its loss changes."""
 
 import copy
 from collections.abc import Sequence
@@ -16,11 +16,12 @@ from evaluation.checks.consistency import difference, relative
 from evaluation.checks.context import Subject
 
 DISTANCES = {torch.float64: (1e-6, 1e-5, 1e-4), torch.float32: (1e-3, 1e-4, 1e-2)}
-"""Of differences, in L2, the best one first: AGDM has kinks every 1e-4, float32 rounds below."""
+"""L2 lengths of finite differences, the best first: AGDM has kinks every 1e-4, and float32
+rounding dominates below that."""
 DIRECTIONS = 2
 """Random ones, beside that of the gradient."""
 BESIDE = 1e-3
-"""How far points are moved off ties and edges, in linf."""
+"""Linf distance by which points are moved off ties and edges."""
 # Exact gradients in float64 are off by 3e-9, RDC's with central differences by 3e-5, in the median,
 # and no point by more than 1e-3; straight-through purifiers by 0.5 to 0.7 in the median.
 WRONG = 0.1
@@ -31,13 +32,13 @@ KINKED = 0.25
 # APGD works at eps / 16 for most of 40 steps; there, models of this repository keep 94 % to 110 %
 # of the promise in the median, and shattered ones less than 10 %.
 STEP = 1 / 16
-"""Of the budget."""
+"""Length of a step along the gradient, as a share of the budget."""
 STEPS = 4
 FOLLOWS = 0.5
 """Median share of the promised rise that must come true."""
 
 QUERIES = 300
-"""Of square, on images without a gradient."""
+"""Queries of the square attack on images without a gradient."""
 
 
 @check("finite differences")
@@ -105,7 +106,7 @@ def some_points(subject: Subject) -> Tensor:
 
 
 def random_directions(subject: Subject) -> Tensor:
-    """Of length 1 (B, DIRECTIONS, C, H, W)."""
+    """Random unit vectors (B, DIRECTIONS, C, H, W)."""
     shape = (DIRECTIONS, *subject.images.shape[1:])
     found = normal(generators(spawn(subject.seeds, 4)), shape, subject.images)
     return found / found.flatten(2).norm(dim=2)[:, :, None, None, None]

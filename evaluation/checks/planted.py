@@ -1,4 +1,4 @@
-"""Whether the attack finds a vulnerability that is known to be there."""
+"""Check that the attack finds a vulnerability that was planted."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,11 @@ from evaluation.checks.context import UNSEEN, Subject
 INNER = 12
 """Random inner points, beside the image."""
 RADIUS = 0.9
-"""Of their ball, over the budget."""
+"""Radius of the inner points' ball, as a share of the budget."""
 CANDIDATES = 12
 """Points on the surface, the best of which is planted."""
 CLOSE = 0.95
-"""Where between the inner points (0) and the planted one (1) class 1 begins: 10 random points on
+"""Threshold of class 1 between the inner points (0) and the planted one (1): 10 random points on
 the surface find it on 0 to 60 % of images, APGD of 2 steps on honest models on 98 % to 100 %."""
 RIDGE = 1e-3
 EXPECTED = 0.95
@@ -68,9 +68,10 @@ def planted(subject: Subject) -> Finding:
 
 @dataclass(frozen=True)
 class Readout:
-    """For image i, class 1 is where weights[i] . logits > bias[i]: (B, K) and (B,).
+    """A linear classifier per image: class 1 of image i is weights[i] . logits > bias[i].
 
-    `tells` (B,) bool: whether that separates the planted points (B, C, H, W) from the inner ones.
+    `weights` (B, K), `bias` (B,), the planted `points` (B, C, H, W), and `tells` (B,) bool: True
+    if the classifier separates the planted point from the inner ones.
     """
 
     weights: Tensor
@@ -109,7 +110,7 @@ class Readout:
         return cls(weights, bias, ~flat & (most < 1), far[rows, farthest])
 
     def __call__(self, logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        """How far logits (M, K) of the images `index` (M,) are in class 1, as a loss: (M,)."""
+        """Loss (M,) to maximize, positive in class 1: logits (M, K), of the images `index` (M,)."""
         return (self.weights[index].to(logits) * logits).sum(1) - self.bias[index].to(logits)
 
 
@@ -128,7 +129,7 @@ def surface(subject: Subject, sources: list[torch.Generator]) -> Tensor:
 
 
 def searched(subject: Subject, readout: Readout) -> Tensor:
-    """Whether APGD finds class 1: (B,) bool. A few steps first; the rest if they do not."""
+    """Search for class 1 with APGD, a few steps first: (B,) bool, True where it is found."""
     found = torch.zeros_like(readout.tells)
     for steps in (LOOK, subject.steps):
         index = (readout.tells & ~found).nonzero()[:, 0]
@@ -144,7 +145,7 @@ def searched(subject: Subject, readout: Readout) -> Tensor:
 
 
 def by_luck(subject: Subject, readout: Readout) -> Tensor:
-    """Whether one of as many random points of the surface is of class 1: (B,) bool."""
+    """Search for class 1 among as many random points of the surface: (B,) bool."""
     sources = generators(spawn(subject.seeds, 7))
     logits = features(subject, [surface(subject, sources) for _ in range(subject.steps)])
     index = torch.arange(len(logits), device=logits.device)

@@ -1,4 +1,4 @@
-"""What the finished records of an evaluation say about its attacks."""
+"""Checks of an evaluation's attacks by its finished records."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
@@ -78,7 +78,7 @@ def falling(records: Sequence[Record]) -> Finding:
 
 @check("white box beats black box")
 def white_box_wins(records: Sequence[Record], black_box: Collection[str]) -> Finding:
-    """What falls to an attack without gradients has fallen to one with them, image by image.
+    """Attacks with gradients break every image that an attack without gradients breaks.
 
     Fails where images that only the former break are too many for attacks by gradient that miss
     `MISSED` of all images (exact binomial at `SURE`): two of 16, or six of 100, may happen.
@@ -113,7 +113,7 @@ def recorded_inside(records: Sequence[Record], norm: Threat) -> Finding:
 
 
 def number(records: Iterable[Record]) -> int:
-    """How many images the records are of."""
+    """Number of images in the records."""
     return len({record.image for record in records})
 
 
@@ -143,5 +143,5 @@ def least(
 
 
 def rare(count: int, total: int) -> bool:
-    """Whether attacks that miss `MISSED` of all images might well miss `count` of `total`."""
+    """True if attacks that miss `MISSED` of all images may plausibly miss `count` of `total`."""
     return bool(binom.sf(count - 1, total, MISSED) >= SURE)

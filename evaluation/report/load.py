@@ -73,9 +73,9 @@ class Run:
 
     @cached_property
     def answers(self) -> dict[float, list[Record]]:
-        """By budget, the record of the worst answer for every image, by image; see `harm`.
+        """Records of the worst answer to every image, by budget; see `harm`.
 
-        Smaller budgets and the image as it is are within a budget too.
+        A budget includes all smaller ones, and the image without an attack.
         """
         return {
             eps: list(worst((r for r in self.records if r.eps <= eps), harm).values())

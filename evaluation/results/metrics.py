@@ -34,12 +34,12 @@ class Accuracy:
         return cls(total / count, low, high, count)
 
     def __str__(self) -> str:
-        """In percent, with the interval: 61.0 [51, 71]."""
+        """The accuracy in percent, with its interval: 61.0 [51, 71]."""
         return f"{100 * self.mean:.1f} [{100 * self.low:.0f}, {100 * self.high:.0f}]"
 
 
 Accuracies = dict[float, dict[str, dict[str, Accuracy]]]
-"""By budget (0: images as they are), attack and name of the protocol."""
+"""Accuracies by budget (0: without attack), attack and name of the protocol."""
 
 
 def scores(records: Iterable[Record]) -> Scores:
@@ -85,7 +85,7 @@ def grouped(records: Sequence[Record]) -> dict[tuple[float, str], list[Record]]:
 
 
 def worst_scores(records: Sequence[Record], protocol: Protocol) -> dict[float, list[float]]:
-    """By budget, the least score of each image over all that is within the budget."""
+    """Least score of each image over all records within a budget, by budget."""
     found, least = {}, {}
     for eps in sorted({record.eps for record in records}):
         within = [*least.values(), *(record for record in records if record.eps == eps)]

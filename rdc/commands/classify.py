@@ -36,7 +36,7 @@ class Classify:
     by name; images that cannot be read have an "error" and do not make the exit status 1"""
     batch_size: int = 64
     seed: int = 0
-    """of the noise, which is the same for all images"""
+    """seed of the noise, which is the same for all images"""
     resize: bool = False
     """convert images of another shape to the model's: gray or color, resized, cropped"""
 

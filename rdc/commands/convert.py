@@ -16,24 +16,24 @@ class Convert:
     source: tyro.conf.Positional[Path]
     """the published file; a folder of diffusers needs no converting: see rdc.DiffusersDenoiser"""
     format: Format
-    """what published it: NVIDIA's EDM (.pkl), score_sde (checkpoint_8.pth), guided-diffusion
+    """code that wrote the file: NVIDIA's EDM (.pkl), score_sde (checkpoint_8.pth), guided-diffusion
     (256x256_diffusion_uncond.pt), or a classifier's state dictionary"""
     out: Path
     """folder to write, new or empty"""
     architecture: str | None = None
-    """of a classifier: wrn-28-10, wrn-70-16, or a name of timm's"""
+    """classifiers only: wrn-28-10, wrn-70-16, or a name of timm's"""
     mean: tuple[float, ...] = ()
-    """what a classifier's images in [0, 1] are normalized with, for example 0.49 0.48 0.45; 0 where
-    they are not"""
+    """classifiers only: means subtracted from images in [0, 1], such as 0.49 0.48 0.45; 0 without
+    normalization"""
     std: tuple[float, ...] = ()
-    """by what they are divided; 1 where they are not"""
+    """classifiers only: standard deviations that divide them; 1 without normalization"""
     image_size: int = 32
-    """of a classifier"""
+    """classifiers only: height and width in pixels"""
     stem: Literal["small", "original"] = "small"
-    """of a classifier of timm's: original for images of about 224 pixels"""
+    """timm's classifiers only: original for images of about 224 pixels"""
     entry: str | None = None
-    """of a classifier's checkpoint with several state dictionaries: the one to convert; by default
-    the averages (ema, swa)"""
+    """classifiers only: state dictionary to convert, if the checkpoint has several; by default the
+    averages (ema, swa)"""
 
 
 def main(command: Convert) -> None:

@@ -34,7 +34,7 @@ class Export:
     out: tyro.conf.Positional[Path]
     """folder to write, new or empty"""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the weights; bfloat16 is half as large, and rounds each by at most 1/256 of its size"""
+    """weights' type; bfloat16 is half as large, and rounds each by at most 1/256 of its size"""
     max_shard_size: str = MAX_SHARD_SIZE
     """no file of weights is larger, for example 15MB; there are several where needed"""
     evaluation: Path | None = None

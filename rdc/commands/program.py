@@ -62,7 +62,7 @@ def settings_type(main: Main) -> Any:
 
 
 def is_user_error(error: Exception) -> bool:
-    """Whether the error is to be mended by other arguments, files or disk space.
+    """True if other arguments, other files or more disk space would prevent the error.
 
     These are all OSError, and the ValueError, TypeError and FloatingPointError that a `raise` of
     this project made. Where Python or another library raised them, they are faults of the program.
@@ -108,7 +108,7 @@ def with_flags(message: str, config: Any) -> str:
 
 
 def shows(text: str, value: Any) -> bool:
-    """Whether the text begins with the value, as Python writes it or as it was typed."""
+    """True if the text begins with the value, as Python writes it or as it was typed."""
     written = "|".join(re.escape(each) for each in {repr(value), repr(str(value)), str(value)})
     return re.match(rf"({written})(?!\w)", text) is not None
 

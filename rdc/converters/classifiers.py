@@ -26,7 +26,7 @@ RESNET = {r"\.shortcut\.": ".downsample.", r"^linear\.": "fc."}
 
 @dataclass(frozen=True)
 class ClassifierFacts:
-    """What a classifier's file does not say; the fields are those of `ImageClassifierConfig`."""
+    """Settings that a classifier's file lacks; the fields are those of `ImageClassifierConfig`."""
 
     architecture: str
     mean: tuple[float, ...]
@@ -34,7 +34,7 @@ class ClassifierFacts:
     image_size: int = 32
     stem: Literal["small", "original"] = "small"
     entry: str | None = None
-    """which state dictionary of a checkpoint, by name; by default its averages, or the only one"""
+    """name of the state dictionary in a checkpoint; by default its averages, or the only one"""
 
 
 def convert(document: Any, facts: ClassifierFacts) -> Published:

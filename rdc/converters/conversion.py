@@ -26,18 +26,18 @@ DENOISERS: dict[str, Callable[[Any], Published]] = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written, and what it was made of."""
+    """A model that was converted and saved, and the published file that it comes from."""
 
     published: Published
     source: Path
     sha256: str
-    """of the source"""
+    """SHA-256 of the source"""
     model: Denoiser | ImageClassifier
     """our network with its weights"""
 
     @property
     def origin(self) -> dict[str, str]:
-        """What it was made of, by name."""
+        """Name, SHA-256 and format of the published file, by field name."""
         return {
             "source": self.source.name,
             "sha256": self.sha256,
@@ -46,7 +46,7 @@ class Conversion:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What to tell about it, by name."""
+        """Lines of the report: the origin, then the model's size and settings, and its license."""
         return {**self.origin, **describe(self.model), "license": self.published.license}
 
     def save(self, out: Path) -> None:

@@ -95,7 +95,7 @@ NO_HALF = "EDM runs it in half precision; here it runs in the precision of the i
 
 
 def _arguments(node: Node) -> dict[str, Any]:
-    """What the network was made with, lists as tuples."""
+    """Arguments that the network was constructed with, lists as tuples."""
     if node.class_name not in ARGUMENTS:
         raise ValueError(f"its network is a {node.class_name}, not one of {list(ARGUMENTS)}")
     expected = ARGUMENTS[node.class_name]
@@ -119,7 +119,7 @@ def _made_with(node: Node) -> dict[str, Any]:
 
 
 def _fits(value: Any, example: Any) -> bool:
-    """Whether the value has the type of the example; an integer will do as a float."""
+    """True if the value has the type of the example; an integer passes as a float."""
     if isinstance(example, tuple):
         return isinstance(value, tuple) and {type(item) for item in value} <= {int}
     return type(value) in (int, float) if type(example) is float else type(value) is type(example)

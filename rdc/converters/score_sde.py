@@ -98,7 +98,7 @@ def _average(ema: Any, names: list[str], rules: list[Rule]) -> dict[str, Tensor]
 
 
 def _position(name: str) -> tuple[int, int, bool]:
-    """Where a parameter stands: its module, its layer there, and whether it is the bias."""
+    """Sort key of a parameter: its module, its layer in the module, and True for a bias."""
     _, module, *layers, kind = name.split(".")
     return int(module), ORDER.index(layers[0]) if layers else 0, kind in ("bias", "b")
 

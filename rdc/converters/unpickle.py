@@ -71,10 +71,9 @@ class Node:
 
 
 def read(path: Path) -> Any:
-    """What a file of torch.save or of EDM holds: containers, tensors, plain values and `Node`s.
+    """Read a file of torch.save or of EDM: containers, tensors, plain values and `Node`s.
 
-    Raises ValueError for anything else, in the file or in place of it: it names the global that a
-    pickle asks for.
+    Raises ValueError for any other content, and names the global that the pickle asks for.
     """
     if not path.is_file():
         raise FileNotFoundError(f"source: {path} is not a file")

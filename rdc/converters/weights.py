@@ -1,4 +1,4 @@
-"""From a published file's tensors to those of our network: every one used, and each once."""
+"""Conversion of a published file's tensors to our network's; each tensor is used exactly once."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

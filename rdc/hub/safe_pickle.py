@@ -26,7 +26,7 @@ class AllowListUnpickler(pickle.Unpickler):
         self._file = file
 
     def load(self) -> Any:
-        """What the pickle holds. Raises pickle.UnpicklingError or ValueError for refused ones."""
+        """Read the pickle. Raises pickle.UnpicklingError or ValueError if it is refused."""
         start = self._file.tell()
         _require_small_memo(self._file)
         self._file.seek(start)

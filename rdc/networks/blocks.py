@@ -1,4 +1,4 @@
-"""What the UNets are made of, and how the published ones put it together."""
+"""Building blocks of the UNets, and the settings that tell the published architectures apart."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ Architecture = Literal["rdc", "ddpmpp", "ncsnpp", "adm"]
 
 
 def log_sigma_frequencies(count: int) -> Tensor:
-    """For ln(sigma)/4, about [-1.2, 1.1] for sigma in [0.01, 80]: periods from coarse to 0.1."""
+    """Frequencies (count,) for ln(sigma) / 4, in [-1.2, 1.1] for sigma in [0.01, 80]: 0.5 to 63."""
     return torch.logspace(-0.3, 1.8, count, dtype=torch.float64).float()
 
 
@@ -36,7 +36,7 @@ def random_frequencies(count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Style:
-    """Where architectures differ; the defaults are our own.
+    """Settings in which architectures differ; the defaults are our own.
 
     `frequencies`: those of the noise embedding. `stored`: they are part of the weights, because
         they were drawn, or because their last bits show at time labels up to 999.
@@ -98,7 +98,7 @@ def zeroed(module: nn.Conv2d) -> nn.Conv2d:
 
 
 def group_norm(channels: int, *, heads: int = 1, eps: float = OURS.eps) -> nn.GroupNorm:
-    """At least 4 channels per group and at most 32 groups; one group per head inside heads."""
+    """Group norm of at most 32 groups of at least 4 channels; one group per head inside heads."""
     groups = heads if heads > 1 else min(32, channels // 4)
     while channels % groups:
         groups -= 1

@@ -191,7 +191,7 @@ def _require_network(network: Any) -> None:
 
 
 def _prediction(network: Any, scheduler: Any) -> str:
-    """What the network predicts, of PREDICTIONS; in front of a variance, where it was learned."""
+    """The network's target, one of PREDICTIONS; a learned variance may follow in the channels."""
     prediction = scheduler.config.get("prediction_type")
     if prediction not in PREDICTIONS:
         raise ValueError(f"scheduler: prediction_type={prediction!r} must be one of {PREDICTIONS}")

@@ -76,7 +76,7 @@ class ImageClassifier(
 
     @property
     def summary(self) -> str:
-        """What it is, in a few words."""
+        """Kind and architecture, as in "classifier, resnet18"."""
         return f"classifier, {self.config.architecture}"
 
     @property
@@ -167,14 +167,14 @@ def _require_linear_head(network: Any, name: str) -> None:
 
 
 def _require_whole_patches(network: Any, image_size: int) -> None:
-    """Where patches do not fit, timm would cut the image's border off."""
+    """Refuse patches that do not divide the image: timm would cut the border off."""
     _, conv = _first_conv(network)
     if conv is not None and _is_patches(conv) and image_size % conv.stride[0]:
         raise ValueError(f"patches of {conv.stride[0]} pixels do not divide the image")
 
 
 def _sizes(network: Any, config: ImageClassifierConfig) -> dict[str, int]:
-    """What to ask timm for where an architecture is made for one image size alone."""
+    """Arguments for timm's `create_model` if the architecture is made for one image size only."""
     if not network.pretrained_cfg.get("fixed_input_size"):
         return {}
     _, conv = _first_conv(network)

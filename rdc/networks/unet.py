@@ -31,7 +31,7 @@ Outputs = Literal["all", "classes", "unconditional", "logits"]
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Everything that fixes the network's shape.
+    """Settings that determine the network's layers and their sizes.
 
     `conditioning`: "label" feeds the class to every block; "multihead" runs the trunk once and
     answers with one output per class and one unconditional output (Chen et al. 2024, appendix B);

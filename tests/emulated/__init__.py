@@ -21,7 +21,7 @@ extension: Any = None
 
 
 def start() -> None:
-    """From now on this process has the device, and programs take it."""
+    """Register the device in this process, and make it the default of programs."""
     global extension
     extension = load("emulated_device", [str(Path(__file__).with_name("device.cpp"))])
     backend_registration.rename_privateuse1_backend(NAME)
@@ -33,7 +33,7 @@ def start() -> None:
 
 
 def module() -> types.ModuleType:
-    """What torch.cuda is for CUDA."""
+    """The module of the device, as torch.cuda is that of CUDA."""
     found = types.ModuleType(f"torch.{NAME}")
     answers: dict[str, Any] = {
         "is_available": True, "device_count": 1, "current_device": 0, "is_initialized": True,
@@ -63,5 +63,5 @@ def started() -> bool:
 
 
 def waits() -> int:
-    """How often so far the host asked for a value of the device."""
+    """Number of times that the host has asked for a value of the device."""
     return extension.waits()

@@ -260,7 +260,7 @@ def test_unknown_figures_are_named(
 
 
 def test_a_factory_is_a_defense_for_the_program(tmp_path: Path) -> None:
-    """In a process of its own, by the path of a file; what it changes is refused later."""
+    """The program runs in its own process; a factory file that has changed is refused later."""
     file, out = tmp_path / "mine.py", tmp_path / "out"
     file.write_text(FACTORY)
     command = [

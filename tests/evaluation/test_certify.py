@@ -222,7 +222,7 @@ def test_processes_share_the_images(tmp_path):
 
 
 def test_a_process_leaves_images_to_the_others(tmp_path):
-    """In the middle of its work a process has claimed an eighth of the images, here one."""
+    """A process claims an eighth of the images at a time, here one."""
     options = {"sigma": SIGMA, "method": "fixed", "samples": 150, "out": tmp_path}
     claims = tmp_path / ".claims"
     claims.mkdir()

@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> DemoConfig:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch) -> None:
-    """Where decoded images are kept."""
+    """An empty home folder, in which decoded images are cached."""
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What an attacker may differentiate in a defense's place."""
+"""Approximate derivatives with which an attacker may replace a defense's own."""
 
 import pytest
 import torch

@@ -127,7 +127,7 @@ def test_what_leaves_an_attack_nothing_to_win() -> None:
 
 
 def left(model, entries, *, every_attack: bool) -> tuple[Tensor, int]:
-    """Which images stand after all attacks, and how many an attack has tried."""
+    """Images that withstand all attacks (20,) bool, and the number of images attacked in total."""
     labels, seeds = labels_of(Linear(4)), list(range(20))
     before: list[Record] = []
     tried = 0
@@ -148,7 +148,7 @@ def left(model, entries, *, every_attack: bool) -> tuple[Tensor, int]:
 
 
 def test_images_that_stand_are_those_of_the_suite_without_shortcuts() -> None:
-    """With half the work, image by image; random search apart, whose points stay the same."""
+    """Skipping broken images saves work and leaves the same images standing."""
     model = Linear(4)
     entries = suite(model, "linf", replace(SMALL, steps=8, targets=3), transfer=Linear(4))
     standing, work = zip(

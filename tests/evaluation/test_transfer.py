@@ -26,7 +26,7 @@ def test_another_purifier_or_another_denoiser_on_the_same_networks() -> None:
 
 
 def test_a_purifier_is_attacked_in_place_of_the_defense(tmp_path) -> None:
-    """With noise of its own, which the defense does not share."""
+    """The purifier's noise has another seed than the defense's."""
     config = EvaluateConfig(
         out=tmp_path, defense=PURIFIED, transfer="gdmp", images=2,
         suite=SuiteConfig(steps=1, queries=2, eot_samples=2),

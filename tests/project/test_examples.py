@@ -47,7 +47,7 @@ def run(
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks(name: str, run: Callable[..., str]) -> None:
-    """At a budget at which hardly any of the CNN's answers stays right."""
+    """The budget is large: hardly any of the CNN's answers stays right."""
     lines = run(name, "--images", "2", "--steps", "2", "--eps", "0.3").splitlines()
     figures = {
         line.split(":")[0]: [int(figure) for figure in re.findall(r"(\d+)%", line)]

@@ -46,7 +46,7 @@ def imported(source: str, module: str = "m") -> Iterator[str]:
 
 
 def runs_itself(source: str) -> bool:
-    """Whether the module ends in `if __name__ == "__main__":`."""
+    """True if the module ends in `if __name__ == "__main__":`."""
     return any(
         isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
         for node in ast.parse(source).body
@@ -99,7 +99,7 @@ def test_imports_run_one_way(package: str) -> None:
 
 
 def test_tests_import_nothing_from_other_tests() -> None:
-    """What several of them need is in `tests.support`."""
+    """Code that several tests need is in `tests.support`."""
     wrong = [
         f"{module} imports {name}"
         for module, source in sources("tests").items()
@@ -132,7 +132,7 @@ def test_libraries_import_no_program() -> None:
     ],
 )
 def test_the_library_starts_light(tmp_path: Path, code: str, expected: list[str]) -> None:
-    """What only programs and single functions need is imported there, not with the libraries."""
+    """Packages that only programs and single functions need are imported inside these."""
     loaded = f"[name for name in {['torch', *HEAVY]} if name in sys.modules]"
     ran = subprocess.run(
         [sys.executable, "-c", f"{code}; import sys; print({loaded})"],

@@ -118,7 +118,7 @@ STEPS = (
 
 
 def test_the_programs_run_from_the_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
-    """In an empty folder, with nothing of the checkout on the path."""
+    """The folder is empty, and nothing of the checkout is on the path."""
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     work = tmp_path / "work"

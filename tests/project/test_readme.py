@@ -40,7 +40,7 @@ def commands(markdown: str) -> list[list[str]]:
 
 
 def _plain(line: str) -> bool:
-    """Whether the line has balanced quotes; a line of output ("can't") need not."""
+    """True if the line has balanced quotes; a line of output ("can't") need not."""
     try:
         shlex.split(line, comments=True)
     except ValueError:
@@ -59,7 +59,7 @@ def make_targets(markdown: str) -> set[str]:
 
 
 def modules(markdown: str) -> set[str]:
-    """What follows `python -m` or `accelerate launch ... -m`."""
+    """Names of the modules that the page runs with `python -m` or `accelerate launch ... -m`."""
     return {module for module, _ in programs(markdown)}
 
 
@@ -115,7 +115,7 @@ def test_readme_shows_how_the_library_is_used() -> None:
 def test_python_blocks_run_in_order(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one namespace, in an empty folder; tracebacks show the page's own line numbers."""
+    """All blocks share a namespace and an empty folder; tracebacks show the page's line numbers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     namespace: dict[str, object] = {"__name__": "readme"}
@@ -167,7 +167,7 @@ def links(markdown: str) -> set[str]:
 
 
 def runnable(module: str) -> bool:
-    """Whether `python -m module` finds a file of the checkout, or an installed package."""
+    """True if `python -m module` finds a file of the checkout, or an installed package."""
     path = ROOT.joinpath(*module.split("."))
     local = (ROOT / module.split(".")[0]).is_dir()
     if local:

@@ -102,7 +102,7 @@ def test_one_recipe_starts_all_of_cifar10() -> None:
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_flag_exists(name: str, tmp_path: Path, data: Path) -> None:
-    """As on a machine with a GPU, with the defaults; the number of steps is measured first."""
+    """The recipe runs with its defaults as on a GPU; the number of steps is measured first."""
     settings = {"DATA": str(data), "EXPORT": str(tmp_path / "export"), "MINUTES": "0.5"}
     commands = asked(name, tmp_path, **settings)
     assert commands

@@ -53,7 +53,7 @@ def cnn() -> nn.Module:
 
 
 def rdc(noise: NoiseMode = "frozen") -> nn.Module:
-    """With fewer levels and steps than the packaged settings, which are slower."""
+    """RDC with fewer levels and steps than the packaged settings, which are slower."""
     config = RDCConfig(
         ClassifierConfig(levels=4, sigma_min=0.7),
         MaximizationConfig(steps=3, budget=0.1, momentum=0, sigma_min=0.6, sigma_max=1.0),
@@ -147,7 +147,7 @@ def test_attacks_find_the_gradient(
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_robust_accuracy_is_ours(tool: Callable[..., Tensor]) -> None:
-    """On a CNN at a budget that breaks some images: within two of 40 of our PGD on their loss."""
+    """The tool's count of right answers is within two of 40 of that of our PGD on its loss."""
     model, images, labels = cnn(), DIGITS.images, DIGITS.labels
     theirs = right(model, tool(model, images, labels, 0.1, 20), labels).sum().item()
     found = pgd(model, images, labels, eps=0.1, steps=20, loss=cross_entropy)

@@ -13,7 +13,7 @@ ALLOWED = {
     "rdc/runs/run_log.py",  # appends lines, and cuts a torn one
 }
 WHOLE = ("replacing(", "TemporaryDirectory(")
-"""What a block begins with in which files may be written piece by piece."""
+"""Beginnings of the `with` statements inside which files may be written piece by piece."""
 
 
 def writes(source: str) -> Iterator[ast.Call]:

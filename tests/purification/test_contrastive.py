@@ -246,7 +246,7 @@ def test_a_window_that_never_opens_is_no_guidance() -> None:
      (100, range(40, 100)), (200, range(80, 200))],
 )  # fmt: skip
 def test_the_window_is_the_same_share_of_any_number_of_steps(steps: int, late) -> None:
-    """From step 40 of 100; of fewer, from the one that takes it."""
+    """The window begins at step 40 of 100, or at the step of a shorter process that includes it."""
     seen = []
 
     class Spy(ContrastiveGuidance):
@@ -272,7 +272,7 @@ def test_surrogate_gradient_is_guided_too() -> None:
 
 
 def test_gradient_flows_through_the_state_before() -> None:
-    """In both modes, and not through the head, which counts as a constant."""
+    """The gradient flows in both modes, and not through the head, which counts as a constant."""
     for term in (batch_term(), ContrastiveGuidance(Smooth(), bank=bank())):
         v = direction()
 

@@ -103,7 +103,7 @@ def test_increment_is_the_derivative_of_log_h(name: str) -> None:
 
 @every_term
 def test_increment_has_its_own_derivative(name: str) -> None:
-    """In the state and in all that the term keeps of the image and of earlier states."""
+    """The derivative is by the state and all that the term keeps of the image and past states."""
     _, term = TERMS[name]()
     v = direction()
 
@@ -135,7 +135,7 @@ def test_gradient_of_the_whole_purifier_is_exact(name: str, rounds: int) -> None
 
 
 def unnoised(name: str, **options) -> DiffusionPurifier:
-    """Where the first state is the very tensor that terms take for the given image."""
+    """A purifier without forward noise: terms get the first state itself as the given image."""
     return purifier(TERMS[name](), config=replace(CONFIG, forward_noise=False), **options)
 
 
@@ -189,7 +189,7 @@ class Constant(Guidance):
 
 
 def first_shift(config: PurifierConfig) -> tuple[Tensor, Point, Point]:
-    """How G = `Constant` with weight 2 moves the first step, and the step's two points."""
+    """Shift of the first step by G = `Constant` with weight 2, and the step's two points."""
     guided = purifier((2.0, Constant()), config=config)
     states = guided.trajectory(given())[2] - purifier(config=config).trajectory(given())[2]
     return states, guided.process.points[0], guided.process.points[1]
@@ -269,7 +269,7 @@ def test_coupled_terms_say_so(name: str) -> None:
 
 @every_term
 def test_order_of_images_does_not_matter(name: str) -> None:
-    """But for the head of contrastive "batch", whose first batch may round differently."""
+    """Results are equal up to rounding, which differs in the head of contrastive "batch"."""
     guided = purifier(TERMS[name]())
     order = torch.tensor([2, 0, 1])
     torch.testing.assert_close(guided(given()[order]), guided(given())[order], rtol=0, atol=1e-9)
@@ -324,7 +324,7 @@ def test_networks_are_frozen_and_stay_in_evaluation_mode(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in TERMS if not n.startswith("gdmp")])
 def test_a_guide_that_is_also_the_classifier_may_be_in_training_mode(name: str) -> None:
-    """It guides as ever, and classifies with its dropout."""
+    """The network guides without dropout, and classifies with it."""
     guided = purifier(TERMS[name]())
     (network,) = guided.terms[0].children()
     assert isinstance(network, Smooth)

@@ -87,7 +87,7 @@ def test_agdm_features_and_their_gradient_through_the_given_image() -> None:
 
 
 def test_gdmp_has_its_published_strength() -> None:
-    """On CIFAR-10 at time 35: 2.4 (x_in,t - x), measured with the released formula."""
+    """The strength on CIFAR-10 at time 35 is 2.4 (x_in,t - x), by the released formula."""
     point, noise = Point.of_index(35), torch.randn(1, 3, 32, 32, dtype=torch.float64)
     x_in, x = torch.zeros(1, 3, 32, 32).double(), torch.zeros(1, 3, 32, 32).double()
     got = 60000 * GDMP().increment(x, Moment(0, point, noise), (x_in,), ())

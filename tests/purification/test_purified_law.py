@@ -1,4 +1,4 @@
-"""What a purifier makes of an image of Gaussian data, exactly: its law, guided and not."""
+"""Exact laws of purified images of Gaussian data, with and without guidance."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -36,7 +36,7 @@ def purifier(config: PurifierConfig, guidance=(), **options) -> DiffusionPurifie
 
 
 def error(config: PurifierConfig) -> float:
-    """How far the purifier's law is from the process's own in continuous time."""
+    """Distance of the purifier's law from that of the process in continuous time."""
     points = config.build().points
     deterministic = config.process in ("ode", "heun", "ddim") and config.eta == 0
     exact = (flow_law if deterministic else posterior_law)(points[0], points[-1])
@@ -76,7 +76,7 @@ def test_law_converges_to_the_exact_one(config, steps: int, ratio: float, tolera
     ids=lambda config: config.process,
 )
 def test_data_are_purified_to_data(config, rounds: int) -> None:
-    """Whatever the process: images drawn from the model keep its law."""
+    """Images drawn from the model keep its law under every process."""
     got = law(purifier(replace(config, rounds=rounds)))
     covariance = got.of_image @ COVARIANCE @ got.of_image.T + got.covariance
     torch.testing.assert_close(got.mean(MEAN), MEAN, rtol=0, atol=5e-3)
@@ -85,7 +85,7 @@ def test_data_are_purified_to_data(config, rounds: int) -> None:
 
 @pytest.mark.parametrize("process", ["sde", "ode", "ddpm", "ddim", "heun"])
 def test_gradient_is_the_slope_of_the_law(process) -> None:
-    """To rounding; and for the SDE it approaches sqrt(abar) K."""
+    """Jacobian and slope agree to rounding; the SDE's slope approaches sqrt(abar) K."""
     config = replace(SDE, process=process, steps=80)
     slope = law(purifier(config)).of_image
     torch.testing.assert_close(jacobian(purifier(config), IMAGE), slope, rtol=0, atol=1e-13)
@@ -128,7 +128,7 @@ class Observed(Guidance):
         return ((self.y - estimate) @ torch.linalg.inv(uncertain).T @ k).view_as(x)
 
     def posterior(self, far) -> Law:
-        """What x0 must be, given the noised image and y, over the noise of the image."""
+        """The law of x0 given the noised image and y, over the noise of the image."""
         prior = torch.linalg.inv(COVARIANCE)
         p = torch.linalg.inv(prior + (EYE / far.sigma**2) + EYE / self.r**2)
         offset = p @ (prior @ MEAN + self.y / self.r**2)
@@ -137,7 +137,7 @@ class Observed(Guidance):
 
 @pytest.mark.parametrize(("process", "steps"), [("sde", 100), ("ddpm", 100)])
 def test_exact_likelihood_gives_the_exact_posterior(process, steps: int) -> None:
-    """What a wrong sign, beta, half or sigma in the way a term enters would break."""
+    """Test the sign and the factors (beta, 1/2, sigma) with which a term enters."""
     term = Observed()
     config = PurifierConfig(process, t_star=0.4, steps=steps)
     exact = term.posterior(config.build().points[0])
@@ -229,7 +229,7 @@ def test_approximate_jacobians_are_approximate() -> None:
 
 
 def test_attack_gradient_of_a_linear_defense_in_closed_form() -> None:
-    """Of w . purified: J^T w exactly; straight-through has w, off by what the purifier shrinks."""
+    """The gradient of w . purified is J^T w; the straight-through estimate is w."""
     variance = 0.1
     denoiser = GaussianDenoiser(covariance=variance * EYE)
     w = torch.tensor([1.0, -3.0], dtype=torch.float64)

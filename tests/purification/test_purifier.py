@@ -170,7 +170,7 @@ def test_bpda_has_the_value_and_the_identity() -> None:
 @pytest.mark.parametrize("name", ["sde", "ddpm", "ddim", "heun"])
 @pytest.mark.parametrize("coarse", [2, 3])
 def test_surrogate_is_the_derivative_of_fewer_steps(name: str, coarse: int) -> None:
-    """With the value of all steps, and the draws of the times that it visits."""
+    """The value is that of all steps; the few steps take the draws of the times that they visit."""
     images = some_images(2)
     config = replace(PROCESSES[name], steps=8, rounds=2, surrogate_steps=coarse)
     exact = DiffusionPurifier(mixture(), config)
@@ -243,7 +243,7 @@ def test_memory_of_a_guided_purifier_grows_by_one_state_per_step() -> None:
 @given(st.integers(1, 1000), st.data())
 @settings(max_examples=200, deadline=None)
 def test_discrete_times_strictly_decrease(first: int, data) -> None:
-    """For every t* and respacing: from the last of t* to the first, then the image."""
+    """Every t* and respacing runs from the last time of t* to the first, then to the image."""
     steps = data.draw(st.integers(1, first))
     points = discrete_points(first / 1000, steps)
     times = [round(1000 * point.t) for point in points]

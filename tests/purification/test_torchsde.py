@@ -38,7 +38,7 @@ def slope(purifier) -> float:
 
 @pytest.mark.parametrize("dt", [0.02, 0.01, 0.005])
 def test_solution_has_the_slope_of_our_sde(dt: float) -> None:
-    """On Gaussian data both are affine with Euler's product of factors, on the same grid."""
+    """Both are affine on Gaussian data, with Euler's product of factors on the same grid."""
     ours = DiffusionPurifier(gaussian(), PurifierConfig("sde", steps=round(0.1 / dt)))
     published = TorchsdePurifier(gaussian(), dt=dt, gradient="exact")
     assert slope(published) == pytest.approx(slope(ours), rel=1e-9)

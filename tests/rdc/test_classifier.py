@@ -163,7 +163,7 @@ def test_prediction_is_consistent() -> None:
 
 
 def test_classify_works_with_denoisers_that_are_no_modules() -> None:
-    """Anything with the two methods will do."""
+    """Any object with the two methods is accepted."""
     model = rdc.RobustDiffusionClassifier(two_classes(), SMALL)
     assert rdc.classify(some_images(2), model).labels.shape == (2,)
     with pytest.raises(TypeError, match="only a Denoiser can be saved"):
@@ -172,7 +172,7 @@ def test_classify_works_with_denoisers_that_are_no_modules() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_classify_takes_every_float_without_parameters(dtype) -> None:
-    """What a denoiser of buffers alone computes in is the type of its buffers."""
+    """A denoiser that has only buffers computes in the type of its buffers."""
     points = 2 * some_images(4, dtype=torch.float32) - 1
     denoiser = rdc.OptimalDenoiser(points, torch.tensor([0, 1, 0, 1]))
     model = rdc.RobustDiffusionClassifier(denoiser, SMALL)
@@ -225,7 +225,7 @@ def test_modules_have_a_door(images: torch.Tensor, message: str) -> None:
 
 
 def test_modules_never_wait_for_values() -> None:
-    """On a GPU a look at values would stop every step of an attack; "meta" tensors have none."""
+    """Reading values would slow every attack step on a GPU; "meta" tensors have no values."""
     for shape in ((2, 1, 8, 8), (0, 1, 8, 8)):
         images = torch.zeros(shape, device="meta")
         assert check_form(images, (1, 8, 8)) is images

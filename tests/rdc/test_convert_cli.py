@@ -283,7 +283,7 @@ CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {
 
 
 def shaken(network: nn.Module) -> nn.Module:
-    """With running statistics and normalizations away from their start."""
+    """The network with random running statistics and normalizations."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for values in (module.weight.data, module.running_var):
@@ -375,7 +375,7 @@ def test_checkpoints_without_one_classifier_are_refused(document: Any, message: 
 @pytest.mark.parametrize("names", [("mu", "sigma"), ("mean", "std")])
 @pytest.mark.parametrize("prefixes", [("", ""), ("module.", "module."), ("normalize.", "model.")])
 def test_normalization_buffers_must_be_the_given_numbers(names: tuple, prefixes: tuple) -> None:
-    """As those of RobustBench's `normalize_model` and of Wong et al.'s networks."""
+    """The buffers are those of RobustBench's `normalize_model` and of Wong et al.'s networks."""
     numbers = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
     weights = WideResNet(10, 1, 3).state_dict()
     buffers = {
@@ -419,7 +419,7 @@ def test_normalizations_that_do_not_fit_are_refused() -> None:
 
 
 def test_pickled_state_dictionaries_are_read(tmp_path: Path) -> None:
-    """Not by torch.save, but by pickle itself."""
+    """The file is written by pickle itself, not by torch.save."""
     network = WideResNet(10, 1, 3)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(network.state_dict()))
     facts = ClassifierFacts("wrn-10-1", (0,), (1,))

@@ -141,7 +141,7 @@ def test_guidance_by_a_classifier_that_draws_is_differentiated_with_its_own_draw
 
 @pytest.mark.parametrize("kind", [LikelihoodMaximizer, DiffusionPurifier])
 def test_a_copy_keeps_its_changes_to_itself(kind) -> None:
-    """What one of the two gets later, be it a hook or a part, is not the other's."""
+    """Hooks and submodules that one of the two gets later are not the other's."""
     original, calls = kind(random_denoiser()), []
     other = original.with_gradient("bpda")
     assert other.denoiser is original.denoiser and other.noise is original.noise
@@ -257,7 +257,7 @@ def classifier(size: int = 8, channels: int = 1, classes: int = 3) -> ImageClass
 
 
 def test_an_own_model_behind_a_purifier() -> None:
-    """With normalization in front of it, as in README's first lines."""
+    """The model normalizes its images first, as in the README."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).eval()
     purifier = DiffusionPurifier(tiny_denoiser(), PurifierConfig("ode", steps=1))
     defense = Defense(purifier, nn.Sequential(Normalize(0.5, 0.25), network))

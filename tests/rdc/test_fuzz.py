@@ -1,4 +1,4 @@
-"""Whatever is in a file, reading it gives a valid object or an error of ours, and soon.
+"""Random and damaged files: reading gives a valid object or an error of ours, and soon.
 
 Never another exception, never more than 1 GB of memory.
 """

@@ -163,7 +163,7 @@ def test_what_one_chunk_kept_serves_where_most_rows_matter(cotangent, again) -> 
 
 
 def test_gradient_of_an_image_does_not_know_its_batch() -> None:
-    """To the last bit where its rows share a chunk."""
+    """The gradient is equal bit for bit where the image's rows share a chunk."""
 
     def found(image: slice) -> torch.Tensor:
         x = X[image].clone().requires_grad_()
@@ -178,7 +178,7 @@ def test_gradient_of_an_image_does_not_know_its_batch() -> None:
 
 @pytest.mark.parametrize("chunk", [2, 9])
 def test_rows_can_be_differentiated_twice(chunk: int) -> None:
-    """By x and by the cotangent, the entries that are zero included."""
+    """Second derivatives by x and by the cotangent are right, also where entries are zero."""
 
     def second(values) -> tuple[torch.Tensor, ...]:
         x, cotangent = X.clone().requires_grad_(), COTANGENT.clone().requires_grad_()
@@ -219,9 +219,9 @@ ONCE = {
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("function", ONCE.values(), ids=ONCE)
 def test_third_derivatives_are_refused(function, linear: bool, other_path: float) -> None:
-    """What is not supported raises: a wrong derivative would look like robustness.
+    """Unsupported derivatives raise: a wrong derivative would look like robustness.
 
-    Also where the incoming gradient is a constant, and where x reaches the result another way.
+    They also raise if the incoming gradient is constant, or if x reaches the result another way.
     """
     x = X.clone().requires_grad_()
     value = (function(x) * V).sum() if linear else function(x).square().sum()

@@ -439,7 +439,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_damaged_files_are_read_or_refused(
     scratch: Path, kind: str, position: int, value: int, kept: int
 ) -> None:
-    """Whatever a wrong byte does to the decoder, only our own errors come out."""
+    """Wrong bytes give our own errors only, for every fault that they cause in the decoder."""
     content = bytearray(encoded(Image.fromarray(pixels(4, 6, 3)), kind))
     content[position % len(content)] = value
     scratch.write_bytes(bytes(content[:kept]))

@@ -247,7 +247,7 @@ def test_info_of_a_model_for_rdc(model: Path, capsys) -> None:
 
 
 def programs(found: dict) -> set[str]:
-    """What the model can be given to; each names it."""
+    """The programs that accept the model, as the page of `rdc info` names them."""
     words = [command.removeprefix("python -m ").split() for command in found["commands"]]
     return {" ".join(w[:2]) if w[0] == "rdc" else w[0] for w in words}
 

@@ -107,7 +107,7 @@ def test_released_settings_are_torchs_adam(denoiser) -> None:
 
 
 def test_likelihood_rises() -> None:
-    """On a known density: the log-density at the working noise level is higher afterwards."""
+    """The log-density at the working noise level rises; the density is known in closed form."""
     denoiser, images = two_classes(), some_images(50)
     config = MaximizationConfig(steps=10, budget=0.2, step_size=0.02, momentum=0, draws=16)
     moved = LikelihoodMaximizer(denoiser, config)(images)

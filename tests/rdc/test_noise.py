@@ -129,7 +129,7 @@ def test_frozen_noise_depends_on_the_seed_alone() -> None:
 
 
 def test_frozen_noise_is_its_own_beside_another_thread() -> None:
-    """Whatever a call stores, another thread has stored its draws over it a moment later."""
+    """Another thread overwrites the stored draws immediately after every call."""
 
     class Contested(Noise):
         theirs: Any = None
@@ -174,7 +174,7 @@ def test_fresh_noise_is_new_for_every_image_and_call() -> None:
 
 
 def fresh_draws(source: Noise, worker: int) -> list[float]:
-    """What a copy of a module draws in another process."""
+    """Draws of a module's copy in another process."""
     return source.normal(some_images(1), 1).flatten().tolist()
 
 

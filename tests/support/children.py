@@ -1,4 +1,4 @@
-"""What tests run in processes of their own."""
+"""Functions that tests run in other processes."""
 
 from pathlib import Path
 

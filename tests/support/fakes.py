@@ -94,7 +94,7 @@ class StraightThrough(Fake):
 
 
 class HalfDetached(Fake):
-    """What comes through the purifier is left out of the gradient, what goes by it is not."""
+    """Classify the mean of image and purified image, with no gradient through the purifier."""
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier((images + sharpened(images).detach()) / 2)

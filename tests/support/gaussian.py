@@ -109,7 +109,7 @@ def of_input(far: Point, offset: Tensor, gain: Tensor, covariance: Tensor) -> La
 
 
 def posterior_law(far: Point, near: Point) -> Law:
-    """What the reverse SDE makes of an image: the forward process's own p(x_near | x_far)."""
+    """Law of the reverse SDE's result: the forward process's own p(x_near | x_far)."""
     mean, covariance = state_moments(near)
     ratio = far.scale / near.scale
     gain = torch.linalg.solve(state_moments(far)[1], ratio * covariance).T
@@ -118,7 +118,7 @@ def posterior_law(far: Point, near: Point) -> Law:
 
 
 def flow_law(far: Point, near: Point) -> Law:
-    """What the probability flow makes of an image: it maps the law of x_far to that of x_near."""
+    """Law of the probability flow's result: the flow maps the law of x_far to that of x_near."""
     (a, start), (b, end) = state_moments(far), state_moments(near)
     _, basis = torch.linalg.eigh(COVARIANCE)  # of both covariances
     ratio = (basis.T @ end @ basis).diagonal() / (basis.T @ start @ basis).diagonal()

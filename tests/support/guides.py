@@ -49,7 +49,7 @@ def bank(count: int = 5) -> Tensor:
 
 
 def mixture() -> OptimalDenoiser:
-    """Of four Gaussians."""
+    """The exact denoiser of a mixture of four Gaussians."""
     x = 1.6 * some_images(4, SHAPE, seed=5) - 0.8
     return OptimalDenoiser(x, torch.tensor([0, 0, 1, 1]), bandwidth=0.3)
 

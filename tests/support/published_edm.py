@@ -354,7 +354,7 @@ class EDMPrecond(Module):
 
 
 class EDMLoss(Persistent):
-    """Not a module; what it holds is of no interest."""
+    """An object of EDM's files that is no module; its content is ignored."""
 
 
 class EasyDict(dict):

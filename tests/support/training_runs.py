@@ -27,7 +27,7 @@ def config(out: Path, **changes) -> TrainConfig:
 
 
 def state(out: Path) -> dict[str, torch.Tensor]:
-    """Everything that the last checkpoint and the saved model hold, as tensors by name."""
+    """All tensors of the last checkpoint and of the saved model, by name."""
     found = {f"saved.{k}": v for k, v in load_file(out / "model.safetensors").items()}
     last = sorted((out / "checkpoints").glob("step_*"))[-1]
     return found | load_file(last / "tensors.safetensors")

@@ -49,7 +49,7 @@ class NoisyLogits(Linear):
 
 
 class NoGradient(Linear):
-    """Whoever asks for its gradient fails."""
+    """A model that fails if its gradient is asked for."""
 
     def forward(self, images: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()

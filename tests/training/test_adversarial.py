@@ -111,7 +111,7 @@ def test_points_stay_in_ball_and_box(config, eps: float, steps: int, step: float
 
 @attacks
 def test_the_attack_climbs_higher_than_chance(config) -> None:
-    """It finds worse images than the worst of twenty random points at the end of the ball."""
+    """The attack's loss is above that of twenty random points on the ball's surface."""
     model, (images, labels) = smooth(), batch()
     clean = model(images)
 

@@ -39,7 +39,7 @@ def test_maximizations_may_be_left_out() -> None:
 
 @pytest.mark.parametrize("estimator", ["losses", "posterior"])
 def test_both_estimators_are_measured(estimator) -> None:
-    """On random weights: shares of the images, and a temperature."""
+    """The figures are shares of the images, and a temperature; the weights are random."""
     network = replace(NETWORK, num_classes=10, conditioning="classifier")
     denoiser = tiny_denoiser(network, classes="0123456789")
     data = load("digits", "validation").subset(slice(8))

@@ -109,7 +109,7 @@ def test_edm_weight_makes_an_ignorant_network_equally_bad_everywhere() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 5))
 def test_every_epoch_is_a_permutation(count: int, batch_size: int, seed: int) -> None:
-    """Whatever the batch size, the rows of all steps are whole permutations one after another."""
+    """The rows of all steps are whole permutations one after another, for every batch size."""
     steps = -(-3 * count // batch_size)
     rows = torch.cat([batch_rows(seed, step, batch_size, count) for step in range(steps)])
     for epoch in rows[: 3 * count].view(3, count):
@@ -128,7 +128,7 @@ def test_steps_have_their_own_randomness() -> None:
 
 
 def test_averages_have_their_half_lives() -> None:
-    """From weights 0, half of a jump to 1 is in the average after one half-life."""
+    """The average of weights that jump from 0 to 1 is 1/2 after one half-life."""
     module = torch.nn.Linear(1, 1)
     torch.nn.init.zeros_(module.weight)
     ema = EMA(module, (1000.0, 500.0), ramp=1.0)

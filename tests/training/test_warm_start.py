@@ -38,7 +38,7 @@ def test_the_same_network_is_taken_whole(tmp_path: Path) -> None:
 
 
 def test_a_student_takes_its_teachers_trunk(tmp_path: Path) -> None:
-    """And keeps its own heads."""
+    """The student keeps its own heads."""
     teacher = tiny_denoiser(replace(TINY, conditioning="label"), seed=1)
     teacher.save_pretrained(tmp_path)
     student, before = tiny_denoiser(seed=2), tiny_denoiser(seed=2).state_dict()
@@ -57,7 +57,7 @@ def test_another_trunk_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_starts_from_a_network(tmp_path: Path) -> None:
-    """With a learning rate of nearly 0 it ends there too."""
+    """The second run's learning rate is nearly 0, so it also ends at the network."""
     once = {"steps": 1, "validate_every": 1, "checkpoint_every": 1}
     main(run_config(tmp_path / "first", **once))
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -93,7 +93,7 @@ def test_an_exact_teacher_stays_exact(tmp_path: Path) -> None:
 
 
 def test_heads_learn_the_estimates_of_a_teacher_with_a_classifier(tmp_path: Path) -> None:
-    """For every class D(x, sigma) + sigma^2 grad log p(y | x, sigma), by Bayes and Tweedie."""
+    """The target of class y is D(x, sigma) + sigma^2 grad log p(y | x, sigma) (Bayes, Tweedie)."""
     network = replace(TINY, num_classes=10)
     teacher = tiny_denoiser(replace(network, conditioning="classifier"), classes="0123456789")
     teacher.save_pretrained(tmp_path)
@@ -126,7 +126,7 @@ def test_a_student_starts_from_the_trunk_of_a_teacher_with_a_classifier(tmp_path
 
 
 def test_a_run_that_is_not_over_has_a_model(tmp_path: Path, monkeypatch) -> None:
-    """That of the last measurement, or of the moment when it was asked to stop."""
+    """The model is that of the last measurement, or of the moment of the request to stop."""
 
     def power_cut(self: Checkpoints, step: int) -> None:
         raise RuntimeError("power cut")

@@ -53,7 +53,7 @@ def test_a_loss_that_stands_still_halves_its_step_at_every_checkpoint() -> None:
 
 
 def test_condition_one_is_fewer_than_three_quarters_of_rising_steps() -> None:
-    """Of the first 22 steps 17 must rise: 16.5 is the bound."""
+    """The bound is 16.5 of the first 22 steps: 17 must rise."""
 
     def first(rising: int) -> float:
         losses = [0.0] + [-1.0 - i for i in range(22 - rising)]
@@ -112,7 +112,7 @@ def plain(image: Tensor, start: Tensor, eps: float, steps: int) -> list[Tensor]:
 
 
 def test_visits_the_points_of_algorithm_one() -> None:
-    """On a landscape where steps are halved, the run goes back and momentum carries it on."""
+    """The landscape is bumpy: steps halve, the run returns to its best point, momentum matters."""
     image, label = IMAGES[:1], torch.tensor([0])
     for seed in range(6):
         victim = Recorded(bumpy)
@@ -243,7 +243,7 @@ def test_a_loss_of_the_other_kind_is_refused(loss, targets: int) -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_logits_may_have_another_precision_than_images(norm) -> None:
-    """As half networks have it, whose losses are in float32."""
+    """Networks in half precision have losses in float32."""
     model, images = Linear().float(), IMAGES.float()
     attacked = apgd(lambda x: model(x).double(), images, LABELS, eps=0.1, norm=norm, steps=5)
     assert attacked.dtype == torch.float32

@@ -202,7 +202,7 @@ def test_other_seeds_give_other_images(name: str) -> None:
 
 @every
 def test_no_attack_does_less_harm_than_nothing(name: str) -> None:
-    """On a bumpy landscape, in which half of the images are wrong to begin with."""
+    """The landscape is bumpy, and half of the images are misclassified before the attack."""
 
     def bumpy(images: torch.Tensor) -> torch.Tensor:
         value = (40 * images.flatten(1)).sin().sum(1)

@@ -93,7 +93,7 @@ def test_random_models_are_refused_by_the_deterministic_ensemble_and_vice_versa(
 
 
 def expected_accuracy(images: Tensor, std: float) -> Tensor:
-    """Of a linear model with Gaussian noise on its margin, exactly: (B,)."""
+    """Exact accuracy (B,) of a linear model with Gaussian noise on its margin."""
     return torch.special.ndtr(-margin(Linear()(images), LABELS) / std)
 
 

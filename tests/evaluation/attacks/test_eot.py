@@ -1,4 +1,4 @@
-"""What attackers of random defenses see: means over draws that have names."""
+"""Expectation over transformation: means over draws that are given by seeds."""
 
 import pytest
 import torch

@@ -48,7 +48,7 @@ class Undone(Linear):
 
 
 def undone(images: Tensor) -> Tensor:
-    """What `Undone` lowers."""
+    """The loss that `Undone` lowers."""
     return distance(images[:, :, :2])
 
 
@@ -144,7 +144,7 @@ def test_points_are_judged_by_the_defense_alone() -> None:
 
 
 def test_a_longer_walk_keeps_the_best_point_of_a_shorter_one() -> None:
-    """On a bumpy defense it passes by."""
+    """The defense is bumpy, so that a long walk passes its best point."""
 
     def bumpy(images: Tensor) -> Tensor:
         value = (40 * images.flatten(1)).sin().sum(1)
@@ -246,7 +246,7 @@ def test_no_step_of_maximization_lowers_nothing() -> None:
 
 
 def test_images_that_fool_rdc_are_likelier_than_those_of_pgd() -> None:
-    """Where both attacks succeed, by the loss that maximization lowers."""
+    """Likelihood is the loss that maximization lowers, on images where both attacks succeed."""
     means = torch.tensor([[[[[0.4, 0.1], [0.2, 0.3]]]], [[[[-0.1, 0.2], [0.0, -0.3]]]]])
     config = RDCConfig(ClassifierConfig(levels=3), MaximizationConfig(steps=3, budget=0.05))
     model = RobustDiffusionClassifier(MixtureDenoiser(means, 0.2), config)

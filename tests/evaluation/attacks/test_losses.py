@@ -43,7 +43,7 @@ def test_few_classes() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 5, 6])
 def test_no_targeted_loss_is_constant(classes: int) -> None:
-    """For every order of label and target among the logits, the loss has a gradient."""
+    """The loss has a gradient for every order of label and target among the logits."""
     ordered = torch.linspace(0, 3, classes, dtype=torch.float64).square()
     for label, target in permutations(range(classes), 2):
         logits = ordered.clone().requires_grad_()

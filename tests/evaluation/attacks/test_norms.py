@@ -71,7 +71,7 @@ def test_projection_keeps_precision_and_points_that_are_inside(norm: Norm, dtype
 @settings(max_examples=50, deadline=None)
 @given(seeds, st.floats(-3, 3))
 def test_hyperplane_is_reached_by_the_shortest_way(norm: Norm, seed: int, amount: float) -> None:
-    """On it, in the box, and no point of the box that is on it is nearer; or as near as it gets."""
+    """No point of the box is nearer and on the hyperplane; or the box does not reach it."""
     images, slope = corners(seed), noise(seed + 50)
     amounts = torch.full((8,), amount, dtype=torch.float64)
     found = to_hyperplane(images, slope, amounts, norm)

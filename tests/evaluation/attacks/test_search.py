@@ -52,7 +52,7 @@ class Counting(Linear):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_fallen_images_leave_and_the_same_images_fall(name: str) -> None:
-    """With less work; what stands is attacked as if nothing had left."""
+    """Removing images saves work and does not change the attack on the others."""
     images = SHARP if name == "stadv" else IMAGES
     labels = labels_of(MODEL, images)
     wrong, work = [], []

@@ -67,7 +67,7 @@ def test_the_scale_of_the_logits_does_not_matter(scale: float) -> None:
 
 
 def test_a_slope_that_wakes_up_is_followed() -> None:
-    """As a saturated model's does: 25 orders of magnitude, whose squares float32 does not hold."""
+    """A saturated model's gradients grow by 25 orders of magnitude; float32 has no such squares."""
     data = load("digits", "test").subset(slice(8))
     model, calls = ImageClassifier.from_pretrained("digits-cnn").eval(), []
 

@@ -62,11 +62,11 @@ def test_a_model_that_answers_with_an_error_fails() -> None:
 
     @check("named")
     def sound() -> tuple[bool | None, str]:
-        """What it does."""
+        """A check with a docstring."""
         return None, "why"
 
     assert sound() == Check("named", None, "why")
-    assert sound.__doc__ == "What it does."
+    assert sound.__doc__ == "A check with a docstring."
     with pytest.raises(AttributeError):
         addressable(subject(Broken()))
 
@@ -246,7 +246,7 @@ def test_any_budget() -> None:
 
 
 def test_chance_is_allowed_its_interval() -> None:
-    """Of 8 images and 10 classes 3 may withstand (probability 3.8 %), 4 may not (0.5 %)."""
+    """With 8 images and 10 classes, 3 may withstand (probability 3.8 %), 4 may not (0.5 %)."""
     for count, passes in ((3, True), (4, False)):
         labels = torch.tensor([9] * count + [0] * (8 - count))
         assert any_budget(replace(subject(Constant()), labels=labels)).passed is passes

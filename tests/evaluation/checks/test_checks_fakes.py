@@ -52,7 +52,7 @@ def failed(model: nn.Module, count: int = 8, **settings) -> set[str]:
 
 @pytest.mark.parametrize("name", list(FAKES))
 def test_fakes_are_flagged(name: str) -> None:
-    """And would pass for a defense: they are about as accurate as the classifier."""
+    """The fakes could pass for defenses: they are about as accurate as the classifier."""
     make, expected = FAKES[name]
     with torch.no_grad():
         assert (make()(DIGITS.images).argmax(1) == DIGITS.labels).sum() >= 14

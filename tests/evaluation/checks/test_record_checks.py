@@ -58,7 +58,7 @@ def standing(count: int, total: int = 20) -> list[bool]:
     ((20, 3, 12), False),
 ])  # fmt: skip
 def test_accuracy_falls_with_eps(counts, passes: bool) -> None:
-    """Of 20 images two may be right again: attacks miss some. Three may not (0.7 %)."""
+    """Two of 20 images may be right again, as attacks miss some; three may not (0.7 %)."""
     found = records({(0.1 * (k + 1), "apgd"): standing(n) for k, n in enumerate(counts)})
     check = named("accuracy falls with eps", found)
     assert check.passed is passes
@@ -99,7 +99,7 @@ def test_fresh_draws_may_differ_by_chance() -> None:
 
 @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=4))
 def test_nested_budgets_always_pass(rows: list[list[bool]]) -> None:
-    """Whatever fell to a smaller budget has fallen to every larger one."""
+    """Images that a smaller budget breaks are broken at every larger one."""
     standing, right = [True] * 12, {}
     for number, row in enumerate(rows):
         standing = [a and b for a, b in zip(standing, row, strict=True)]
@@ -129,7 +129,7 @@ def test_white_box_attacks_count_together_and_budgets_apart() -> None:
 
 
 def test_the_frozen_draw_is_looked_at_by_itself() -> None:
-    """Whatever four unseen draws say, which alone can never be far enough apart."""
+    """The frozen draw decides alone: four unseen draws can never differ significantly."""
     rows = records({(0, "none"): [draws(4, 4)] * 20, (0.1, "a"): [draws(4, 4)] * 20,
                     (0.1, "square"): [draws(4, 4)] * 20})  # fmt: skip
     assert named("white box beats black box", rows).passed

@@ -69,7 +69,7 @@ def test_unfinished_run_says_how_to_finish_it(tmp_path: Path) -> None:
 
 
 def doubled(summary: dict) -> None:
-    """As many right answers among twice as many images."""
+    """Change a summary to the same number of right answers among twice as many images."""
     share = summary["accuracy"]["0"]["none"]["frozen"]
     share |= {"images": 2 * share["images"], "accuracy": share["accuracy"] / 2}
 

@@ -14,7 +14,7 @@ from tests.support import records
 
 
 def record(image: int, eps: float, attack: str, frozen: int, *predictions: int) -> Record:
-    """Of an image whose label is its number plus one."""
+    """A record of an image whose label is its number plus one."""
     return records.record(image, eps, attack, frozen, predictions, label=image + 1)
 
 

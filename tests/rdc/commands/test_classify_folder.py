@@ -58,7 +58,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What an undisturbed run writes."""
+    """The predictions that an uninterrupted run writes."""
     out = tmp_path_factory.mktemp("whole") / "out"
     assert classify_folder(images, out, model, batch_size=4) == 2
     return (out / PREDICTIONS).read_bytes()
@@ -211,7 +211,7 @@ def test_two_processes_of_torchrun(whole: bytes, model, images, tmp_path: Path) 
 
 
 def test_accelerate_is_imported_where_it_is_needed() -> None:
-    """It takes seconds, which a table of one image need not wait for."""
+    """Importing accelerate takes seconds, which a table of one image need not wait for."""
     eager = [
         file.name
         for file in (ROOT / "rdc").rglob("*.py")
@@ -357,7 +357,7 @@ def peak_memory(count: int, folder: Path, model: Path, monkeypatch) -> int:
 
 
 def test_memory_does_not_grow_with_the_folder(model: Path, tmp_path: Path, monkeypatch) -> None:
-    """What grows is a number per batch; when files are listed, the names of one folder."""
+    """Memory grows by a number per batch, and by the names of one folder while files are listed."""
     few = peak_memory(300, tmp_path / "few" / "in", model, monkeypatch)
     many = peak_memory(2300, tmp_path / "many" / "in", model, monkeypatch)
     assert many - few < 2000 * 30  # a name takes 60, a row's dictionaries 700

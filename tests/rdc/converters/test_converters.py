@@ -208,7 +208,7 @@ def assert_agrees_at_indices(
 
 
 def test_times_keep_their_digits_in_float32() -> None:
-    """What the network is told is the time of its sigma, rounded once."""
+    """The network receives the time of its sigma, rounded once."""
     denoiser = precise(score_sde.convert(DDPMpp(8, 1).state_dict())).float()
     told = []
     denoiser.network.register_forward_pre_hook(lambda module, given: told.append(given[1]))
@@ -269,7 +269,7 @@ def count(module: nn.Module) -> int:
 
 
 def node(module: nn.Module) -> Node:
-    """What the reader makes of a pickled module."""
+    """The `Node` that the reader makes of a pickled module."""
     made = Node()
     made.class_name = type(module).__name__
     tensors = contents(module)

@@ -77,7 +77,7 @@ def by_persistent_id() -> bytes:
 
 
 def persistent_object() -> bytes:
-    """In the state of one of EDM's objects."""
+    """A pickle with a forbidden object in the state of one of EDM's objects."""
     return pickled(EDMLoss(weight=[{"a": Touch()}]))
 
 

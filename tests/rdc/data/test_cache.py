@@ -74,7 +74,7 @@ def test_a_copy_of_the_folder_has_the_same_cache(root: Path, decoding: list[str]
 
 
 def test_the_pixels_are_mapped_and_private(root: Path) -> None:
-    """Whoever changes them changes their own copy."""
+    """Changing the pixels changes a private copy only."""
     load_test(root).zero_()
     assert torch.equal(load_test(root), EXPECTED)
     encoded = read_folder(root, "test")

@@ -62,7 +62,7 @@ def test_what_is_no_data_set_is_refused(name: str) -> None:
 
 
 def test_digits_are_scikit_learns_to_the_bit() -> None:
-    """As they were before pixels were bytes: the packaged models were trained on these floats."""
+    """The floats are those on which the packaged models were trained, before pixels were bytes."""
     pixels, targets = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
     order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))

@@ -50,7 +50,7 @@ def read(root: Path, split: Split = "train") -> Dataset:
 
 @pytest.mark.parametrize("folder", [".", "data"])
 def test_parquet_files_are_their_images(folder: str, tmp_path: Path) -> None:
-    """In all shards, across row groups, and held out in the same way as from a folder."""
+    """All shards and row groups are read, and validation is held out as from a folder."""
     seeds = [seed for turn in range(20) for seed in (turn, 20 + turn)]  # as in the folder
     parts = [slice(0, 15), slice(15, 39), slice(39, 40)]
     for number, part in enumerate(parts):

@@ -50,7 +50,7 @@ def card(folder: Path) -> str:
 
 
 def front(text: str) -> Any:
-    """What the hub reads."""
+    """The metadata that the hub reads."""
     return ModelCard(text).data
 
 
@@ -194,7 +194,7 @@ def test_sections_are_replaced_or_added() -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """What a finished run leaves behind."""
+    """The folder of a finished run, with a measurement beside it."""
     tiny_rdc().save_pretrained(tmp_path / "run")
     add_training(tmp_path / "run", TRAINING)
     (tmp_path / "run" / "training.json").write_text("{}")
@@ -230,7 +230,7 @@ def test_export_writes_everything_for_others(trained: Path, tmp_path: Path, caps
 
 
 def test_export_keeps_a_card_that_somebody_wrote(trained: Path, tmp_path: Path) -> None:
-    """It gets the figures it was asked for, and is not taken for a generated one afterwards."""
+    """The card gets the figures asked for, and is not taken for a generated one afterwards."""
     (trained / CARD).write_text("# Mine\n\n## Training\n\nIt took long.\n")
     export(trained, tmp_path / "out", evaluation=tmp_path / "results" / MEASUREMENT)
     text = card(tmp_path / "out")

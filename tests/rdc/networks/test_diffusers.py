@@ -44,13 +44,13 @@ def states(schedule: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def predicted_image(schedule: Any, answer: Tensor, time: int, state: Tensor) -> Tensor:
-    """What diffusers itself takes for the clean image."""
+    """The clean image as diffusers itself estimates it."""
     generator = torch.Generator().manual_seed(0)  # of a step that is thrown away
     return schedule.step(answer, time, state, generator=generator).pred_original_sample
 
 
 def assert_close(got: Tensor, expected: Tensor) -> None:
-    """To 1e-5, of a pixel or of the estimate's size where that is larger."""
+    """Assert equality to 1e-5, of 1 or of the largest absolute value if that is larger."""
     assert got.dtype == expected.dtype
     assert got.shape == expected.shape
     assert (got - expected).abs().max() <= 1e-5 * max(1.0, expected.abs().max().item())

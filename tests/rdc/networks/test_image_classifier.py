@@ -40,7 +40,7 @@ def images(count: int = 2) -> Tensor:
 
 @lru_cache
 def build(architecture: str) -> ImageClassifier:
-    """In evaluation mode, batch norm having seen some images; shared, so not to be changed."""
+    """A classifier in evaluation mode, after batch norm has seen some images; do not change it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = ImageClassifier(replace(CONFIG, architecture=architecture))
@@ -161,7 +161,7 @@ def test_a_wide_residual_network_by_hand() -> None:
 
 
 def test_the_packaged_classifier_sees_what_it_was_trained_on() -> None:
-    """It was trained on 2 x - 1; mean and deviation 1/2 are the same, bit for bit."""
+    """Its training images were 2 x - 1; mean and deviation 1/2 are the same, bit for bit."""
     model = ImageClassifier.from_pretrained("digits-cnn")
     assert parameters(model) == 67_946
     assert (model.image_shape, model.num_classes) == ((1, 8, 8), 10)

@@ -80,7 +80,7 @@ def test_a_complete_line_that_is_no_record_is_named(tmp_path: Path, line: bytes)
 
 
 def test_lines_have_a_longest(tmp_path: Path, monkeypatch) -> None:
-    """Whatever is in the folder, reading takes the memory of one line."""
+    """Lines are limited, so that reading takes little memory for any file in the folder."""
     monkeypatch.setattr(rdc.runs.run_log, "LONGEST", 1000)
     run_log = RunLog(tmp_path, {})
     with pytest.raises(ValueError, match=r"a record of \d+ bytes: at most 1000; use smaller batch"):
