@@ -5,8 +5,8 @@ killed and started again, end with the same records.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from evaluation.answers import Answers, answers
 from evaluation.attacks.grid import rounded
-from evaluation.attacks.rng import pick, spawn
+from evaluation.attacks.rng import spawn
+from evaluation.batch import Batch
 from evaluation.config import Options
 from evaluation.entries import Entry, broken
 from evaluation.eps import written
@@ -31,26 +32,6 @@ from evaluation.work_queue import Unit, units
 from rdc import Defense
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of a unit: numbers, (B, C, H, W) in [0, 1], labels (B,), and a seed for each."""
-
-    unit: Unit
-    rows: list[int]
-    images: Tensor
-    labels: Tensor
-    seeds: list[int]
-
-    def without(self, rows: Collection[int]) -> "Batch":
-        """The batch without the images of these numbers."""
-        index = torch.tensor([i for i, row in enumerate(self.rows) if row not in rows]).long()
-        kept = index.to(self.images.device)
-        return replace(
-            self, rows=pick(self.rows, index), images=self.images[kept], labels=self.labels[kept],
-            seeds=pick(self.seeds, index),
-        )  # fmt: skip
 
 
 class Runner:
@@ -212,8 +193,10 @@ class Runner:
             unseen = self.answers(attacked, batch.seeds, draws=self.options.eval_draws)
         stored = self.answers(rounded(attacked), batch.seeds, draws=1)
         scores = self.fitting(lambda rows: scores_of(self.target.model, attacked, max_rows=rows))
-        change = attacked - batch.images
-        return records(batch, stage, change, frozen, unseen, stored, spent, scores)
+        return batch.records(
+            stage, attacked, frozen=frozen, unseen=unseen, stored=stored, seconds=spent,
+            scores=scores,
+        )  # fmt: skip
 
     def answers(self, images: Tensor, seeds: list[int], *, draws: int) -> Answers:
         found = self.fitting(
@@ -281,31 +264,3 @@ def harm(record: Record) -> int:
     frozen one decides.
     """
     return -(record.right + 2 * record.predictions.count(record.label))
-
-
-def records(
-    batch: Batch,
-    attack: str,
-    change: Tensor,
-    frozen: Answers,
-    unseen: Answers | None,
-    stored: Answers,
-    spent: float,
-    scores: Sequence[float | None],
-) -> list[Record]:
-    """One record per image of a batch."""
-    linf, l2 = change.flatten(1).abs().amax(1).tolist(), change.flatten(1).norm(dim=1).tolist()
-    predictions = unseen.classes.tolist() if unseen else [[]] * len(linf)
-    confidences = unseen.confidences.tolist() if unseen else [[]] * len(linf)
-    return [
-        Record(
-            image=row, label=int(batch.labels[i]), eps=batch.unit.eps, attack=attack,
-            frozen=int(frozen.classes[i, 0]),
-            frozen_confidence=round(float(frozen.confidences[i, 0]), 4),
-            predictions=tuple(predictions[i]),
-            confidences=tuple(round(p, 4) for p in confidences[i]),
-            linf=linf[i], l2=l2[i], seconds=round(spent, 6), log_likelihood=scores[i],
-            frozen_8_bit=int(stored.classes[i, 0]),
-        )
-        for i, row in enumerate(batch.rows)
-    ]  # fmt: skip
