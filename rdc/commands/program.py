@@ -20,6 +20,11 @@ USAGE_ERROR = 2
 TRACEBACK = "--traceback"
 PACKAGES = ("rdc", "purification", "training", "evaluation", "benchmarks")
 CHECKOUT = Path(__file__).parents[2]
+RENAMED = {
+    "--checked": "--check-images", "--chunk": "--max-rows", "--image-size": "--resize",
+    "--judged": "--eval-draws", "--suite.draws": "--suite.eot-samples",
+}  # fmt: skip
+"""Former flags, deprecated, and their names today."""
 MAIN_PROCESS_SECONDS = 20.0
 """Time that the main process has to print an error that all processes have."""
 
@@ -42,7 +47,8 @@ def run_program(
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest = [each for each in given if each != TRACEBACK]
-    config = tyro.cli(settings_type(main), prog=prog, args=rest)
+    settings = settings_type(main)
+    config = tyro.cli(settings, prog=prog, args=with_current_flags(rest, settings))
     try:
         return main(config) or 0
     except Exception as error:
@@ -59,6 +65,19 @@ def settings_type(main: Main) -> Any:
     hints = typing.get_type_hints(main, include_extras=True)
     (settings,) = (kind for name, kind in hints.items() if name != "return")
     return settings
+
+
+def with_current_flags(arguments: Sequence[str], settings: type) -> list[str]:
+    """The arguments with the present names of former flags, except those that `settings` has."""
+    own = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(settings)}
+    current = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in RENAMED and flag not in own:
+            print(f"warning: {flag} is now called {RENAMED[flag]}", file=sys.stderr)
+            flag = RENAMED[flag]
+        current.append(flag + equals + value)
+    return current
 
 
 def is_user_error(error: Exception) -> bool:

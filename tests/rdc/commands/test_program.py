@@ -11,7 +11,7 @@ import pytest
 import tyro
 
 from rdc.commands import program
-from rdc.commands.program import report_error, run_program, with_flags
+from rdc.commands.program import report_error, run_program, with_current_flags, with_flags
 from tests.support.launchers import TORCHRUN
 
 
@@ -60,6 +60,18 @@ def test_the_status_is_that_of_main() -> None:
 
     assert run_program(main, ["x", "--batch-size", "7"]) == 7
     assert run_program(nothing, ["x"]) == 0
+
+
+def test_former_flags_are_taken_with_a_warning(capsys) -> None:
+    @dataclass(frozen=True)
+    class Convert:
+        image_size: int = 32
+
+    given = ["--chunk=3", "--suite.draws", "2", "--image-size", "8", "--seed=1"]
+    now = ["--max-rows=3", "--suite.eot-samples", "2", "--resize", "8", "--seed=1"]
+    assert with_current_flags(given, Settings) == now
+    assert capsys.readouterr().err.splitlines()[0] == "warning: --chunk is now called --max-rows"
+    assert with_current_flags(["--image-size", "8"], Convert) == ["--image-size", "8"]
 
 
 def test_errors_of_this_project_are_one_line(monkeypatch, capsys) -> None:
