@@ -1,8 +1,9 @@
 """Purification: noise an image and follow a diffusion model back, guided or not."""
 
+from purification.config import PurifierConfig
 from purification.methods import build
 from purification.one_shot import OneShotDenoiser
-from purification.purifier import DiffusionPurifier, PurifierConfig
+from purification.purifier import DiffusionPurifier
 from purification.sde import TorchsdePurifier
 
 __all__ = ["DiffusionPurifier", "OneShotDenoiser", "PurifierConfig", "TorchsdePurifier", "build"]

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from purification.config import PurifierConfig
 from purification.guidance import AGDM, GDMP, ClassifierGuidance, ContrastiveGuidance, Guidance
 from purification.presets import Method, Preset, find
-from purification.purifier import DiffusionPurifier, GradientMode, PurifierConfig
+from purification.purifier import DiffusionPurifier, GradientMode
 from rdc.denoiser import DenoiserLike
 from rdc.noise import NoiseMode
 

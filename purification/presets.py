@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from purification.purifier import PurifierConfig
+from purification.config import PurifierConfig
 
 Method = Literal["diffpure", "gdmp", "contrastive", "agdm", "coup"]
 

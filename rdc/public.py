@@ -4,10 +4,8 @@ from rdc.classifier import (
     AmortizedDiffusionClassifier,
     ClassifierConfig,
     DiffusionClassifier,
-    Prediction,
     RDCConfig,
     RobustDiffusionClassifier,
-    classify,
 )
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserConfig, DenoiserLike
@@ -22,6 +20,7 @@ from rdc.networks.normalize import Normalize
 from rdc.networks.optimal import OptimalDenoiser
 from rdc.networks.unet import UNet, UNetConfig
 from rdc.noise import Noise
+from rdc.prediction import Prediction, classify
 
 __all__ = [
     "AmortizedDiffusionClassifier",

@@ -15,11 +15,12 @@ from typing import Any, cast
 import torch
 from tqdm import tqdm
 
-from rdc.classifier import RobustDiffusionClassifier, classify
+from rdc.classifier import RobustDiffusionClassifier
 from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.hub.weights import sha256, weights_sha256
 from rdc.image_files import iterate_images
 from rdc.images import convert_images
+from rdc.prediction import classify
 from rdc.runs.atomic import replacing
 from rdc.runs.device import default_device
 from rdc.runs.run_log import RunLog

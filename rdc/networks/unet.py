@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from rdc.config import ADDED, require
@@ -22,8 +21,8 @@ from rdc.networks.blocks import (
     PyramidLevel,
     Resample,
     conv3x3,
-    group_norm,
 )
+from rdc.networks.heads import Heads, LinearHead
 
 Conditioning = Literal["label", "multihead", "classifier", "none"]
 Outputs = Literal["all", "classes", "unconditional", "logits"]
@@ -103,53 +102,6 @@ class UNetConfig:
         )
 
 
-class Heads(nn.Module):
-    """`count` outputs of the same features: (B, features, H, W) -> (B, count, C, H, W).
-
-    All heads are computed at once, as the groups of grouped convolutions. With patches the outputs
-    are `patch` times as high and wide as the features.
-    """
-
-    def __init__(self, config: UNetConfig, embedding: int, count: int) -> None:
-        super().__init__()
-        self.count, self.patch = count, config.patch
-        channels = count * config.channels * config.patch**2
-        style = STYLES[config.architecture]
-        features = config.width * config.width_multipliers[0]
-        depth, width = config.head_blocks, count * config.head_width
-        self.stem = conv3x3(features, width) if depth else nn.Identity()
-        self.blocks = nn.ModuleList(
-            Block(width, width, embedding, groups=count, style=style) for _ in range(depth)
-        )
-        if depth:
-            self.norm = group_norm(width, heads=count, eps=style.eps)
-            self.out = conv3x3(width, channels, groups=count, zero=True)
-        else:
-            self.norm = group_norm(features, eps=style.eps)
-            self.out = conv3x3(features, channels, zero=True)
-
-    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
-        h = self.stem(features)
-        for block in self.blocks:
-            h = block(h, embedding)
-        return rearrange(
-            self.out(F.silu(self.norm(h))), "b (k c p q) h w -> b k c (h p) (w q)",
-            k=self.count, p=self.patch, q=self.patch,
-        )  # fmt: skip
-
-
-class LinearHead(nn.Module):
-    """Logits (B, K) of features (B, width, H, W): normalized, averaged over the pixels, linear."""
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.norm = group_norm(width)
-        self.linear = nn.Linear(width, num_classes)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear(F.silu(self.norm(features)).mean((2, 3)))
-
-
 class UNet(nn.Module):
     """The raw network F inside a `Denoiser`.
 
@@ -175,10 +127,10 @@ class UNet(nn.Module):
             # Row K stands for "no label": the unconditional estimate.
             self.embed_label = nn.Embedding(config.num_classes + 1, told)
         if config.conditioning == "multihead":
-            self.class_heads = Heads(config, embedding, config.num_classes)
-            self.unconditional_head = Heads(config, embedding, 1)
+            self.class_heads = self._heads(config.num_classes)
+            self.unconditional_head = self._heads(1)
         else:
-            self.head = Heads(config, embedding, 1)
+            self.head = self._heads(1)
 
     def _build_encoder(self) -> list[int]:
         """The way down; the widths of its skips, from the image on."""
@@ -221,6 +173,13 @@ class UNet(nn.Module):
                 decoder.append(self._block(channels + skips.pop(), width, attend=attend))
                 channels = width
         self.decoder = nn.ModuleList(decoder)
+
+    def _heads(self, count: int) -> Heads:
+        config = self.config
+        return Heads(
+            self._widths[0], 4 * config.width, count=count, channels=config.channels,
+            patch=config.patch, depth=config.head_blocks, width=config.head_width, style=self.style,
+        )  # fmt: skip
 
     @property
     def _widths(self) -> list[int]:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from benchmarks.memory import peak_bytes
 from purification import DiffusionPurifier, build
+from purification.config import PurifierConfig
 from purification.guidance import AGDM, GDMP, ClassifierGuidance, ContrastiveGuidance
 from purification.presets import PRESETS, Method, find
-from purification.purifier import PurifierConfig
 from tests.support.denoisers import Scaling
 from tests.support.oracle import some_images
 from tests.support.tiny import tiny_denoiser

@@ -19,9 +19,9 @@ import rdc.hub.checkpoint
 from evaluation.config import EvaluateConfig
 from purification.__main__ import Purify
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
-from rdc.classifier import classify
 from rdc.commands.classify import Classify
 from rdc.commands.main import main
+from rdc.prediction import classify
 from tests.support.tiny import NETWORK, tiny_denoiser, tiny_rdc
 from training.denoising import TrainConfig
 

@@ -23,9 +23,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import rdc.commands.classify_folder
-from rdc.classifier import classify
 from rdc.commands.classify_folder import FolderRun, classify_files, classify_folder, list_files
 from rdc.image_files import SUFFIXES, image_files
+from rdc.prediction import classify
 from rdc.runs.run_log import RunLog
 from tests.support.launchers import TORCHRUN
 from tests.support.tiny import tiny_rdc
