@@ -5,7 +5,6 @@
 twice: by torchsde's adjoint method, DiffPure's published gradient, and through the solver's steps.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from purification.sde import TorchsdePurifier
 from rdc import DenoiserLike, OptimalDenoiser
 from rdc.data import load
 from rdc.images import to_x
+from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -56,8 +56,7 @@ def main(config: AdjointConfig) -> None:
                 print(line(row))
     if config.json is not None:
         record = {"config": asdict(config), **provenance(test), "results": rows}
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-        config.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        write_json(config.json, record)
         print(f"wrote {config.json}")
 
 

@@ -6,7 +6,6 @@ and a backward pass for each draw, as the common attack libraries have it. CPU t
 medians. Both ways must come to the same gradient.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from rdc import (
 )
 from rdc.data import load
 from rdc.noise import using_draws
+from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
 
 EPS = 0.1
@@ -72,8 +72,7 @@ def main(config: AttackConfig) -> None:
             )
     if config.json is not None:
         record = {"config": asdict(config), **provenance(data), "results": rows}
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-        config.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        write_json(config.json, record)
         print(f"wrote {config.json}")
 
 

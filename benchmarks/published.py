@@ -1,8 +1,6 @@
 """RDC here against the published algorithm, on the same weights: `python -m benchmarks.published`.
 
-The published one is written from its formulas: Python loops over images and classes, 64 noise
-levels per call (32 with gradients) of the grid linspace(1e-4, 3, 126), Adam for the maximization,
-and the identity for its derivative. What is gained falls into three parts that are kept apart:
+The published one is `benchmarks.published_rdc`. The gain has three parts, which are kept apart:
 
     kernel      the same math on the same network; both must give the same logits and gradients
     estimator   fewer noise levels; how many decisions stay the same is printed beside it
@@ -13,12 +11,10 @@ matrix product in the same run. On a CPU times are CPU times of one thread.
 """
 
 import copy
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -28,15 +24,17 @@ from typing import Any, Literal
 import torch
 import tyro
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from benchmarks.published_rdc import Published
 from evaluation.attacks.losses import margin
 from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, UNetConfig
 from rdc.classifier import ClassifierConfig
 from rdc.data import load
 from rdc.maximization import MaximizationConfig
+from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
+from training.flop import FlopCounter
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -96,77 +94,6 @@ class Row:
     """share of the decisions that are those of the contestant before it"""
 
 
-class Published:
-    """RDC as published, on a label-conditional denoiser; images (1, C, H, W) in [0, 1].
-
-    noise (T, C, H, W) is what the levels see, the same for all classes; the maximization sees
-    `draws` (N, C, H, W) at the levels `sigmas` (N,).
-    """
-
-    def __init__(
-        self, denoiser: Denoiser, *, levels: int, noise: Tensor, draws: Tensor, sigmas: Tensor
-    ) -> None:
-        self.denoiser, self.noise, self.draws, self.draw_sigmas = denoiser, noise, draws, sigmas
-        times = torch.linspace(1e-4, 3, levels + 1, dtype=torch.float64)
-        sigma = times[:-1]
-        density = torch.exp(-((sigma.log() + 1.2) ** 2) / 2 * 1.2**2)
-        density = density / (sigma * 1.2 * math.sqrt(2 * math.pi))
-        weights = (sigma**2 + 0.25) / (0.5 * sigma) ** 2 * density * times.diff()
-        self.sigmas, self.weights = sigma.to(noise), weights.to(noise)
-
-    def maximize(self, image: Tensor) -> Tensor:
-        """Adam at 0.1 on [-1, 1]; the released budget is beyond reach, so there is none."""
-        moved = (2 * image - 1).detach().requires_grad_()
-        optimizer = torch.optim.Adam([moved], lr=0.1)
-        for noise, sigma in zip(self.draws, self.draw_sigmas, strict=True):
-            optimizer.zero_grad()
-            denoised = self.denoiser.denoise(moved + sigma * noise, sigma)
-            (denoised - moved).square().mean().backward()
-            optimizer.step()
-        return ((moved + 1) / 2).clamp(0, 1).detach()
-
-    def loss(self, x: Tensor, label: int, rows: Tensor) -> Tensor:
-        """Contribution of some levels to the loss of one class."""
-        sigma = self.sigmas[rows]
-        noised = x + sigma[:, None, None, None] * self.noise[rows]
-        labels = torch.full((len(rows),), label, device=x.device)
-        errors = (self.denoiser.denoise_class(noised, sigma, labels) - x).square().mean((1, 2, 3))
-        return (self.weights[rows] * errors).sum()
-
-    @torch.no_grad()
-    def logits(self, image: Tensor) -> Tensor:
-        """(1, K)"""
-        x = 2 * image - 1
-        logits = []
-        for label in range(self.denoiser.num_classes):
-            parts = torch.arange(len(self.sigmas), device=x.device).split(64)
-            logits.append(-torch.stack([self.loss(x, label, rows) for rows in parts]).sum())
-        return torch.stack(logits)[None]
-
-    def gradient(self, image: Tensor, label: Tensor) -> Tensor:
-        """Gradient of the margin: that of every class's logit first, then their sum."""
-        logits, slopes = [], []
-        for number in range(self.denoiser.num_classes):
-            point = image.detach().requires_grad_()
-            losses, slope = [], torch.zeros_like(image)
-            for rows in torch.arange(len(self.sigmas), device=image.device).split(32):
-                losses.append(self.loss(2 * point - 1, number, rows))
-                slope += torch.autograd.grad(losses[-1], point)[0]
-            logits.append(-torch.stack(losses).detach().sum())
-            slopes.append(-slope)
-        found = torch.stack(logits)[None].requires_grad_()
-        (cotangent,) = torch.autograd.grad(margin(found, label).sum(), found)
-        return (cotangent[0, :, None, None, None] * torch.cat(slopes)).sum(0, keepdim=True)
-
-    def predict(self, images: Tensor) -> Tensor:
-        return torch.cat([self.logits(self.maximize(image)) for image in images.split(1)])
-
-    def attack(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The gradient that one step of an attack needs; the identity through the maximization."""
-        pairs = zip(images.split(1), labels.split(1), strict=True)
-        return torch.cat([self.gradient(self.maximize(image), label) for image, label in pairs])
-
-
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
     return model(images)
@@ -174,8 +101,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 def attack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     point = images.detach().requires_grad_()
-    # A copy: the counter of operations cannot follow a leaf into a module.
-    return torch.autograd.grad(margin(model(point.clone()), labels).sum(), point)[0]
+    return torch.autograd.grad(margin(model(point), labels).sum(), point)[0]
 
 
 class Benchmark:
@@ -263,11 +189,6 @@ class Benchmark:
             for name, model in models.items()
         }
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "no":
-            return nullcontext()
-        return torch.autocast(self.device.type, DTYPES[self.config.precision])
-
     def seconds(self, function: Callable[[], object]) -> float:
         """The median of several calls after one that warms up."""
         clock = time.perf_counter if self.device.type == "cuda" else time.process_time
@@ -283,16 +204,14 @@ class Benchmark:
     def peak(self) -> float:
         """Operations per second of a large matrix product in the precision of the networks."""
         side = 8192 if self.device.type == "cuda" else 1024
-        a, b = (
-            torch.randn(side, side, device=self.device, dtype=DTYPES[self.config.precision])
-            for _ in range(2)
-        )
-        return 2 * side**3 / self.seconds(lambda: a @ b)
+        a = torch.randn(side, side, device=self.device, dtype=DTYPES[self.config.precision])
+        return 2 * side**3 / self.seconds(lambda: a @ a)
 
     def run(self) -> list[Row]:
         """A row for every contestant."""
         contestants, peak = self.contestants(), self.peak()
-        with self.autocast():
+        dtype = DTYPES[self.config.precision]
+        with torch.autocast(self.device.type, dtype, enabled=self.config.precision != "no"):
             # The counter does not see what is compiled.
             counted = {name: self._operations(calls) for name, calls in contestants.items()}
             if self.config.compile:
@@ -313,7 +232,12 @@ class Benchmark:
 
     def _operations(self, calls: Calls) -> dict[str, int]:
         """Floating-point operations per image."""
-        return {name: count(call) for name, call in self._calls(calls, 1).items()}
+        found = {}
+        for name, call in self._calls(calls, 1).items():
+            with FlopCounter() as counter:
+                call()
+            found[name] = counter.total
+        return found
 
     def _row(self, name: str, calls: Calls, operations: dict[str, int], peak: float) -> Row:
         size = 1 if name == PUBLISHED else self.config.images
@@ -342,12 +266,6 @@ def network(model: str | None, config: UNetConfig) -> Denoiser:
     return denoiser
 
 
-def count(function: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
-
-
 def table(rows: list[Row]) -> str:
     """Images per second, the gain over the row above, and utilization, for both calls."""
     lines = [
@@ -367,9 +285,7 @@ def main(config: PublishedConfig) -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     benchmark = Benchmark(config)
-    print(
-        f"largest relative difference from the published algorithm: {benchmark.check_parity():.1e}"
-    )
+    print(f"largest relative difference from the published code: {benchmark.check_parity():.1e}")
     rows = benchmark.run()
     print(table(rows))
     print(
@@ -377,9 +293,7 @@ def main(config: PublishedConfig) -> None:
         f"{100 * (rows[2].agreement or 0):.1f} % of {config.decisions} images"
     )
     if config.json is not None:
-        record = {"config": asdict(config), "rows": [asdict(row) for row in rows]}
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-        config.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        write_json(config.json, {"config": asdict(config), "rows": [asdict(row) for row in rows]})
         print(f"wrote {config.json}")
 
 

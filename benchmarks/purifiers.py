@@ -28,6 +28,7 @@ from purification.guidance import AGDM, GDMP, ContrastiveGuidance, Guidance
 from rdc import Defense, Denoiser, ImageClassifier
 from rdc.data import load
 from rdc.images import to_x
+from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
 
 
@@ -135,8 +136,7 @@ class Bench:
             started = time.perf_counter()
             results[key] = self._attack(split, name, model)
             results[key]["seconds"] = round(time.perf_counter() - started, 1)
-            self.config.out.parent.mkdir(parents=True, exist_ok=True)
-            self.config.out.write_text(json.dumps(self.record, indent=2) + "\n")
+            write_json(self.config.out, self.record)
         print(key, results[key], flush=True)
         return results[key]
 

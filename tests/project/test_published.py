@@ -1,4 +1,4 @@
-"""The published algorithm of `benchmarks.published` against closed forms, and against ours."""
+"""The published algorithm of the benchmarks against closed forms, and against ours."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.published import Benchmark, Published, PublishedConfig, main
+from benchmarks.published import Benchmark, PublishedConfig, main
+from benchmarks.published_rdc import Published
 from rdc import Denoiser, UNetConfig
 
 pytestmark = pytest.mark.slow
