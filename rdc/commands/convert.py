@@ -21,12 +21,13 @@ class Convert:
     out: Path
     """folder to write, new or empty"""
     architecture: str | None = None
-    """classifiers only: wrn-28-10, wrn-70-16, or a name of timm's"""
+    """classifiers only: wrn-28-10, dm-wrn-70-16 (RobustBench's DMWideResNet) or a name of timm"""
     mean: tuple[float, ...] = ()
     """classifiers only: means subtracted from images in [0, 1], such as 0.49 0.48 0.45; 0 without
-    normalization"""
+    normalization; by default the file's own"""
     std: tuple[float, ...] = ()
-    """classifiers only: standard deviations that divide them; 1 without normalization"""
+    """classifiers only: standard deviations that divide them; 1 without normalization; by default
+    the file's own"""
     image_size: int = 32
     """classifiers only: height and width in pixels"""
     stem: Literal["small", "original"] = "small"
@@ -41,11 +42,8 @@ def main(command: Convert) -> None:
     facts = None
     given = (command.architecture, command.mean, command.std)
     if command.format == "classifier" or any(given):
-        if command.architecture is None or not command.mean or not command.std:
-            raise ValueError(
-                "--architecture, --mean and --std belong together: a classifier's file says none "
-                "of them; --mean 0 --std 1 is for one that takes images as they are"
-            )
+        if command.architecture is None:
+            raise ValueError("--architecture is missing: a classifier's file does not name its own")
         facts = ClassifierFacts(
             command.architecture,
             command.mean,

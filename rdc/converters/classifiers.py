@@ -1,10 +1,12 @@
 """Classifiers that DiffPure and RobustBench use: state dictionaries of WRN and ResNet.
 
-The names inside are timm's, ours, or those of the two implementations that most CIFAR weights come
-from: xternalz's wide ResNet, which RobustBench and TRADES share, and kuangliu's ResNet.
+The names inside are timm's, ours, or those of the three implementations that most CIFAR weights
+come from: xternalz's wide ResNet, which RobustBench and TRADES share, DeepMind's, which RobustBench
+calls DMWideResNet, and kuangliu's ResNet.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rdc.converters.weights import Published, Rule, convert_weights, plain_tensors
-from rdc.hub.building import OwnGenerator
+from rdc.hub.building import skeleton
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 
 # What stands for what in the published names, one after the other.
@@ -21,16 +23,24 @@ WIDE_RESNET = {
     r"^block2\.layer\.": "groups.1.", r"^block3\.layer\.": "groups.2.", r"\.bn(?=\d)": ".norm",
     r"\.convShortcut\.": ".shortcut.",
 }  # fmt: skip
+DEEPMIND = {
+    r"^init_conv\.": "stem.", r"^batchnorm\.": "norm.", r"^logits\.": "head.",
+    r"^layer\.(\d)\.block\.": r"groups.\1.", r"\.batchnorm_0\.": ".norm1.",
+    r"\.batchnorm_1\.": ".norm2.", r"\.conv_1\.": ".conv2.", r"\.conv_0\.": ".conv1.",
+}  # fmt: skip
 RESNET = {r"\.shortcut\.": ".downsample.", r"^linear\.": "fc."}
 
 
 @dataclass(frozen=True)
 class ClassifierFacts:
-    """Settings that a classifier's file lacks; the fields are those of `ImageClassifierConfig`."""
+    """Settings that a classifier's file lacks; the fields are those of `ImageClassifierConfig`.
+
+    Without `mean` and `std`, they are those of the file's own buffers, which it must have.
+    """
 
     architecture: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     image_size: int = 32
     stem: Literal["small", "original"] = "small"
     entry: str | None = None
@@ -40,24 +50,25 @@ class ClassifierFacts:
 def convert(document: Any, facts: ClassifierFacts) -> Published:
     """An `ImageClassifier` of a state dictionary, or of a checkpoint that has one in it."""
     state, chosen = _state(document, facts.entry)
-    tensors = _without_normalization(state, facts)
+    tensors, mean, std = _split_normalization(state, facts)
     tensors = _renamed(_without_prefix(tensors), facts.architecture)
     channels, classes = _sizes(tensors, facts.architecture)
     config = ImageClassifierConfig(
-        facts.architecture, facts.image_size, channels, classes, facts.mean, facts.std, facts.stem
+        facts.architecture, facts.image_size, channels, classes, mean, std, facts.stem
     )
-    with OwnGenerator():
-        network = ImageClassifier(config).network
+    network = skeleton(lambda: ImageClassifier(config).network, "the file")
+    names = network.state_dict()
     # Files from before PyTorch 0.4.1 lack the counts, which evaluation does not use.
-    counts = {name: value for name, value in network.state_dict().items() if name.endswith(COUNT)}
+    counts = {name: torch.zeros((), dtype=torch.long) for name in names if name.endswith(COUNT)}
     tensors = counts | tensors
-    rules = [Rule(name, (name,)) for name in network.state_dict()]
+    rules = [Rule(name, (name,)) for name in names]
     weights = convert_weights(rules, tensors, network, "network.")
     note = "The file does not name its license, its data or its normalization: see its source."
     notes = (note, chosen) if chosen else (note,)
     return Published(facts.architecture, config, weights, "other", notes)
 
 
+OURS = "wrn-<depth>-<widen>, dm-wrn-<depth>-<widen>"
 COUNT = ".num_batches_tracked"
 # Last parts of the names of the buffers with mean and standard deviation.
 NORMALIZATION = (("mu", "sigma"), ("mean", "std"))
@@ -89,15 +100,34 @@ def _state(document: Any, entry: str | None) -> tuple[dict[str, Tensor], str | N
     return plain_tensors(entries[entry]), f"The weights are those of the entry {entry!r}."
 
 
-def _without_normalization(tensors: dict[str, Tensor], facts: ClassifierFacts) -> dict[str, Tensor]:
-    """Without the buffers that normalize the images, which must say what `facts` does."""
+def _split_normalization(
+    tensors: dict[str, Tensor], facts: ClassifierFacts
+) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...]]:
+    """The network's tensors, mean and std; buffers that normalize must hold those of `facts`."""
+    if bool(facts.mean) != bool(facts.std):
+        raise ValueError("mean and std belong together: give both, as --mean 0 --std 1, or none")
+    for name, other in _normalizations(tensors):
+        rest = {key: tensor for key, tensor in tensors.items() if key not in (name, other)}
+        if facts.mean:
+            _require_normalization(tensors[name], tensors[other], facts)
+            return rest, facts.mean, facts.std
+        mean, std = (tuple(tensors[key].flatten().tolist()) for key in (name, other))
+        return rest, mean, std
+    if not facts.mean:
+        raise ValueError(
+            "it has no buffers with the mean and the standard deviation that images are normalized "
+            "with: give --mean and --std; --mean 0 --std 1 is for one that takes images as they are"
+        )
+    return tensors, facts.mean, facts.std
+
+
+def _normalizations(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Names of a mean and of its standard deviation."""
     for first, second in NORMALIZATION:
-        for name in [name for name in tensors if name.split(".")[-1] == first]:
+        for name in tensors:
             other = name.removesuffix(first) + second
-            if other in tensors:
-                _require_normalization(tensors[name], tensors[other], facts)
-                return {key: t for key, t in tensors.items() if key not in (name, other)}
-    return tensors
+            if name.split(".")[-1] == first and other in tensors:
+                yield name, other
 
 
 def _require_normalization(mean: Tensor, std: Tensor, facts: ClassifierFacts) -> None:
@@ -111,8 +141,8 @@ def _require_normalization(mean: Tensor, std: Tensor, facts: ClassifierFacts) ->
     if not same:
         texts = [" ".join(f"{v:.7g}" for v in t.flatten()[:3].tolist()) for t in (mean, std)]
         raise ValueError(
-            f"it normalizes with other numbers than mean={facts.mean} and std={facts.std}; give "
-            f"those of its buffers: --mean {texts[0]} --std {texts[1]}"
+            f"it normalizes with other numbers than mean={facts.mean} and std={facts.std}: its "
+            f"buffers are {texts[0]} and {texts[1]}; leave --mean and --std out to take those"
         )
 
 
@@ -127,12 +157,19 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _renamed(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
     if "init_conv.weight" in tensors and "logits.weight" in tensors:
-        raise ValueError(
-            "it is RobustBench's DMWideResNet, which pads strided convolutions below and on the "
-            "right only, where wrn-<depth>-<widen> pads every side: its weights would give other "
-            "logits there; use RobustBench's own module, which is a classifier of images in [0, 1]"
-        )
-    if architecture.startswith("wrn-") and "block1.layer.0.bn1.weight" in tensors:
+        if not architecture.startswith("dm-wrn-"):
+            raise ValueError(
+                "it is DeepMind's wide ResNet (RobustBench's DMWideResNet), which pads and "
+                f"activates otherwise than {architecture}: give --architecture "
+                "dm-wrn-<depth>-<widen>"
+            )
+        return {_rename(name, DEEPMIND): tensor for name, tensor in tensors.items()}
+    if "wrn-" in architecture and "block1.layer.0.bn1.weight" in tensors:
+        if not architecture.startswith("wrn-"):
+            raise ValueError(
+                f"it is xternalz's wide ResNet, which pads and activates otherwise than "
+                f"{architecture}: give --architecture wrn-<depth>-<widen>"
+            )
         # TRADES's code makes a fourth group that its forward pass does not use.
         used = {name: t for name, t in tensors.items() if not name.startswith("sub_block1.")}
         return {_rename(name, WIDE_RESNET): tensor for name, tensor in used.items()}
@@ -161,12 +198,12 @@ def _sizes(tensors: dict[str, Tensor], architecture: str) -> tuple[int, int]:
 
 def _ends(architecture: str) -> tuple[str, str]:
     """Names of the layer that sees the image and of the one that gives the logits."""
-    if re.fullmatch(r"wrn-\d+-\d+", architecture):
+    if re.fullmatch(r"(dm-)?wrn-\d+-\d+", architecture):
         return "stem", "head"
     import timm
 
     if not timm.is_model(architecture):
-        raise ValueError(f"architecture={architecture!r} must be wrn-<depth>-<widen> or timm's")
+        raise ValueError(f"architecture={architecture!r} must be {OURS} or timm's")
     settings = timm.get_pretrained_cfg(architecture)
     first, last = getattr(settings, "first_conv", None), getattr(settings, "classifier", None)
     if not isinstance(first, str) or not isinstance(last, str):

@@ -75,7 +75,7 @@ def convert(
     if (format == "classifier") != (classifier is not None):
         raise ValueError(
             f"format={format!r}: architecture, mean and std are for the format 'classifier', which "
-            "needs them, because its files do not say"
+            "needs an architecture, because its files do not name it"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out={str(out)!r} must be a new or an empty folder")

@@ -93,7 +93,25 @@ def _load(file: IO[bytes]) -> Any:
     torch_made = start.startswith(TORCH_STARTS)
     document = _load_torch(file) if torch_made else AllowListUnpickler(file, ALLOWED).load()
     require_bounded(document, SMALLEST_LIMIT + file.seek(0, SEEK_END))
+    _require_own_values(document)
     return document
+
+
+def _require_own_values(document: Any, name: str = "") -> None:
+    """Refuse tensors that repeat values, as `expand` does: a few bytes can have any shape."""
+    if isinstance(document, Tensor) and document.layout == torch.strided:
+        held = document.untyped_storage().nbytes() // document.element_size()
+        if document.numel() > held:
+            raise pickle.UnpicklingError(
+                f"{name or 'a tensor'} of shape {tuple(document.shape)} repeats {held} values; "
+                "write it with tensor.contiguous()"
+            )
+    inside = document.attributes if isinstance(document, Node) else document
+    if isinstance(inside, list | tuple | set | frozenset):
+        inside = dict(enumerate(inside))
+    if isinstance(inside, Mapping):
+        for key, value in inside.items():
+            _require_own_values(value, f"{name}.{key}".removeprefix("."))
 
 
 def _load_torch(file: IO[bytes]) -> Any:

@@ -38,6 +38,7 @@ class Published:
     notes: tuple[str, ...]
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PARTS = ("weight", "bias")
 
 
@@ -83,12 +84,13 @@ def convert_weights(
 ) -> dict[str, Tensor]:
     """The state dictionary that the rules make of `tensors`, with `prefix` before every name.
 
-    Raises ValueError where `tensors` are not those that the rules ask for, or do not have the
-    shapes of `module`, or are not finite.
+    Raises ValueError where `tensors` are not those that the rules ask for, do not have the shapes
+    of `module`, are not finite, or are of types that float32 does not hold exactly.
     """
-    rules = list(rules)
-    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    rules, own = list(rules), module.state_dict()
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
     require_names((source for rule in rules for source in rule.sources), tensors)
+    _require_types(rules, tensors, own)
     made: dict[str, Tensor] = {}
     wrong, broken = [], []
     for rule in rules:
@@ -109,6 +111,26 @@ def require_names(expected: Iterable[str], found: Iterable[str]) -> None:
     """Raise ValueError unless both are the same names, in any order."""
     asked, given = set(expected), set(found)
     _refuse(missing=sorted(asked - given), unexpected=sorted(given - asked))
+
+
+def _require_types(
+    rules: Iterable[Rule], tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> None:
+    """Raise ValueError unless the sources are of the kind of their targets, as float32 exactly."""
+    odd, inexact = [], []
+    for rule in rules:
+        target = own[rule.target].dtype
+        for name in rule.sources:
+            tensor = tensors[name]
+            if tensor.dtype not in (FLOATS if target.is_floating_point else (target,)):
+                odd.append(f"{name} {tensor.dtype} for {target}")
+            elif tensor.dtype == torch.float64 and not _fits_float32(tensor):
+                inexact.append(name)
+    _refuse(of_another_type=odd, of_float64_beyond_float32=inexact)
+
+
+def _fits_float32(tensor: Tensor) -> bool:
+    return torch.equal(tensor.float().double().nan_to_num(), tensor.nan_to_num())
 
 
 def _made(rule: Rule, tensors: Mapping[str, Tensor]) -> Tensor | None:

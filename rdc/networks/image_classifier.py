@@ -19,8 +19,8 @@ from rdc.networks.wide_resnet import WideResNet
 class ImageClassifierConfig:
     """A network and the images that it classifies.
 
-    `architecture`: "cnn-<width>" (`rdc.networks.cnn`), "wrn-<depth>-<widen>"
-        (`rdc.networks.wide_resnet`), or a name of timm's.
+    `architecture`: "cnn-<width>" (`rdc.networks.cnn`), "wrn-<depth>-<widen>" or
+        "dm-wrn-<depth>-<widen>" (`rdc.networks.wide_resnet`), or a name of timm's.
     `mean`, `std`: what images in [0, 1] are normalized with, one value per channel or one for all.
     `stem`: "original" is timm's network as it is, made for images of 224 pixels. "small" is for
         images far smaller: the first convolution keeps the resolution, max-pooling after it is left
@@ -110,8 +110,8 @@ def build_network(config: ImageClassifierConfig) -> nn.Module:
     if ours := re.fullmatch(r"cnn-(\d{1,5})", config.architecture):
         # Not channels_last, which rounds otherwise: published figures rest on these bits.
         return CNN(int(ours[1]), config.image_size, *size)
-    if ours := re.fullmatch(r"wrn-(\d{1,3})-(\d{1,3})", config.architecture):
-        network = WideResNet(int(ours[1]), int(ours[2]), *size)
+    if ours := re.fullmatch(r"(dm-)?wrn-(\d{1,3})-(\d{1,3})", config.architecture):
+        network = WideResNet(int(ours[2]), int(ours[3]), *size, deepmind=bool(ours[1]))
     else:
         network = _timm_network(config)
     # Convolutions are faster this way, above all on a GPU's tensor cores.
@@ -127,7 +127,7 @@ def _timm_network(config: ImageClassifierConfig) -> nn.Module:
         close = difflib.get_close_matches(name, ["cnn-32", "wrn-28-10", *timm.list_models()])
         raise ValueError(
             f"architecture={name!r} is unknown; close to it: {close}; give cnn-<width>, "
-            "wrn-<depth>-<widen> or a name of timm.list_models()"
+            "wrn-<depth>-<widen>, dm-wrn-<depth>-<widen> or a name of timm.list_models()"
         )
 
     def create(**sizes: Any) -> Any:

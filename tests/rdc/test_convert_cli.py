@@ -2,6 +2,8 @@
 
 import hashlib
 import pickle
+import resource
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from rdc.converters.classifiers import convert as convert_classifier
 from rdc.converters.conversion import build
 from rdc.converters.weights import plain_tensors
 from rdc.hub.model_card import is_generated
-from tests.support.published_classifiers import ResNet, WideResNet
+from tests.support.published_classifiers import DMWideResNet, ImageNormalizer, ResNet, WideResNet
 from tests.support.published_edm import EDMPrecond, pickled
 from tests.support.published_vp import DDPMpp, checkpoint
 
@@ -266,9 +268,9 @@ def test_facts_of_classifiers_are_for_classifiers(edm_file: Path, tmp_path: Path
     assert error.startswith(
         "--format='edm': architecture, mean and std are for the format 'classif"
     )
-    for facts in ((), ("--architecture", "wrn-28-10"), AS_IT_IS):
+    for facts in ((), AS_IT_IS):
         error = refused(capsys, *given, "classifier", *facts)
-        assert error.startswith("--architecture, --mean and --std belong together")
+        assert error.startswith("--architecture is missing")
     with pytest.raises(ValueError, match="format='pickle' must be one of"):
         convert(edm_file, "pickle", tmp_path / "out")  # type: ignore[arg-type]
 
@@ -344,7 +346,7 @@ def test_counts_of_batches_may_be_missing() -> None:
         ("wrn-28-10", r"missing: groups\.0\.0\.shortcut\.weight, groups\.0\.1"),
         ("wrn-10-2", r"missing: groups\.0\.0\.shortcut\.weight \(1 in all\)"),
         ("resnet18", r"missing: .*layer1\.0\..*; unexpected: block1\."),
-        ("resnet1", r"architecture='resnet1' must be wrn-<depth>-<widen> or timm's"),
+        ("resnet1", r"architecture='resnet1' must be wrn-<depth>-<widen>, .* or timm's"),
         ("deit_tiny_distilled_patch16_224", "has more than one first or last layer"),
     ],
 )
@@ -387,7 +389,9 @@ def test_normalization_buffers_must_be_the_given_numbers(names: tuple, prefixes:
     plain = convert_classifier(weights, ClassifierFacts("wrn-10-1", *numbers))
     assert published.weights.keys() == plain.weights.keys()
     assert all(torch.equal(published.weights[name], plain.weights[name]) for name in plain.weights)
-    with pytest.raises(ValueError, match=r"--mean 0\.4914 0\.4822 0\.4465 --std 0\.2471 0\.2435"):
+    found = convert_classifier(state, ClassifierFacts("wrn-10-1")).config
+    assert torch.tensor([found.mean, found.std]).equal(torch.tensor(numbers))  # type: ignore
+    with pytest.raises(ValueError, match=r"buffers are 0\.4914 0\.4822 .*leave --mean and"):
         convert_classifier(state, ClassifierFacts("wrn-10-1", (0,), (1,)))
 
 
@@ -405,10 +409,112 @@ def test_averages_beside_the_weights_are_taken(names: tuple, tmp_path: Path, cap
         assert torch.equal(loaded["network.stem.weight"], states[index]["conv1.weight"])
 
 
-def test_deepminds_wide_resnets_are_refused_with_the_reason() -> None:
-    state = {"init_conv.weight": torch.ones(16, 3, 3, 3), "logits.weight": torch.ones(3, 64)}
-    with pytest.raises(ValueError, match=r"DMWideResNet, which pads .* use RobustBench's own mod"):
-        convert_classifier(state, ClassifierFacts("wrn-10-1", (0,), (1,)))
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+
+
+def assert_same_logits(
+    network: nn.Module, state: Any, facts: ClassifierFacts, tmp_path: Path, *, size: int = 32
+) -> None:
+    """Logits of images in [0, 1], through a file in float32 and directly in float64."""
+    torch.save(state, tmp_path / "weights.pt")
+    convert(tmp_path / "weights.pt", "classifier", tmp_path / "out", classifier=facts)
+    loaded, images = ImageClassifier.from_pretrained(tmp_path / "out"), torch.rand(2, 3, size, size)
+    expected = network(images)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(loaded(images), expected, rtol=1e-6, atol=2e-6)
+    precise, images = loaded.double(), images.double()
+    torch.testing.assert_close(precise(images), network.double()(images), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@torch.no_grad()
+def test_deepminds_wide_resnets(stored: bool, tmp_path: Path) -> None:
+    """Saved as RobustBench's files, with the normalization inside, and as DiffPure's, without."""
+    network = shaken(DMWideResNet(16, 1, 5, stored=stored))
+    state: Any = network.state_dict()
+    if not stored:
+        renamed = {f"module.0.{name}": tensor for name, tensor in state.items()}
+        state = {"model_state_dict": renamed, "epoch": 3}
+    facts = ClassifierFacts("dm-wrn-16-1")
+    if not stored:
+        facts = ClassifierFacts("dm-wrn-16-1", MEAN, STD)
+    assert_same_logits(network, state, facts, tmp_path)
+
+
+@pytest.mark.parametrize("names", [("normalize", "model"), ("0", "1")])
+@torch.no_grad()
+def test_normalized_models_need_no_mean(names: tuple[str, str], tmp_path: Path) -> None:
+    """As RobustBench's `normalize_model` and as a plain `nn.Sequential`; 1/3 takes all digits."""
+    inner = shaken(WideResNet(10, 1, 5))
+    network = nn.Sequential(
+        OrderedDict(zip(names, (ImageNormalizer((1 / 3, 0.48, 0.45), STD), inner), strict=True))
+    )
+    assert_same_logits(network, network.state_dict(), ClassifierFacts("wrn-10-1"), tmp_path)
+
+
+def test_the_two_wide_resnets_are_told_apart() -> None:
+    deepmind, plain = DMWideResNet(10, 1, 3).state_dict(), WideResNet(10, 1, 3).state_dict()
+    with pytest.raises(ValueError, match=r"DMWideResNet.*give --architecture dm-wrn-<depth>-"):
+        convert_classifier(deepmind, ClassifierFacts("wrn-10-1"))
+    with pytest.raises(ValueError, match=r"it is xternalz's wide ResNet.*--architecture wrn-<dep"):
+        convert_classifier(plain, ClassifierFacts("dm-wrn-10-1", (0,), (1,)))
+
+
+def test_normalization_that_nobody_names_is_asked_for() -> None:
+    state = WideResNet(10, 1, 3).state_dict()
+    with pytest.raises(ValueError, match=r"no buffers with the mean .*: give --mean and --std"):
+        convert_classifier(state, ClassifierFacts("wrn-10-1"))
+    with pytest.raises(ValueError, match="mean and std belong together"):
+        convert_classifier(state, ClassifierFacts("wrn-10-1", (0,)))
+
+
+WRONG_TYPES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "complex": (lambda w: torch.complex(w, w), r"type: stem\.weight torch\.complex64 for torch\.f"),
+    "bool": (lambda w: w > 0, r"of another type: stem\.weight torch\.bool for torch\.float32"),
+    "integer": (lambda w: w.long(), r"another type: stem\.weight torch\.int64 for torch\.float32"),
+    "float8": (lambda w: w.to(torch.float8_e4m3fn), r"stem\.weight torch\.float8_e4m3fn"),
+    "overflow": (lambda w: w.double() + 1e300, r"of float64 beyond float32: stem\.weight \(1 in"),
+    "rounded": (lambda w: w.double() + 1e-12, r"of float64 beyond float32: stem\.weight \(1 in"),
+    "expanded": (lambda w: torch.ones(1).expand(w.shape), r"conv1\.weight of shape \(16, 3, 3"),
+    "classes": (lambda w: w[:1].expand(10**9, 3, 3, 3), r"shape \(1000000000, 3, 3, 3\) repeats"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_weights_of_other_types_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    make, message = WRONG_TYPES[name]
+    state = WideResNet(10, 1, 3).state_dict()
+    torch.save(state | {"conv1.weight": make(state["conv1.weight"])}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=rf"a\.pt is .*{message}"):
+        convert(
+            tmp_path / "a.pt", "classifier", tmp_path / "out",
+            classifier=ClassifierFacts("wrn-10-1", (0,), (1,)),
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_floating_types_convert_exactly(dtype: torch.dtype) -> None:
+    state = {
+        name: tensor.to(torch.float16).to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in WideResNet(10, 1, 3).state_dict().items()
+    }
+    classifier = build(convert_classifier(state, ClassifierFacts("wrn-10-1", (0,), (1,))))
+    assert torch.equal(
+        classifier.state_dict()["network.stem.weight"], state["conv1.weight"].float()
+    )
+
+
+def test_classifiers_are_compared_before_memory_is_taken() -> None:
+    """The last layer claims classes for a network of gigabytes; the others are small."""
+    state = WideResNet(10, 1, 3).state_dict()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"wrongly shaped|missing"):
+        convert_classifier(
+            state | {"fc.weight": torch.zeros(()).expand(100_000, 64)},
+            ClassifierFacts("wrn-10-999", (0,), (1,)),
+        )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
 def test_normalizations_that_do_not_fit_are_refused() -> None:
