@@ -5,16 +5,17 @@
 twice: by torchsde's adjoint method, DiffPure's published gradient, and through the solver's steps.
 """
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
 from purification.sde import TorchsdePurifier
 from rdc import DenoiserLike, OptimalDenoiser
+from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.images import to_x
 from rdc.runs.atomic import write_json
@@ -98,4 +99,4 @@ def line(row: dict) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AdjointConfig))
+    sys.exit(run_program(main))

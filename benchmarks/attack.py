@@ -7,13 +7,13 @@ medians. Both ways must come to the same gradient.
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 from evaluation.attacks.eot import Expectation
@@ -29,6 +29,7 @@ from rdc import (
     RobustDiffusionClassifier,
     UNetConfig,
 )
+from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.noise import using_draws
 from rdc.runs.atomic import write_json
@@ -148,4 +149,4 @@ def seconds(gradient: Callable[[Tensor], Tensor], images: Tensor, steps: int) ->
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AttackConfig))
+    sys.exit(run_program(main))

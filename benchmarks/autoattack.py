@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import tyro
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from evaluation.attacks.ensembles import standard
 from evaluation.attacks.norms import Norm, size
+from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 
@@ -92,4 +92,4 @@ def timed(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AutoAttackConfig))
+    sys.exit(run_program(main))

@@ -4,6 +4,7 @@ CPU time, so that other programs on the machine count little; parameters beside 
 """
 
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import tyro
 from torch import nn
 
 from rdc import RobustDiffusionClassifier
+from rdc.commands.program import run_program
 from rdc.data import load
 
 
@@ -52,4 +54,4 @@ def seconds(model: nn.Module, images: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CostConfig))
+    sys.exit(run_program(main))

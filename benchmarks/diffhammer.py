@@ -7,13 +7,13 @@ three runs: it gets as many steps as cost the same. Accuracies are those of draw
 seen: their mean, and the share of images that are right under all of them (worst of N).
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 from evaluation.attacks.apgd import apgd
@@ -23,6 +23,7 @@ from evaluation.attacks.losses import margin
 from evaluation.attacks.rng import spawn
 from evaluation.defenses import build
 from evaluation.sweep import DEFENSES, Name
+from rdc.commands.program import run_program
 from rdc.data import load
 
 JUDGES = 2**31 + 7
@@ -103,4 +104,4 @@ def accuracies(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(HammerConfig))
+    sys.exit(run_program(main))

@@ -4,13 +4,14 @@
 """
 
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field, replace
 
 import torch
-import tyro
 
 from rdc import Denoiser, DenoiserConfig, UNetConfig
+from rdc.commands.program import run_program
 
 
 @dataclass(frozen=True)
@@ -70,4 +71,4 @@ def seconds(network: Denoiser, x: torch.Tensor, *, gradient: bool) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(BenchmarkConfig))
+    sys.exit(run_program(main))

@@ -5,10 +5,9 @@ maximizers, three ways each, on the validation split. The denoiser is the exact 
 images, so that no training error is in the figures; `--model digits` measures a trained one.
 """
 
+import sys
 import time
 from dataclasses import dataclass
-
-import tyro
 
 from evaluation.demo import pgd_evaluation
 from evaluation.results.metrics import WORST
@@ -20,6 +19,7 @@ from rdc import (
     RDCConfig,
     RobustDiffusionClassifier,
 )
+from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.images import to_x
 
@@ -79,4 +79,4 @@ def main(config: MaximizationBenchmarkConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(MaximizationBenchmarkConfig))
+    sys.exit(run_program(main))

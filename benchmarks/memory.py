@@ -5,15 +5,16 @@ pass, on a small network with random weights, for the exact gradient, for plain 
 through all steps, and for torchsde's adjoint method.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import tyro
 from torch import Tensor
 
 from purification import DiffusionPurifier, PurifierConfig, TorchsdePurifier
 from rdc import Denoiser, DenoiserConfig, UNetConfig
+from rdc.commands.program import run_program
 
 
 @dataclass(frozen=True)
@@ -90,4 +91,4 @@ def peak_bytes(function: Callable[[Tensor], Tensor], images: Tensor) -> int:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(MemoryConfig))
+    sys.exit(run_program(main))

@@ -13,6 +13,7 @@ matrix product in the same run. On a CPU times are CPU times of one thread.
 import copy
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,6 +30,7 @@ from benchmarks.published_rdc import Published
 from evaluation.attacks.losses import margin
 from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, UNetConfig
 from rdc.classifier import ClassifierConfig
+from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.maximization import MaximizationConfig
 from rdc.runs.atomic import write_json
@@ -298,4 +299,4 @@ def main(config: PublishedConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(PublishedConfig))
+    sys.exit(run_program(main))

@@ -8,6 +8,7 @@ continues.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import tyro
 from torch import nn
 
 from evaluation.demo import pgd_evaluation
@@ -26,6 +26,7 @@ from evaluation.results.statistics import clopper_pearson
 from purification import DiffusionPurifier, PurifierConfig
 from purification.guidance import AGDM, GDMP, ContrastiveGuidance, Guidance
 from rdc import Defense, Denoiser, ImageClassifier
+from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.images import to_x
 from rdc.runs.atomic import write_json
@@ -176,4 +177,4 @@ def row(name: str, setting: str, counts: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(BenchmarkConfig))
+    sys.exit(run_program(main))

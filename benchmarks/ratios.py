@@ -21,7 +21,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import tyro
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from evaluation.attacks.fab import fab
 from evaluation.attacks.losses import cross_entropy, dlr, targeted_dlr
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.square import square
+from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 
@@ -176,4 +176,4 @@ def alternate(pair: Pair, repeats: int) -> tuple[list[float], list[Tensor]]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(RatioConfig))
+    sys.exit(run_program(main))

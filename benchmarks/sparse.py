@@ -6,18 +6,19 @@ it, which recomputes the classes that the loss depends on. CPU time; the ratios 
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-import tyro
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from evaluation.attacks.losses import cross_entropy, dlr, margin, targeted_dlr
 from rdc import Denoiser, DenoiserConfig, Levels, UNetConfig, class_losses
+from rdc.commands.program import run_program
 from rdc.likelihood import chunk_rows
 
 
@@ -122,4 +123,4 @@ class Bench:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(SparseConfig))
+    sys.exit(run_program(main))

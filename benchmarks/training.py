@@ -9,6 +9,7 @@ an average kept tensor by tensor, the loss read at every step.
 
 import copy
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from rdc import Denoiser, DenoiserConfig, UNetConfig
+from rdc.commands.program import run_program
 from rdc.data import Dataset
 from rdc.runs.device import default_device
 from training.config import start_accelerator
@@ -140,4 +141,4 @@ def timed(step: Step, count: int) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(BenchmarkConfig))
+    sys.exit(run_program(main))

@@ -7,6 +7,7 @@ from evaluation.defenses import DefenseConfig
 from evaluation.eps import Budget, written
 from evaluation.suite_config import Kind, SuiteConfig, Threat
 from rdc.data import Split
+from rdc.runs.settings import flag
 
 GIVEN = "given"
 """Name of data that a caller of `evaluation.evaluate` holds."""
@@ -40,7 +41,7 @@ class Options:
             )
         for name in ("batch_size", "max_rows"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+                raise ValueError(f"{flag(name)} {getattr(self, name)}: at least 1")
         if self.check_images < 0:
             raise ValueError(f"--check-images {self.check_images}: 0 or more")
         # Budgets have six digits in the names of files.

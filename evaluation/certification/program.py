@@ -17,6 +17,7 @@ from evaluation.processes import make_accelerator
 from rdc.data import Split, load
 from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
+from rdc.runs.settings import flag
 
 SUMMARY = "certificates.json"
 
@@ -41,7 +42,7 @@ class CertifyConfig(SmoothingConfig):
         super().__post_init__()
         for name in ("images", "max_rows"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+                raise ValueError(f"{flag(name)} {getattr(self, name)}: at least 1")
 
     @property
     def smoothing(self) -> dict:

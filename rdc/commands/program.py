@@ -8,9 +8,12 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from rdc.runs.settings import flag
 from rdc.text import printable
 
 Main = Callable[[Any], int | None]
@@ -43,21 +46,58 @@ def run_program(
     A mistake of the user (see `is_user_error`) is printed as `error: ...` with status 2. With
     `--traceback` among the arguments its traceback is printed too. Other exceptions are raised.
     """
-    import tyro
-
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest = [each for each in given if each != TRACEBACK]
-    settings = settings_type(main)
-    config = tyro.cli(settings, prog=prog, args=with_current_flags(rest, settings))
+    config = None
     try:
+        config = settings(main, rest, prog)
         return main(config) or 0
     except Exception as error:
         if not is_user_error(error):
             raise
         if rest != given:
             traceback.print_exc()
-        report_error(printable(with_flags(str(error) or repr(error), config)))
+        message = str(error) or repr(error)
+        report_error(printable(with_flags(message, config) if config else message))
         return USAGE_ERROR
+
+
+def settings(main: Main, arguments: Sequence[str], prog: str | None = None) -> Any:
+    """The settings of a program from its command line.
+
+    Raises:
+        ValueError: the parser refuses the arguments; one line says why and which flag may be meant.
+        SystemExit: the help was asked for, and printed.
+    """
+    import tyro
+
+    kind, printed = settings_type(main), StringIO()
+    current = with_current_flags(arguments, kind)
+    try:
+        with redirect_stderr(printed):
+            return tyro.cli(kind, prog=prog, args=current)
+    except SystemExit as ended:
+        if ended.code != USAGE_ERROR:
+            raise
+    raise ValueError(refusal(printed.getvalue()))
+
+
+def refusal(frame: str) -> str:
+    """The parser's refusal in one line, from the frame of several paragraphs that it draws."""
+    _, *lines = re.sub(r"[│╭╮╰╯]", "", frame).splitlines()  # after the title
+    paragraphs = re.split(r"[─-]{5,}", "\n".join(lines))
+    reason, *others = filter(None, (" ".join(each.split()) for each in paragraphs))
+    if ours := re.match(r"Error parsing ([\w.]+): (?:\w+: )?(.*)", reason):
+        # Refused by a settings class: the parser names the class, or the flags' prefix if nested.
+        prefix = "" if ours[1][0].isupper() else f"{ours[1]}."
+        names = re.compile(r"(^|; )(\w+)=")
+        reason = names.sub(lambda name: f"{name[1]}{flag(prefix + name[2])}=", ours[2])
+    found = {each.partition(":")[0]: each.partition(":")[2].split() for each in others}
+    if "Perhaps you meant" in found:
+        reason += f"; did you mean {found['Perhaps you meant'][0]}?"
+    if "Unrecognized options" in found:
+        reason += f"; unrecognized options: {' '.join(found['Unrecognized options'])}"
+    return f"{reason.rstrip('.')}; --help shows all flags"
 
 
 def settings_type(main: Main) -> Any:
@@ -67,16 +107,16 @@ def settings_type(main: Main) -> Any:
     return settings
 
 
-def with_current_flags(arguments: Sequence[str], settings: type) -> list[str]:
-    """The arguments with the present names of former flags, except those that `settings` has."""
-    own = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(settings)}
+def with_current_flags(arguments: Sequence[str], kind: type) -> list[str]:
+    """The arguments with the present names of former flags, except those that `kind` has."""
+    own = {flag(field.name) for field in dataclasses.fields(kind)}
     current = []
     for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag in RENAMED and flag not in own:
-            print(f"warning: {flag} is now called {RENAMED[flag]}", file=sys.stderr)
-            flag = RENAMED[flag]
-        current.append(flag + equals + value)
+        name, equals, value = argument.partition("=")
+        if name in RENAMED and name not in own:
+            print(f"warning: {name} is now called {RENAMED[name]}", file=sys.stderr)
+            name = RENAMED[name]
+        current.append(name + equals + value)
     return current
 
 
@@ -117,13 +157,13 @@ def with_flags(message: str, config: Any) -> str:
     """
     name = message.partition("=")[0]
     same = [
-        (field, flag)
-        for field, flag, value in flags(config)
+        (field, place)
+        for field, place, value in settings_by_place(config)
         if name.isidentifier() and shows(message.removeprefix(f"{name}="), value)
     ]
-    exact = [flag for field, flag in same if field == name]
-    meant = exact or [flag for _, flag in same]
-    return f"--{meant[0]}{message.removeprefix(name)}" if len(meant) == 1 else message
+    exact = [place for field, place in same if field == name]
+    meant = exact or [place for _, place in same]
+    return f"{flag(meant[0])}{message.removeprefix(name)}" if len(meant) == 1 else message
 
 
 def shows(text: str, value: Any) -> bool:
@@ -132,15 +172,15 @@ def shows(text: str, value: Any) -> bool:
     return re.match(rf"({written})(?!\w)", text) is not None
 
 
-def flags(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Name, flag and value of each setting, also of nested ones; positional ones are left out."""
+def settings_by_place(config: Any, above: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Name, dotted place and value of each setting, also of nested ones, that is a flag."""
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        value, flag = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        value, place = getattr(config, field.name), above + field.name
         if dataclasses.is_dataclass(value):
-            yield from flags(value, f"{flag}.")
+            yield from settings_by_place(value, f"{place}.")
         elif not is_positional(hints[field.name]):
-            yield field.name, flag, value
+            yield field.name, place, value
 
 
 def is_positional(kind: Any) -> bool:

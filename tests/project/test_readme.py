@@ -150,7 +150,7 @@ def test_programs_know_their_flags(page: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--no-such-flag"], ["--eps", "much"]])
 def test_unknown_flags_are_seen(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match=arguments[0]):
         read_command("evaluation.demo", arguments)
 
 

@@ -114,8 +114,8 @@ def read(module: str, arguments: list[str]) -> Any:
     """The configuration that a command line means."""
     try:
         return read_command(module, arguments)[1]
-    except SystemExit:
-        raise AssertionError(f"{module} does not take {arguments}") from None
+    except ValueError as error:
+        raise AssertionError(f"{module} does not take {arguments}: {error}") from None
 
 
 def test_a_wrong_flag_is_found() -> None:

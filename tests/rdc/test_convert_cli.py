@@ -96,8 +96,7 @@ def test_it_costs_no_random_numbers(edm_file: Path, tmp_path: Path) -> None:
 
 
 def test_the_format_must_be_given(edm_file: Path, tmp_path: Path, capsys) -> None:
-    with pytest.raises(SystemExit):
-        run(edm_file, "--out", tmp_path / "out")
+    assert run(edm_file, "--out", tmp_path / "out") == 2
     assert "--format" in capsys.readouterr().err
 
 
