@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.special import betaln, ndtr, ndtri, xlog1py, xlogy
+from scipy.special import betaincc, betaln, ndtr, ndtri, xlog1py, xlogy
 from scipy.stats import binomtest
 
 from evaluation.results.statistics import clopper_pearson
 
 TOLERANCE = 1e-12  # of bounds that have no closed form
-LEAST_AT_ONCE, MOST_AT_ONCE = 10, 100  # samples between two looks at the results
+LEAST_AT_ONCE, MOST_AT_ONCE = 5, 100  # samples between two looks at the results
 
 
 def radius_of(probability: float, *, sigma: float) -> float:
@@ -56,17 +56,23 @@ def predicted_class(counts: ArrayLike, *, alpha: float) -> int | None:
 
 
 def log_evidence(hits: ArrayLike, samples: ArrayLike, probability: ArrayLike) -> np.ndarray:
-    """ln E of `hits` of `samples` against p = `probability`, arrays that broadcast.
+    """ln E of `hits` of `samples` for a share above p = `probability`, arrays that broadcast.
 
-        E = Beta(k + 1/2, m - k + 1/2) / Beta(1/2, 1/2) / (p^k (1 - p)^(m - k))
+        E = 1 / (1 - p) integral_p^1 q^k (1 - q)^(m - k) dq / (p^k (1 - p)^(m - k))
 
-    The likelihood averaged over Jeffreys' prior against that of p: under p a martingale of mean 1,
-    which reaches 1 / alpha at any time with probability at most alpha (Ville 1939). It is the
-    wealth of a bet against p (Voracek, NeurIPS 2024; Waudby-Smith & Ramdas 2024).
+    The likelihood averaged over all larger probabilities, against that of p. If the probability of
+    a hit is p or less, E is a supermartingale from 1, which reaches 1 / alpha at any time with
+    probability at most alpha (Ville 1939): the wealth of a bet that wins on hits (Voracek, NeurIPS
+    2024; Waudby-Smith & Ramdas 2024). Where E > 1, it falls in p: the likelihood is log-concave,
+    so that with s = d/dp ln(p^k (1 - p)^(m - k)) the average is at most that of exp(s (q - p)) for
+    q - p exponential of rate 1 / (1 - p), E <= 1 / (1 - s (1 - p)), and therefore
+    d/dp ln E = (1 - 1 / E) / (1 - p) - s <= 0.
     """
     hits, probability = np.asarray(hits), np.asarray(probability)
     misses = np.asarray(samples) - hits
-    mixture = betaln(hits + 0.5, misses + 0.5) - betaln(0.5, 0.5)
+    with np.errstate(divide="ignore"):  # no mass above p in double precision: no evidence
+        above = np.log(betaincc(hits + 1, misses + 1, probability))
+    mixture = betaln(hits + 1, misses + 1) + above - np.log1p(-probability)
     return mixture - xlogy(hits, probability) - xlog1py(misses, -probability)
 
 
@@ -78,7 +84,10 @@ class Interval(NamedTuple):
 
 
 def anytime_interval(hits: int, samples: int, *, alpha: float) -> Interval:
-    """All p with E < 1 / `alpha`: the probability that p is ever outside is at most `alpha`."""
+    """All p with E < 1 / `alpha` for hits and for misses.
+
+    The probability that p is ever below is at most `alpha`, and so is that of ever above.
+    """
     low = _anytime_lower_bound(hits, samples, alpha)
     return Interval(low, 1 - _anytime_lower_bound(samples - hits, samples, alpha))
 
@@ -90,8 +99,9 @@ def _anytime_lower_bound(hits: int, samples: int, alpha: float) -> float:
     def excess(probability: float) -> float:
         return float(log_evidence(hits, samples, probability)) + log(alpha)
 
-    # E falls from infinity at p = 0 to less than 1 at the observed share.
-    root = float(brentq(excess, 1e-300, hits / samples, xtol=TOLERANCE))  # type: ignore[arg-type]
+    # E falls from infinity at p = 0 to at most 1 at the observed share.
+    share = min(hits / samples, 1 - TOLERANCE)
+    root = float(brentq(excess, 1e-300, share, xtol=TOLERANCE))  # type: ignore[arg-type]
     return max(0.0, root - TOLERANCE)
 
 
@@ -125,11 +135,12 @@ class FixedTest:
 class SequentialTest:
     """Compare an unknown probability p with each of `probabilities`, in as few samples as it takes.
 
-    A comparison ends as soon as the evidence against equality (`log_evidence`) reaches 1 / `alpha`:
-    p is then taken to lie on the side of the observed share. The probability that any of them ever
-    ends wrongly is at most `alpha`, for all together: where p0 lies between p and the observed
-    share, its likelihood is greater than that of p, so that a wrong decision about p0 needs the
-    evidence against p itself to reach 1 / `alpha`. After `most` samples it ends undecided.
+    A comparison ends as soon as the evidence for a larger p, or that for a smaller one
+    (`log_evidence` of hits, or of misses), reaches 1 / `alpha`. The probability that any of them
+    ever ends with a p that is too large is at most `alpha`, for all together: as evidence falls in
+    p0, a wrong decision about p0 > p needs the evidence against p itself to reach 1 / `alpha`. The
+    same holds for a p that is too small. After `most` samples a comparison ends undecided, and all
+    end as soon as the samples left could not show a larger p any more, were they all hits.
     """
 
     def __init__(self, probabilities: Sequence[float], *, alpha: float, most: int = 10**9) -> None:
@@ -148,30 +159,31 @@ class SequentialTest:
 
     @property
     def next_samples(self) -> int:
-        """Samples to draw next, a quarter of those so far; 0 when the test has ended."""
-        if not len(self.undecided):
+        """Samples to draw next, an eighth of those so far; 0 when the test has ended."""
+        left = self.most - self.samples
+        best = log_evidence(self.hits + left, self.most, self.undecided)
+        if not (best >= -log(self.alpha)).any():
             return 0
-        wanted = min(max(LEAST_AT_ONCE, self.samples // 4), MOST_AT_ONCE)
-        return min(wanted, self.most - self.samples)
+        return min(max(LEAST_AT_ONCE, self.samples // 8), MOST_AT_ONCE, left)
 
     def update(self, outcomes: np.ndarray) -> None:
         """Count `outcomes` (M,) bool in their order, up to the last decision."""
         compared = self.undecided
         if not len(compared) or not len(outcomes):
             return
-        hits = self.hits + np.cumsum(outcomes)
-        samples = self.samples + np.arange(1, len(outcomes) + 1)
-        evidence = log_evidence(hits[:, None], samples[:, None], compared)
-        decisive = evidence >= -log(self.alpha)
-        ended = decisive.any(0)
-        ends = np.where(ended, decisive.argmax(0), len(outcomes) - 1)
-        above = hits[ends] > compared * samples[ends]
+        hits = self.hits + np.cumsum(outcomes)[:, None]
+        samples = self.samples + np.arange(1, len(outcomes) + 1)[:, None]
+        above = log_evidence(hits, samples, compared) >= -log(self.alpha)
+        below = log_evidence(samples - hits, samples, 1 - compared) >= -log(self.alpha)
+        ended = (above | below).any(0)
+        ends = np.where(ended, (above | below).argmax(0), len(outcomes) - 1)
+        larger = above[ends, np.arange(len(compared))]
         low, high = self._decided
         self._decided = Interval(
-            max([low, *compared[ended & above]]), min([high, *compared[ended & ~above]])
+            max([low, *compared[ended & larger]]), min([high, *compared[ended & ~larger]])
         )
         last = ends.max()
-        self.hits, self.samples = int(hits[last]), int(samples[last])
+        self.hits, self.samples = int(hits[last, 0]), int(samples[last, 0])
 
     @property
     def bounds(self) -> Interval:
