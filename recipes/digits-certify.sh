@@ -21,15 +21,15 @@ certify() {
     python -m evaluation.certify --out "results/certify/$name" "$@"
 }
 
-for sigma in 0.25 0.5; do
+for sigmas in "0.25 0.125" "0.5 0.25"; do
+    read -r sigma half <<< "$sigmas"
     for method in sequential fixed; do
         options=(--sigma "$sigma" --method "$method" --images "$IMAGES")
         certify "cnn-$sigma-$method" "${options[@]}" "${CNN[@]}"
         certify "denoised-$sigma-$method" "${options[@]}" --defense.kind denoised
     done
     # The sequential test asked about one radius.
-    for times in 0 0.5 1; do
-        radius=$(python -c "print($sigma * $times)")
+    for radius in 0 "$half" "$sigma"; do
         certify "cnn-$sigma-at-$radius" --sigma "$sigma" --radii "$radius" --images "$IMAGES" \
             "${CNN[@]}"
     done

@@ -15,9 +15,9 @@ class Certificate:
 
     `selected`: the class whose radius was estimated, g's answer where `radius` is not None.
     `radius`: within this L2 distance on [0, 1] the answer stays the same; None is an abstention.
-    `upper`: the selected class's probability is too small for this radius and larger ones to be
-        certified, by any number of samples; None where samples are fixed in number, which say
-        nothing about it. Negative where the class is not even the most probable by majority.
+    `upper`: with probability 1 - alpha, the selected class's own is too small for this radius and
+        larger ones to be certified by any number of samples; None where samples are fixed in
+        number, which say nothing about it. Negative where the class has no majority.
     `hits` of `samples` estimated the radius; `passes` counts all images that f has seen for it,
         those of the selection and those drawn in vain after the last decision included.
     """
