@@ -122,13 +122,12 @@ class Benchmark:
 
     def _images(self) -> tuple[Tensor, Tensor]:
         count = max(self.config.images, self.config.decisions)
-        shape = self.conditional.image_shape
         if self.config.data is None:
-            images = torch.rand(count, *shape)
+            images = torch.rand(count, *self.conditional.image_shape)
             labels = torch.arange(count) % self.conditional.num_classes
         else:
-            data = load(self.config.data, "test", shape=shape).subset(slice(count))
-            images, labels = data.images, data.labels
+            data = load(self.config.data, "test", shape=self.conditional.image_shape)
+            images, labels = data.images[:count], data.labels[:count]
         return images.to(self.device), labels.to(self.device)
 
     def settings(self, levels: int | None = None) -> RDCConfig:

@@ -11,10 +11,8 @@
 # Each takes about 7 hours of one CPU core at 40 GFLOP/s.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DATA="${DATA:-data/cifar10}"
 RUNS="${RUNS:-runs/cifar10-cpu}"
-PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
-[[ -t 2 ]] || export TQDM_MININTERVAL="${TQDM_MININTERVAL:-20}"
+source recipes/cifar10-settings.sh
 
 # classifier NAME FLAGS...: train $RUNS/cifar10-NAME.
 classifier() {

@@ -7,11 +7,9 @@
 # these heads, taught by a teacher of 10,000 steps (TEACHER), with a network of 20,000 steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DATA="${DATA:-data/cifar10}"
 RUNS="${RUNS:-runs/cifar10-cpu}"
+source recipes/cifar10-settings.sh
 TEACHER="${TEACHER:-$RUNS/cifar10}"
-PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
-[[ -t 2 ]] || export TQDM_MININTERVAL="${TQDM_MININTERVAL:-20}"
 
 "$PYTHON" -m training.train --out "$RUNS/heads" --data "$DATA" --resume auto \
     --network.patch 2 --network.conditioning multihead --network.head-blocks 1 \

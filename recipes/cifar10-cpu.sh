@@ -8,10 +8,8 @@
 # of 128 rows are 9.7e14 FLOP: about 7 hours of one 2020s CPU core at 40 GFLOP/s.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DATA="${DATA:-data/cifar10}"
 RUNS="${RUNS:-runs/cifar10-cpu}"
-PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
-[[ -t 2 ]] || export TQDM_MININTERVAL="${TQDM_MININTERVAL:-20}"
+source recipes/cifar10-settings.sh
 
 "$PYTHON" -m training.train --out "$RUNS/cifar10" --data "$DATA" --resume auto \
     --network.patch 2 --network.conditioning classifier --network.head-blocks 0 \

@@ -133,9 +133,7 @@ class Climb(Search):
         self.best_loss = torch.where(better, self.now.loss, self.best_loss)
         self.best = torch.where(wide(better), self.point, self.best)
         self.best_gradient = torch.where(wide(better), self.gradient, self.best_gradient)
-        worse = self.now.worse(self.harm)
-        self.worst = torch.where(wide(worse), self.point, self.worst)
-        self.harm = self.now.where(worse, self.harm)
+        self.keep(self.point, self.now)
 
     def _reconsider(self, length: int) -> None:
         """Halve the step and return to the best point where the last `length` steps did not help:

@@ -110,12 +110,8 @@ class Ascent(Search):
         ahead = self.point + self.step_size * steepest(self._gradient(), self.norm)
         self.point = project(ahead, self.images, self.eps, self.norm)
         if self.victim.draws > 1:
-            self.draws = spawn(self.seeds, number + 1)
-            self.harm = self.victim.evaluate(self.worst, self.labels, seeds=self.draws)
-        judged = self.victim.evaluate(self.point, self.labels, seeds=self.draws)
-        worse = judged.worse(self.harm)
-        self.worst = torch.where(wide(worse), self.point, self.worst)
-        self.harm = judged.where(worse, self.harm)
+            self.redraw(number + 1)
+        self.keep(self.point, self.victim.evaluate(self.point, self.labels, seeds=self.draws))
 
     def _gradient(self) -> Tensor:
         """Gradient (B, C, H, W) of the Lagrangian, both terms averaged over the victim's draws."""

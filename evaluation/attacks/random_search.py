@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Model
-from evaluation.attacks.norms import Norm, project, random_start, wide
+from evaluation.attacks.norms import Norm, project, random_start
 from evaluation.attacks.rng import generators, normal, spawn
 from evaluation.attacks.search import Search
 from evaluation.attacks.validation import checked, prepared
@@ -60,13 +59,9 @@ class Trials(Search):
     def step(self, number: int) -> None:
         trial = number - 1
         if self.victim.draws > 1 and trial % PER_DRAW == 0 and trial:
-            self.draws = spawn(self.seeds, 1, trial)
-            self.harm = self.victim.evaluate(self.worst, self.labels, seeds=self.draws)
+            self.redraw(1, trial)
         point = self._gaussian() if trial % 2 else self._uniform()
-        judged = self.victim.evaluate(point, self.labels, seeds=self.draws)
-        worse = judged.worse(self.harm)
-        self.worst = torch.where(wide(worse), point, self.worst)
-        self.harm = judged.where(worse, self.harm)
+        self.keep(point, self.victim.evaluate(point, self.labels, seeds=self.draws))
 
     def _uniform(self) -> Tensor:
         return random_start(self.images, self.eps, self.norm, self.sources)

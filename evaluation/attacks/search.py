@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Judgment
-from evaluation.attacks.rng import pick
+from evaluation.attacks.norms import wide
+from evaluation.attacks.rng import pick, spawn
 
 CLEAR = 0.1
 
@@ -27,6 +28,8 @@ class Search:
     """(B, C, H, W), the most harmful points so far"""
     harm: Judgment
     """the model's judgment of them"""
+    draws: list[int]
+    """seeds of the draws that judge them"""
     clear: Tensor | None = None
     """margins (B,) with which images leave"""
 
@@ -62,6 +65,17 @@ class Search:
 
     def finish(self) -> None:
         """Work after the last step; by default none."""
+
+    def keep(self, points: Tensor, judged: Judgment) -> None:
+        """Keep those of `points` (B, C, H, W) that do more harm than the worst so far."""
+        worse = judged.worse(self.harm)
+        self.worst = torch.where(wide(worse), points, self.worst)
+        self.harm = judged.where(worse, self.harm)
+
+    def redraw(self, *path: int) -> None:
+        """Take the draws of a path of `spawn`, and judge the worst points so far by them."""
+        self.draws = spawn(self.seeds, *path)
+        self.harm = self.victim.evaluate(self.worst, self.labels, seeds=self.draws)
 
     def _narrow(self, whole: list[Tensor]) -> None:
         """Go on with the images that stand, and as many others as fill up the batch's size."""

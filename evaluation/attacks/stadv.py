@@ -8,7 +8,6 @@ from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.losses import Loss, margin
-from evaluation.attacks.norms import wide
 from evaluation.attacks.rng import spawn
 from evaluation.attacks.search import Search
 from evaluation.attacks.validation import checked, prepared
@@ -72,10 +71,9 @@ class Displacement(Search):
 
     def step(self, number: int) -> None:
         if self.victim.draws > 1:
-            self.draws = spawn(self.seeds, number)
-            self.harm = self.victim.evaluate(self.worst, self.labels, seeds=self.draws)
+            self.redraw(number)
         point, judged, slope = self._look()
-        self._keep(point, judged)
+        self.keep(point, judged)
         # The slopes of a saturated model are minute: in float64, and epsilon in their unit.
         self.largest = self.largest.maximum(slope.abs().amax((1, 2, 3), keepdim=True))
         move = self._adam(slope, number, 1e-8 * self.largest)
@@ -84,12 +82,7 @@ class Displacement(Search):
     def finish(self) -> None:
         """Judge the last flow."""
         point = warp(self.images, self.flow)
-        self._keep(point, self.victim.evaluate(point, self.labels, seeds=self.draws))
-
-    def _keep(self, point: Tensor, judged: Judgment) -> None:
-        worse = judged.worse(self.harm)
-        self.worst = torch.where(wide(worse), point, self.worst)
-        self.harm = judged.where(worse, self.harm)
+        self.keep(point, self.victim.evaluate(point, self.labels, seeds=self.draws))
 
     def _look(self) -> tuple[Tensor, Judgment, Tensor]:
         """Warped images, the model's judgment, and the ascent direction of the flow in float64."""
