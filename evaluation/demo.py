@@ -32,6 +32,7 @@ from evaluation.suite_config import SuiteConfig
 from evaluation.target import fit, fit_transfer
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.commands.program import run_program
+from rdc.config import require
 from rdc.data import Dataset, Split, load
 from rdc.hub.checkpoint import CONFIG, packaged_models
 from rdc.images import to_x
@@ -66,6 +67,14 @@ class DemoConfig:
     picture: Path | None = Path("demo.png")
     json: Path | None = None
     """write the numbers and where they come from to this file"""
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            images=(self.images >= 1, "at least 1"),
+            eps=(bool(self.eps) and min(self.eps) > 0, "one or more positive budgets"),
+            steps=(self.steps >= 1, "at least 1"),
+        )
 
 
 def main(config: DemoConfig) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rdc import RobustDiffusionClassifier
 from rdc.data import Dataset
+from rdc.runs.atomic import replacing
 from rdc.text import printable
 
 COLUMNS = (
@@ -55,7 +56,8 @@ def draw(
         bars(axes[row, 5], of_rdc[row], label, data.class_names)
     figure.suptitle(title)
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=80, format="png")
 
 
 def show(axis, image: Tensor) -> None:

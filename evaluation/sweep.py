@@ -27,6 +27,7 @@ from evaluation.summarize import finish
 from evaluation.target import target_of
 from evaluation.work_queue import Claims, Unit
 from rdc.commands.program import run_program
+from rdc.runs.atomic import write_atomically
 
 Name = Literal[
     "cnn", "trades", "diffpure", "gdmp", "contrastive", "agdm", "maximization", "diffusion", "rdc"
@@ -158,7 +159,7 @@ def main(config: SweepConfig) -> None:
         attack([runner for _, runner in reversed(runs)], config.out, accelerator)
     if accelerator.is_main_process:
         text = comparison(table(runs), reference=config.reference)
-        (config.out / "table.md").write_text(text + "\n", encoding="utf-8")
+        write_atomically(config.out / "table.md", text + "\n")
         # The report begins with the state of the checks, and so does what is printed.
         write([config.out], config.out / "report", log=print)
         print(f"{text}\nwrote {config.out / 'table.md'}")

@@ -33,7 +33,7 @@ from rdc.networks.image_classifier import ImageClassifier
 from rdc.noise import NoiseMode, using_draws
 from rdc.runs.device import default_device
 from rdc.runs.fingerprints import weights_hash
-from rdc.runs.settings import lock_settings, require_own_folder
+from rdc.runs.settings import lock_settings
 
 SETTINGS = "purification.json"
 """File beside a folder's purified images: the settings and the hashes of all weights."""
@@ -255,7 +255,6 @@ def lock_folder(command: Purify) -> None:
     inputs = {name: weights_hash(model) for name, model in names.items() if model is not None}
     if command.bank is not None:
         inputs["bank"] = sha256(command.bank)
-    require_own_folder(command.out, file=SETTINGS)
     settings["given"] = command.given.resolve()
     lock_settings(command.out, settings, inputs=inputs, file=SETTINGS)
 

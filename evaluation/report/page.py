@@ -20,6 +20,7 @@ from evaluation.report.state import state, strength
 from evaluation.results.metrics import WORST
 from evaluation.results.protocols import PROTOCOLS
 from evaluation.results.records import CLEAN
+from rdc.runs.atomic import write_atomically
 from rdc.text import printable
 
 TEMPLATE = "page.html.jinja"
@@ -51,7 +52,7 @@ def write(folders: Sequence[Path], out: Path, *, log: Callable[[str], None] | No
         say(line)
     out.mkdir(parents=True, exist_ok=True)
     page = out / PAGE
-    page.write_text(document(runs, notes, proven, out), encoding="utf-8")
+    write_atomically(page, document(runs, notes, proven, out))
     say(f"wrote {page}")
     return page
 
@@ -227,4 +228,4 @@ def heading(run: Run) -> str:
 
 
 def keep(out: Path, name: str, png: bytes) -> None:
-    (out / name).write_bytes(png)
+    write_atomically(out / name, png)

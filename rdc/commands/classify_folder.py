@@ -98,7 +98,9 @@ def classify_folder(
     run = FolderRun(
         folder, out, model, batch_size=batch_size, seed=seed, device=device, resize=resize
     )
-    run_log = RunLog(out, run.settings, inputs=run.inputs, process=state.process_index)
+    run_log = RunLog(
+        out, run.settings, inputs=run.inputs, process=state.process_index, beside=[FILES]
+    )
     state.wait_for_everyone()
     with tqdm(total=run.count, unit="image", disable=not state.is_main_process) as bar:
         run.share(run_log, state.process_index, state.num_processes, bar)

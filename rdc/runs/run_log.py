@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +38,11 @@ class RunLog:
         *,
         inputs: Mapping[str, str] | None = None,
         process: int = 0,
+        beside: Collection[str] = (),
     ) -> None:
         self.folder = folder
         self.file = folder / f"records-{process:03d}.jsonl"
-        lock_settings(folder, settings, inputs=inputs)
+        lock_settings(folder, settings, inputs=inputs, beside=beside)
         if self.file.exists():
             cut_torn_line(self.file)
 

@@ -22,6 +22,7 @@ def lock_settings(
     inputs: Mapping[str, str] | None = None,
     file: str = SETTINGS,
     free: Collection[str] = (),
+    beside: Collection[str] = (),
 ) -> None:
     """Write settings and inputs of a run into `folder`, or compare them with those in it.
 
@@ -30,14 +31,17 @@ def lock_settings(
         (`rdc.runs.fingerprints`).
     file: name of the JSON file; the inputs are in it under "inputs".
     free: names of settings that are kept but may change.
+    beside: names of files that may be in the folder before its settings are.
 
     All processes of a run may call this at once.
 
     Raises:
         ValueError: the folder has other settings or inputs; every one is named, with its flag.
+            Or it has files but no settings, so that they are not of an earlier run.
     """
     now = plain({**_fields(settings), INPUTS: dict(inputs or {})})
     known = folder / file
+    require_own_folder(folder, file=file, beside=beside)
     if not known.exists():
         write_json(known, now)
         return

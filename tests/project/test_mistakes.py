@@ -29,9 +29,9 @@ MISTAKES = {
     "info model": (["info", "nothing"], "is not a directory"),
     "convert missing": (["convert", "none.pkl", "--format", "edm", "--out", "OUT"], "not a file"),
     "convert other file": (["convert", "FILE", "--format", "edm", "--out", "OUT"], "is refused"),
-    "convert without normalization": (
-        ["convert", "FILE", "--format", "classifier", "--mean", "0", "--out", "OUT"],
-        "--architecture, --mean and --std belong together",
+    "convert without architecture": (
+        ["convert", "FILE", "--format", "classifier", "--out", "OUT"],
+        "--architecture is missing",
     ),
     "export into a full folder": (["export", "digits", "FULL"], "new or an empty folder"),
     "export another evaluation": (
@@ -67,6 +67,15 @@ MISTAKES = {
     "train-classifier data": ([*CNN, "--data", "none"], "none"),
     "train-classifier architecture": ([*CNN, "--architecture", "resnet-99x"], "resnet-99x"),
     "calibrate model": (["calibrate", "--model", "none", "--out", "OUT"], "--model='none' is not"),
+    "demo no images": (["demo", "--images", "0"], "--images=0 must be at least 1"),
+    "train into a full folder": (["train", "--out", "FULL"], "FULL holds files but no run.json"),
+    "evaluate into a full folder": (
+        ["evaluate", "--out", "FULL", "--defense.kind", "classifier"], "FULL holds files but no"
+    ),
+    "certify into a full folder": (
+        ["certify", "--out", "FULL", "--sigma", "0.25", "--defense.kind", "classifier"],
+        "FULL holds files but no",
+    ),
     "demo data": (["demo", "--data", "none"], "none"),
 }  # fmt: skip
 

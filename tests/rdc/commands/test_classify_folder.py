@@ -23,7 +23,13 @@ from PIL import Image
 from tqdm import tqdm
 
 import rdc.commands.classify_folder
-from rdc.commands.classify_folder import FolderRun, classify_files, classify_folder, list_files
+from rdc.commands.classify_folder import (
+    FILES,
+    FolderRun,
+    classify_files,
+    classify_folder,
+    list_files,
+)
 from rdc.image_files import SUFFIXES, image_files
 from rdc.prediction import classify
 from rdc.runs.run_log import RunLog
@@ -78,7 +84,7 @@ def batches(out: Path, process: int = 0) -> list[int]:
 def share(model, images: Path, out: Path, process: int, processes: int) -> tuple:
     """One process's part of a run, and the run."""
     run = FolderRun(images, out, model, batch_size=4, seed=0, device=torch.device("cpu"))
-    run_log = RunLog(out, run.settings, inputs=run.inputs, process=process)
+    run_log = RunLog(out, run.settings, inputs=run.inputs, process=process, beside=[FILES])
     with tqdm(disable=True) as bar:
         run.share(run_log, process, processes, bar)
     return run, run_log
@@ -345,7 +351,7 @@ def peak_memory(count: int, folder: Path, model: Path, monkeypatch) -> int:
     out = folder.parent / "out"
     list_files(folder, out)
     run = FolderRun(folder, out, model, batch_size=20, seed=0, device=torch.device("cpu"))
-    run_log = RunLog(out, run.settings)
+    run_log = RunLog(out, run.settings, beside=[FILES])
     tracemalloc.start()
     with tqdm(disable=True) as bar:
         run.share(run_log, 0, 1, bar)

@@ -87,7 +87,9 @@ def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     require_own_folder(tmp_path, beside=["list"])
     with pytest.raises(ValueError, match=r"holds files but no settings.json: it is not of an ear"):
         require_own_folder(tmp_path)
-    lock_settings(tmp_path, Config())
+    with pytest.raises(ValueError, match="holds files but no"):
+        lock_settings(tmp_path, Config())
+    lock_settings(tmp_path, Config(), beside=["list"])
     require_own_folder(tmp_path)
 
 
