@@ -6,9 +6,8 @@ from torch import nn
 import evaluation
 import rdc
 from purification import build
-from rdc.data import load
 
-train, test = load("digits", "train"), load("digits", "test").subset(slice(8))
+train, test = rdc.data.load("digits", "train"), rdc.data.load("digits", "test").subset(slice(8))
 torch.manual_seed(0)
 layers = nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten()
 cnn = nn.Sequential(rdc.Normalize(0.3, 0.4), *layers, nn.Linear(512, 10))
@@ -22,11 +21,10 @@ for _ in range(300):
 denoiser = rdc.Denoiser.from_pretrained("digits")
 defended = rdc.Defense(build("diffpure", denoiser, preset="cifar10-linf", steps=5), cnn)
 model = rdc.RobustDiffusionClassifier.from_pretrained("digits")
-arrays = test.images.numpy(), test.labels.numpy()
+models = {"CNN": cnn.eval(), "DiffPure + CNN": defended.eval(), "RDC": model}
 # Weak and quick; without `steps` and `only`, the full adaptive suite.
 quick = {"eps": 0.1, "steps": 5, "only": ["*/apgd-margin"], "checks": False, "progress": True}
-models = {"CNN": cnn.eval(), "DiffPure + CNN": defended.eval(), "RDC": model}
+arrays = test.images.numpy(), test.labels.numpy()
 found = [evaluation.evaluate(each, *arrays, name=name, **quick) for name, each in models.items()]
-compared = evaluation.compare(found)
-print(compared)
+print(compared := evaluation.compare(found))
 print("report:", compared.report("report"))
