@@ -62,7 +62,7 @@ class NoisyClassifier(DenoiserLike, Protocol):
         ...
 
 
-Preconditioning = Literal["edm", "vp-continuous", "vp-discrete"]
+Preconditioning = Literal["edm", "ve", "vp-continuous", "vp-discrete"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,10 @@ class DenoiserConfig:
     `sigma_data`: standard deviation of the images on [-1, 1], EDM's only data constant.
     `class_names` is empty, or names the K classes in the order of the labels.
     `preconditioning`: what the network was trained to be told and to answer. "edm" is EDM's own;
-        networks of the VP process predict the noise, and are told the time as 999 t in
-        "vp-continuous" (Song et al. 2021), as the nearest of DDPM's 1000 in "vp-discrete".
+        in "ve" the network answers with minus the noise and is told ln(sigma / 2) (Karras et al.
+        2022, table 1, for Song et al.'s VE process); networks of the VP process predict the noise,
+        and are told the time as 999 t in "vp-continuous" (Song et al. 2021), as the nearest of
+        DDPM's 1000 in "vp-discrete".
     """
 
     network: UNetConfig = field(default_factory=UNetConfig)
@@ -177,6 +179,8 @@ class Denoiser(
             total = sigma.square() + variance
             c_out = sigma * self.config.sigma_data * total.rsqrt()
             return variance / total, c_out, total.rsqrt(), sigma.log() / 4
+        if self.config.preconditioning == "ve":
+            return torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log()
         # The network sees the VP state x / sqrt(1 + sigma^2) and predicts the noise in it.
         exact = sigma.double()  # float32 would lose the last digits of a time up to 999
         discrete = self.config.preconditioning == "vp-discrete"

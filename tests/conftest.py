@@ -16,6 +16,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--emulate", action="store_true",
         help="run the tests of GPUs on an emulated device (tests/emulated); needs a C++ compiler",
     )  # fmt: skip
+    parser.addoption(
+        "--kills", type=int, default=0,
+        help="how often tests/project/test_kills.py kills each program",
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,7 +2,8 @@
 
 CIFAR-10, FFHQ and AFHQ in DDPM++ ("vp") and NCSN++ ("ve"), ImageNet-64 in ADM. The pickle holds the
 exponential average `ema`: an EDMPrecond around a SongUNet or DhariwalUNet, each with the arguments
-that it was made with.
+that it was made with. EDM's baselines have a VPPrecond or a VEPrecond in its place. A plain state
+dictionary of an EDMPrecond, as RDC's code saves it, will do too.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdc import vp
+from rdc.converters import edm_state
 from rdc.converters.unpickle import Node
 from rdc.converters.weights import (
     Published,
@@ -28,7 +31,7 @@ from rdc.converters.weights import (
     skeleton,
     swap_halves,
 )
-from rdc.denoiser import DenoiserConfig
+from rdc.denoiser import DenoiserConfig, Preconditioning
 from rdc.networks.blocks import STYLES, Architecture, Block, low_pass
 from rdc.networks.unet import UNet, UNetConfig
 
@@ -57,29 +60,65 @@ SONG_TYPES: dict[tuple, Architecture] = {
 
 def convert(document: Any) -> Published:
     """A denoiser of the content of one of EDM's pickles, as `unpickle.read` gives it."""
+    if isinstance(document, dict) and any(isinstance(v, Tensor) for v in document.values()):
+        tensors = edm_state.unprefixed(document)
+        return _published(*edm_state.inferred(tensors), tensors, notes=[LICENSE, PLAIN])
     outer = document.get("ema") if isinstance(document, dict) else None
-    if not isinstance(outer, Node) or outer.class_name != "EDMPrecond":
+    known = isinstance(outer, Node) and outer.class_name in PRECONDITIONINGS
+    if not isinstance(outer, Node) or not known:
         found = outer.class_name if isinstance(outer, Node) else type(outer).__name__
-        raise ValueError(f"its entry 'ema' must be an EDMPrecond, not a {found}")
-    inner = outer.child("model")
-    precondition, arguments = _made_with(outer), _arguments(inner)
-    sigma_data = precondition.get("sigma_data", 0.5)
+        raise ValueError(
+            f"its entry 'ema' must be an {', '.join(PRECONDITIONINGS)}, not a {found}"
+            + (IDDPM if found == "iDDPMPrecond" else "")
+        )
+    inner, precondition = outer.child("model"), _made_with(outer)
+    for name, value in VP_PROCESS.items():
+        if precondition.get(name, value) != value:
+            raise ValueError(f"its {name}={precondition[name]!r} is not that of EDM, {value}")
+    notes = [LICENSE] + ([NO_HALF] if precondition.get("use_fp16") else [])
+    return _published(
+        inner.class_name, _arguments(inner), plain_tensors(inner.tensors()), notes=notes,
+        sigma_data=precondition.get("sigma_data", 0.5),
+        preconditioning=PRECONDITIONINGS[outer.class_name],
+    )  # fmt: skip
+
+
+def _published(
+    kind: str,
+    arguments: dict[str, Any],
+    tensors: dict[str, Tensor],
+    *,
+    notes: list[str],
+    sigma_data: Any = 0.5,
+    preconditioning: Preconditioning = "edm",
+) -> Published:
     if not _fits(sigma_data, 0.5):
         raise ValueError(f"its sigma_data={sigma_data!r} is not a number")
-    network = _network(inner.class_name, arguments)
-    tensors = plain_tensors(inner.tensors())
+    network = _network(kind, arguments)
     _drop_filters(tensors, STYLES[network.architecture].filter)
-    notes = [LICENSE]
     if tensors.pop("map_augment.weight", None) is not None:
         notes.append(NO_AUGMENTATION)
     if network.num_classes and not arguments["label_dropout"]:
         notes.append(NO_NULL_LABEL)
-    if precondition.get("use_fp16"):
-        notes.append(NO_HALF)
     net = skeleton(network)
     weights = denoiser_weights(_rules(net), tensors, net)
-    config, name = DenoiserConfig(network, sigma_data), f"EDM {inner.class_name}"
-    return Published(name, config, weights, "cc-by-nc-sa-4.0", tuple(notes))
+    config = DenoiserConfig(network, sigma_data, preconditioning=preconditioning)
+    return Published(f"EDM {kind}", config, weights, "cc-by-nc-sa-4.0", tuple(notes))
+
+
+# EDM's classes, and what they are here.
+PRECONDITIONINGS: dict[str, Preconditioning] = {
+    "EDMPrecond": "edm", "VPPrecond": "vp-continuous", "VEPrecond": "ve",
+}  # fmt: skip
+VP_PROCESS = {"beta_d": vp.BETA_MAX - vp.BETA_MIN, "beta_min": vp.BETA_MIN, "M": vp.TIMES}
+IDDPM = (
+    ", whose noise levels are those of a cosine schedule, which rdc does not have; EDM's own "
+    "networks for the same data convert"
+)
+PLAIN = (
+    "The file is a plain state dictionary, which names neither its preconditioning nor its data: "
+    "it is read as an EDMPrecond with sigma_data=0.5, as RDC's code does."
+)
 
 
 LICENSE = (

@@ -124,7 +124,7 @@ def state() -> dict[str, Tensor]:
 
 
 OTHER: dict[str, tuple[Callable[[], Any], str, str]] = {
-    "state dictionary as edm": (state, "edm", "'ema' must be an EDMPrecond, not a NoneType"),
+    "state dictionary as edm": (state, "edm", "is a state dictionary, but not of an EDM network"),
     "list as edm": (lambda: [1], "edm", "'ema' must be an EDMPrecond"),
     "number": (lambda: 3, "guided-diffusion", "an? int stands in place of a state dictionary"),
     "empty": (dict, "guided-diffusion", "stands in place of a state dictionary"),
@@ -183,8 +183,8 @@ def test_other_contents_are_refused(name: str, tmp_path: Path, capsys) -> None:
         raise ValueError(error.strip())
 
 
-class VPPrecond(EDMPrecond):
-    """EDM's baselines, which are preconditioned otherwise."""
+class iDDPMPrecond(EDMPrecond):
+    """EDM's baseline for ImageNet, which is preconditioned otherwise."""
 
 
 def edited(change: Callable[[Any], Any]) -> EDMPrecond:
@@ -194,7 +194,7 @@ def edited(change: Callable[[Any], Any]) -> EDMPrecond:
 
 
 EDM_OTHER: dict[str, tuple[Callable[[], EDMPrecond], str]] = {
-    "baseline": (lambda: VPPrecond(**SONG), "must be an EDMPrecond, not a VPPrecond"),
+    "baseline": (lambda: iDDPMPrecond(**SONG), "not a iDDPMPrecond, whose noise levels are those"),
     "mixture": (
         lambda: EDMPrecond(**SONG, embedding_type="fourier"), "neither DDPM.. nor NCSN.."),
     "argument": (

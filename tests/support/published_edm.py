@@ -353,6 +353,23 @@ class EDMPrecond(Module):
         return d**2 / (s**2 + d**2) * x + s * d / (s**2 + d**2).sqrt() * raw
 
 
+class VPPrecond(EDMPrecond):
+    """The baseline of table 1's column VP: the network sees the VP state and predicts the noise."""
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        s, slope = sigma.view(-1, 1, 1, 1), 19.9
+        # The time at which the process has this noise level: slope / 2 t^2 + 0.1 t = ln(1 + s^2).
+        t = ((0.01 + 2 * slope * (1 + sigma**2).log()).sqrt() - 0.1) / slope
+        return x - s * self.model(x / (1 + s**2).sqrt(), 999 * t, labels)
+
+
+class VEPrecond(EDMPrecond):
+    """The baseline of table 1's column VE: the network sees the image itself."""
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        return x + sigma.view(-1, 1, 1, 1) * self.model(x, (sigma / 2).log(), labels)
+
+
 class EDMLoss(Persistent):
     """An object of EDM's files that is no module; its content is ignored."""
 

@@ -16,7 +16,7 @@ from rdc.converters.unpickle import Node, read
 from rdc.converters.weights import Published
 from rdc.denoiser import DenoiserConfig
 from rdc.networks.blocks import low_pass
-from tests.support.published_edm import EDMPrecond, pickled
+from tests.support.published_edm import EDMPrecond, VEPrecond, VPPrecond, pickled
 from tests.support.published_vp import DDPMpp, UNetModel, checkpoint
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -107,6 +107,75 @@ def assert_agrees(denoiser: Denoiser, network: EDMPrecond, sigma: Tensor) -> Non
     every = denoiser.denoise_classes(x[:2], sigma[:2])
     assert_same(every[[0, 1], [0, 1]], expected[:2])
     assert (expected - without)[1:].abs().amax((1, 2, 3)).min() > 1e-3
+
+
+BASELINES = {
+    "vp-continuous": (VPPrecond, "ddpmpp", {"beta_d": 19.9, "beta_min": 0.1, "M": 1000}),
+    "ve": (VEPrecond, "ncsnpp", {"sigma_min": 0.02, "sigma_max": 100}),
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_edm_baselines(name: str, tmp_path: Path) -> None:
+    kind, architecture, process = BASELINES[name]
+    network = kind(**EDM[architecture])
+    network._init_kwargs |= process
+    sigma = torch.tensor((0.02, 0.1, 0.6, 3.0, 80.0), dtype=torch.float64)
+    (tmp_path / "edm.pkl").write_bytes(pickled(network.double()))
+    published = convert(tmp_path / "edm.pkl", "edm", tmp_path / "out").published
+    assert isinstance(published.config, DenoiserConfig)
+    assert published.config.preconditioning == name
+    assert_agrees(precise(published), network, sigma)
+    loaded = Denoiser.from_pretrained(tmp_path / "out")
+    assert loaded.config == published.config
+    for key, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, published.weights[key].float())
+
+
+def test_edm_baselines_of_another_process_are_refused(tmp_path: Path) -> None:
+    network = VPPrecond(**EDM["ddpmpp"])
+    network._init_kwargs["beta_d"] = 10.0
+    (tmp_path / "edm.pkl").write_bytes(pickled(network))
+    with pytest.raises(ValueError, match=r"its beta_d=10\.0 is not that of EDM, 19\.9"):
+        edm.convert(read(tmp_path / "edm.pkl"))
+
+
+@pytest.mark.parametrize("classes", [0, 4])
+@pytest.mark.parametrize("name", EDM)
+def test_plain_state_dictionaries_of_edm(name: str, classes: int, tmp_path: Path) -> None:
+    """As RDC's code saves them: no arguments, all of them follow from names and shapes."""
+    network = EDMPrecond(**EDM[name], label_dim=classes).eval()
+    torch.save(network.state_dict(), tmp_path / "edm_cifar.pt")
+    conversion = convert(tmp_path / "edm_cifar.pt", "edm", tmp_path / "out")
+    (tmp_path / "edm.pkl").write_bytes(pickled(network))
+    pickle = edm.convert(read(tmp_path / "edm.pkl"))
+    plain = conversion.published
+    assert isinstance(plain.config, DenoiserConfig) and isinstance(pickle.config, DenoiserConfig)
+    same_dropout = replace(plain.config.network, dropout=pickle.config.network.dropout)
+    assert same_dropout == pickle.config.network
+    assert any("plain state dictionary" in note for note in plain.notes)
+    assert_agrees(Denoiser.from_pretrained(tmp_path / "out"), network, torch.tensor(SIGMAS))
+
+
+STATES: dict[str, tuple[dict[str, Any], str]] = {
+    "none": ({"a": torch.ones(1)}, r"not of an EDM network: .* have the sizes \[\]; it starts"),
+    "sizes": ({"enc.32x32_conv.weight": torch.ones(1), "enc.8x8_down.skip.weight": torch.ones(1)},
+              r"have the sizes \[8, 32\]"),
+    "stem": ({"enc.32x32_conv.weight": torch.ones(1)}, r"must have 4 dimensions, but is \(1,\)"),
+    "block": ({"enc.32x32_conv.weight": torch.ones(8, 3, 3, 3)}, r"conv0\.weight must .*missing"),
+    "widths": ({"enc.32x32_conv.weight": torch.ones(8, 3, 3, 3),
+                "enc.32x32_block0.conv0.weight": torch.ones(12, 8, 3, 3)}, r"widths \[12\] are"),
+    "blocks": ({"enc.32x32_conv.weight": torch.ones(8, 3, 3, 3),
+                "enc.32x32_block0.conv0.weight": torch.ones(8, 8, 3, 3),
+                "enc.32x32_block999999999.x": torch.ones(1)}, "blocks_per_level=1000000000 mu"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_other_state_dictionaries_are_refused_by_edm(name: str) -> None:
+    state, message = STATES[name]
+    with pytest.raises(ValueError, match=message):
+        edm.convert(state)
 
 
 def test_edm_says_what_it_left_out(tmp_path: Path) -> None:
