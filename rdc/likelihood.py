@@ -48,14 +48,19 @@ def class_errors(
             denoised = denoiser.denoise_classes(noised, sigmas[level])
         else:
             denoised = denoiser.denoise_class(noised, sigmas[level], rows % each)[:, None]  # type: ignore[attr-defined]
-        residual = denoised - clean[:, None]
-        # The losses of the classes are large and nearly equal: at least float32 from here on.
-        residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
-        return residual.square().sum((2, 3, 4))
+        return squared_errors(denoised, clean[:, None])
 
     source = torch.arange(len(x), device=x.device).repeat_interleave(levels * each)
     found = by_row(errors, x, source, chunk=chunk or chunk_rows(x))
     return found.view(len(x), levels, classes).transpose(1, 2)
+
+
+def squared_errors(denoised: Tensor, clean: Tensor) -> Tensor:
+    """||denoised - clean||^2 of images (..., C, H, W) summed over pixels: (...)."""
+    residual = denoised - clean
+    # The losses of the classes are large and nearly equal: at least float32 from here on.
+    residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
+    return residual.square().sum((-3, -2, -1))
 
 
 def _rows_per_image(denoiser: DenoiserLike) -> int:

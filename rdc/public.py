@@ -9,6 +9,7 @@ from rdc.classifier import (
 )
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserConfig, DenoiserLike
+from rdc.elimination import Elimination, predict_by_elimination
 from rdc.hub.checkpoint import packaged_models
 from rdc.levels import Levels
 from rdc.likelihood import class_errors, class_losses, log_likelihood
@@ -31,6 +32,7 @@ __all__ = [
     "DenoiserLike",
     "DiffusersDenoiser",
     "DiffusionClassifier",
+    "Elimination",
     "ImageClassifier",
     "ImageClassifierConfig",
     "Levels",
@@ -50,4 +52,5 @@ __all__ = [
     "classify",
     "log_likelihood",
     "packaged_models",
+    "predict_by_elimination",
 ]
