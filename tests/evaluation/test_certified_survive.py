@@ -28,6 +28,7 @@ def test_certified_digits_survive_every_attack_of_the_suite(kind):
 
     attacked_model = build(config, data="digits").eval()  # g with frozen noise, which attacks know
     judge = SmoothedClassifier(base, sigma=SIGMA, samples=100)
+    assert judge.predict(images) == labels.tolist()
     entries = suite(
         attacked_model, "l2", Sizes(steps=6, targets=1, queries=20, eot_samples=2),
         transfer=ImageClassifier.from_pretrained("digits-trades"),
