@@ -29,7 +29,7 @@ class EliminationConfig:
 
     images: int = 150
     bandwidth: float = 0.6
-    """of the exact denoiser, on [-1, 1]"""
+    """width of the exact denoiser, on [-1, 1]"""
     alpha: float = 0.01
 
 

@@ -174,7 +174,7 @@ def test_sequential_test_may_end_undecided():
 
 
 def test_the_sequential_test_ends_when_it_cannot_certify_any_more():
-    """It is told nothing that could have certified: not even hits alone, from there on."""
+    """Nothing is lost: from there on, not even hits alone would certify."""
     rng = np.random.default_rng(6)
     test = SequentialTest([0.75], alpha=ALPHA, most=200)
     while count := test.next_samples:
