@@ -258,6 +258,15 @@ def nobody_waits() -> Iterator[None]:
 
 @pytest.mark.gpu
 @needs_gpu
+def test_a_wait_is_noticed() -> None:
+    images = IMAGES.to(GPU)
+    failure = pytest.raises((AssertionError, RuntimeError), match=r"waits|synchronizing")
+    with failure, nobody_waits():
+        images.sum().item()
+
+
+@pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("kind", ["denoiser", "student", "classifier"])
 def test_training_steps_do_not_wait(kind: str, tmp_path: Path) -> None:
     config: TrainConfig | ClassifierTrainConfig

@@ -14,7 +14,13 @@ from tests.support.programs import read_command
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+
+
+def of_pages(pages: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, ids=lambda p: p.relative_to(ROOT).as_posix())
+
+
+every_page = of_pages(PAGES)
 
 
 @dataclass(frozen=True)
@@ -106,22 +112,36 @@ def python_blocks(page: Path) -> list[Block]:
     return [block for block in blocks(page.read_text("utf-8")) if block.language == "python"]
 
 
+def run(page: Path) -> dict[str, object]:
+    """Names that the page's blocks leave behind; tracebacks show the page's line numbers."""
+    namespace: dict[str, object] = {"__name__": "readme"}
+    with torch.random.fork_rng(devices=[]):
+        for block in python_blocks(page):
+            exec(compile("\n" * block.above + block.text, str(page), "exec"), namespace)
+    return namespace
+
+
 def test_readme_shows_how_the_library_is_used() -> None:
     assert python_blocks(README)
 
 
 @pytest.mark.slow
-@every_page
+@of_pages([page for page in PAGES if python_blocks(page)])
 def test_python_blocks_run_in_order(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All blocks share a namespace and an empty folder; tracebacks show the page's line numbers."""
+    """All blocks of a page share a namespace and an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    namespace: dict[str, object] = {"__name__": "readme"}
-    with torch.random.fork_rng(devices=[]):
-        for block in python_blocks(page):
-            exec(compile("\n" * block.above + block.text, str(page), "exec"), namespace)
+    assert len(run(page)) > 2  # beside __name__ and __builtins__
+
+
+def test_a_broken_block_is_found_by_its_line(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nx = 0\n```\n\n```python\n\n1 / x\n```\n")
+    with pytest.raises(ZeroDivisionError) as found:
+        run(page)
+    assert found.traceback[-1].lineno == 6
 
 
 def test_make_targets_exist() -> None:
@@ -140,12 +160,21 @@ def test_modules_exist(page: Path) -> None:
     assert missing == set()
 
 
-@every_page
+def ours(page: Path) -> list[tuple[str, list[str]]]:
+    """The page's commands that are programs of the checkout, complete with their arguments."""
+    return [
+        (module, arguments)
+        for module, arguments in programs(page.read_text(encoding="utf-8"))
+        if (ROOT / module.split(".")[0]).is_dir()
+        and not {"--help", "--version", "..."} & set(arguments)
+    ]
+
+
+@of_pages([page for page in PAGES if ours(page)])
 def test_programs_know_their_flags(page: Path) -> None:
-    for module, arguments in programs(page.read_text(encoding="utf-8")):
-        ours = (ROOT / module.split(".")[0]).is_dir()
-        if ours and not {"--help", "--version", "..."} & set(arguments):
-            read_command(module, arguments)  # exits, or raises, where it does not understand
+    for module, arguments in ours(page):
+        main, _ = read_command(module, arguments)  # raises where it does not understand
+        assert callable(main)
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-flag"], ["--eps", "much"]])

@@ -161,7 +161,7 @@ def test_broken_folders_are_refused(name: str, pipeline: Path) -> None:
 
 def test_parts_that_a_pipeline_lacks_do_not_count(pipeline: Path) -> None:
     change(pipeline / "model_index.json", safety_checker=[None, None], requires_safety_checker=True)
-    DiffusersDenoiser.from_pretrained(pipeline)
+    assert isinstance(DiffusersDenoiser.from_pretrained(pipeline), DiffusersDenoiser)
 
 
 def test_hub_repositories_go_through_diffusers() -> None:
