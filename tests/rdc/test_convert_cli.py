@@ -443,7 +443,7 @@ def test_deepminds_wide_resnets(stored: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("normalize", "model"), ("0", "1")])
 @torch.no_grad()
 def test_normalized_models_need_no_mean(names: tuple[str, str], tmp_path: Path) -> None:
-    """As RobustBench's `normalize_model` and as a plain `nn.Sequential`; 1/3 takes all digits."""
+    """The numbers are found in RobustBench's form and in a `nn.Sequential`; 1/3 to all digits."""
     inner = shaken(WideResNet(10, 1, 5))
     network = nn.Sequential(
         OrderedDict(zip(names, (ImageNormalizer((1 / 3, 0.48, 0.45), STD), inner), strict=True))

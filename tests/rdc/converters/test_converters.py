@@ -143,7 +143,7 @@ def test_edm_baselines_of_another_process_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", [0, 4])
 @pytest.mark.parametrize("name", EDM)
 def test_plain_state_dictionaries_of_edm(name: str, classes: int, tmp_path: Path) -> None:
-    """As RDC's code saves them: no arguments, all of them follow from names and shapes."""
+    """The files have no arguments, as RDC's code saves them: names and shapes determine all."""
     network = EDMPrecond(**EDM[name], label_dim=classes).eval()
     torch.save(network.state_dict(), tmp_path / "edm_cifar.pt")
     conversion = convert(tmp_path / "edm_cifar.pt", "edm", tmp_path / "out")
