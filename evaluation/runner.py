@@ -22,13 +22,14 @@ from evaluation.config import Options
 from evaluation.entries import Entry, broken
 from evaluation.eps import written
 from evaluation.gradient_modes import noises
+from evaluation.history import History
 from evaluation.journal import FolderJournal, Journal, Kept, MemoryJournal
 from evaluation.likelihood import scores_of
 from evaluation.progress import GRADIENT, Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
 from evaluation.suites import run, suite
 from evaluation.target import Target
-from evaluation.work_queue import Unit, units
+from evaluation.work_queue import Unit, share, units
 from rdc import Defense
 
 T = TypeVar("T")
@@ -82,12 +83,9 @@ class Runner:
         return FolderJournal(self.out, self.settings, inputs=inputs, process=self.process)
 
     @cached_property
-    def known(self) -> dict[tuple[float, int], list[Record]]:
-        """The records from before this start, by budget and image."""
-        found: dict[tuple[float, int], list[Record]] = {}
-        for record in self.journal.records():
-            found.setdefault((record.eps, record.image), []).append(record)
-        return found
+    def history(self) -> History:
+        """The records so far."""
+        return History(self.journal.records())
 
     def stages(self, unit: Unit) -> dict[str, tuple[str, ...]]:
         """The attacks on a unit, and the names of each in the records."""
@@ -96,43 +94,49 @@ class Runner:
         return {name: entry.stages or (name,) for name, entry in self.entries.items()}
 
     def done(self, unit: Unit) -> list[Record]:
-        """The records of attacks that are complete on a unit, from before this start."""
-        found = [record for row in unit.rows for record in self.known.get((unit.eps, row), [])]
-        count = {}
-        for record in found:
-            count[record.attack] = count.get(record.attack, 0) + 1
-        complete = [
-            stage
+        """The records of the attacks that are complete on a unit."""
+        return [
+            record
             for stages in self.stages(unit).values()
-            for stage in stages
-            if all(count.get(name) == len(unit.rows) for name in stages)
+            for record in self.history.complete(unit.eps, unit.rows, stages)
         ]
-        return [record for record in found if record.attack in complete]
 
     def missing(self, unit: Unit) -> list[str]:
-        """The attacks that have no complete records of a unit from before this start."""
+        """The attacks that have no complete records of a unit."""
         done = {record.attack for record in self.done(unit)}
         return [name for name, stages in self.stages(unit).items() if not done.issuperset(stages)]
 
     def mine(self) -> list[Unit]:
         """Units of this process that have missing attacks."""
-        return [unit for unit in self.units[self.process :: self.processes] if self.missing(unit)]
+        own = share(self.units, process=self.process, processes=self.processes)
+        return [unit for unit in own if self.missing(unit)]
+
+    def smaller(self, unit: Unit) -> list[float]:
+        """The budgets, ascending, whose broken images a unit leaves out."""
+        if self.options.suite.every_attack:
+            return []
+        return sorted(eps for eps in self.options.eps if eps < unit.eps)
+
+    def earlier(self, unit: Unit, until: str | None = None) -> list[Record]:
+        """Records of smaller budgets on the images of a unit, of the attacks up to `until`.
+
+        The units of the same images belong to one process: its own records are enough.
+        """
+        names = list(self.stages(unit))
+        first = names if until is None else names[: names.index(until) + 1]
+        stages = [stage for name in first for stage in self.stages(unit)[name]]
+        return [r for eps in self.smaller(unit) for r in self.history.of(eps, unit.rows, stages)]
 
     def run(self, unit: Unit, progress: Progress) -> None:
         """Run the missing attacks on a unit; after each of them the journal knows what it found."""
         batch = self.batch(unit)
-        done, kept = self.done(unit), self.journal.kept(unit.name)
-        most = worst(done, harm)
-        if kept is None or kept.attacks != tuple(record.attack for record in most.values()):
-            # Nothing is done, or a kill fell between the images and the records.
-            done, most = [], {}
-        harmful = kept.images.to(batch.images) if kept and most else batch.images
+        done, most, harmful = self.begun(unit, batch.images)
         names = {record.attack for record in done}
         left = {n: s for n, s in self.stages(unit).items() if not names.issuperset(s)}
         for number, (name, stages) in enumerate(left.items(), 1):
             won = self.won(unit, name, done)
             part = batch.without(won)
-            found = [record.not_tried(stage) for stage in stages for record in won.values()]
+            found = [r.not_tried(unit.eps, stage) for stage in stages for r in won.values()]
             models = [self.entries[name].surrogate] if unit.eps else [self.target.model]
             with progress.task(self.task(unit, name), *models):
                 for stage, attacked, spent in self.attacked(part, name, stages):
@@ -148,12 +152,39 @@ class Runner:
             purified = self.purified(harmful) if number == len(left) else None
             self.journal.keep(unit.name, Kept(harmful, attacks, purified))
             self.journal.append(found)
+            self.history.add(found)
+
+    def begun(self, unit: Unit, images: Tensor) -> tuple[list[Record], dict[int, Record], Tensor]:
+        """Records of the attacks done on a unit; by image those of most harm, where there are some,
+        and the images (B, C, H, W) that they are about, elsewhere the given ones.
+
+        What fell within a smaller budget counts from the beginning, with its adversarial image.
+        """
+        earlier = self.earlier(unit)
+        fell = {record.image for record in earlier if record.fell}
+        carried = worst([record for record in earlier if record.image in fell], harm)
+        done, kept = self.done(unit), self.journal.kept(unit.name)
+        most = worst([*carried.values(), *done], harm)
+        if done and kept and kept.attacks == tuple(record.attack for record in most.values()):
+            return done, most, kept.images.to(images)
+        # Nothing is done, or a kill fell between the images and the records.
+        if carried:
+            index = [row - unit.rows.start for row in carried]
+            before = self.journal.kept(replace(unit, eps=self.smaller(unit)[-1]).name)
+            assert before is not None  # the images are written before the records
+            images = images.clone()
+            images[index] = before.images.to(images)[index]
+        return [], carried, images
 
     def won(self, unit: Unit, name: str, before: list[Record]) -> dict[int, Record]:
-        """Images that leave the attack nothing to win after `before`, and why (see `broken`)."""
+        """Images that leave the attack nothing to win after `before`, and why (see `broken`).
+
+        Of smaller budgets count this attack and those that come before it: what only a black box
+        breaks there is still tried with gradients here, as the check of gradients asks.
+        """
         if not unit.eps or self.options.suite.every_attack:
             return {}
-        return broken(self.entries[name], before)
+        return broken(self.entries[name], [*self.earlier(unit, name), *before])
 
     def batch(self, unit: Unit) -> Batch:
         """The images of a unit on the model's device."""

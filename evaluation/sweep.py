@@ -191,9 +191,12 @@ def attack(runners: Sequence[Runner], out: Path, accelerator: Accelerator) -> No
 
 
 def take(todo: Sequence[tuple[Runner, Unit]], claims: Claims, progress: Progress) -> None:
-    """The units that this process is the first to take."""
+    """All units of the images that this process is the first to take, under one threat."""
+    own = set()
     for runner, unit in todo:
-        if claims.take(f"{runner.name} {unit.name}"):
+        piece = f"{runner.name} images-{unit.rows.start:05d}"
+        if piece in own or claims.take(piece):
+            own.add(piece)
             runner.run(unit, progress)
         else:
             for task in runner.tasks([unit]):

@@ -22,10 +22,21 @@ class Unit:
 
 
 def units(count: int, batch_size: int, budgets: Sequence[float]) -> list[Unit]:
-    """All units of a run on `count` images, in an order that every process knows."""
+    """All units of a run on `count` images, in an order that every process knows.
+
+    Smaller budgets come first: a larger one leaves out what they broke. So the units of the same
+    images belong to one process (see `share`).
+    """
     starts = range(0, count, batch_size)
     batches = [range(start, min(start + batch_size, count)) for start in starts]
-    return [Unit(eps, rows) for eps in (0.0, *budgets) for rows in batches]
+    return [Unit(eps, rows) for eps in (0.0, *sorted(budgets)) for rows in batches]
+
+
+def share(units: Sequence[Unit], *, process: int, processes: int) -> list[Unit]:
+    """The units of every `processes`-th batch of images, from batch number `process`."""
+    batches = list(dict.fromkeys(unit.rows for unit in units))
+    own = set(batches[process::processes])
+    return [unit for unit in units if unit.rows in own]
 
 
 class Claims:

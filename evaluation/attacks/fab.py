@@ -126,9 +126,10 @@ class Walk(Search):
             point, self.labels, loss=targeted_margin, targets=self.targets, seeds=self.seeds
         )
         gap = -judged.loss.to(slope)
-        from_point = to_hyperplane(point, slope, gap, self.norm) - point
         rest = gap + (slope * (point - images)).sum((1, 2, 3))
-        from_image = to_hyperplane(images, slope, rest, self.norm) - images
+        both = torch.cat([point, images])
+        moved = to_hyperplane(both, slope.repeat(2, 1, 1, 1), torch.cat([gap, rest]), self.norm)
+        from_point, from_image = (moved - both).chunk(2)
         near, far = size(from_point, self.norm), size(from_image, self.norm)
         bias = (near / (near + far).clamp_min(torch.finfo(near.dtype).tiny)).clamp_max(BIAS)
         bias = wide(bias)

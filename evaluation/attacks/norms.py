@@ -94,16 +94,21 @@ def _level(rates: Tensor, limits: Tensor, total: Tensor) -> Tensor:
     """The smallest t (B, 1, 1, 1) with sum_i rates_i min(t, limits_i) = total (B,).
 
     rates and limits (B, C, H, W) are 0 or more, t is float64. Where even the limits sum to less, t
-    is the largest of them.
+    is the largest of them. Newton's method, which on this concave function of t rises to the
+    answer and is exact once it knows the entries below their limits: a few passes, and no sort.
     """
-    limits, order = limits.double().flatten(1).sort(dim=1)
-    rates = rates.double().flatten(1).gather(1, order)
-    total = total.double()[:, None]
-    # Up to limit k, the entries before it are at theirs and the others rise together.
-    full = (rates * limits).cumsum(1) - rates * limits
-    rising = rates.flip(1).cumsum(1).flip(1)
-    enough = full + limits * rising >= total
-    k = enough.to(torch.uint8).argmax(1, keepdim=True)
-    t = (total - full.gather(1, k)) / rising.gather(1, k).clamp_min(torch.finfo(total.dtype).tiny)
-    t = torch.where(enough.any(1, keepdim=True), t, limits[:, -1:])
-    return t.clamp_min(0)[:, :, None, None]
+    rates, limits = rates.double().flatten(1), limits.double().flatten(1)
+    both = torch.stack([rates, rates * limits], dim=1)  # (B, 2, N)
+    excess = both[:, 1].sum(1, keepdim=True) - total.double()[:, None]
+    tiny = torch.finfo(excess.dtype).tiny
+    rising = torch.ones_like(limits)
+    while True:
+        rate, reserve = (both @ rising[:, :, None]).unbind(1)
+        # What the entries at their limits leave, shared by the others, which rise alike.
+        t = (reserve - excess) / rate.clamp_min(tiny)
+        still = rising * (limits > t)
+        if torch.equal(still, rising):
+            break
+        rising = still
+    largest = limits.amax(1, keepdim=True)
+    return torch.where(rate > 0, t, largest).clamp_min(0).minimum(largest)[:, :, None, None]

@@ -1,7 +1,6 @@
 """The loop that iterative attacks share: step by step, without the images that have fallen."""
 
 from collections.abc import Sequence
-from itertools import count as counting
 from typing import Any
 
 import torch
@@ -103,10 +102,12 @@ class Search:
 
 
 def batch_size(count: int) -> int:
-    """The smallest of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `count`.
+    """The smallest of 0, 1, 2, ..., 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ... of at least `count`.
 
-    Few sizes, so that kernels compiled or tuned for a shape are used again.
+    Few sizes, so that kernels compiled or tuned for a shape are used again; at most a quarter more
+    images than needed.
     """
-    if count <= 3:
-        return count
-    return next(s for k in counting() for s in (2 << k, 3 << k) if s >= count)
+    step = 1
+    while count > 8 * step:
+        step *= 2
+    return -(-count // step) * step

@@ -45,8 +45,13 @@ def falling(records: Sequence[Record]) -> Finding:
 
     Per image the worst of a budget's attacks and of the clean image. Fails where more images are
     right again than fall from one budget to the next (sign test at `SURE`), or where so many are
-    right again that the attacks miss more than `MISSED` of all (exact binomial at `SURE`).
+    right again that the attacks miss more than `MISSED` of all (exact binomial at `SURE`). Nothing
+    can be right again where a larger budget leaves out what a smaller one broke.
     """
+    if any(r.broken_at is not None and r.broken_at < r.eps for r in records):
+        return None, (
+            "larger budgets leave out what smaller ones broke; --suite.every-attack asks them all"
+        )
     budgets = sorted({record.eps for record in records} - {0.0})
     if len(budgets) < 2:
         return None, f"only one budget, {written(budgets[0])}" if budgets else "no budget"

@@ -36,8 +36,9 @@ class Record:
         None for a defense without one, and in files that are older than the field.
     `frozen_8_bit`: class under the frozen draw of the image rounded to 8 bits, as files store it;
         None in older files.
-    `broken_by`: name of an attack that had broken the image before, so that this one did not try
-        it; the other fields are those of that attack. None where this attack was tried.
+    `broken_by`, `broken_at`: name and budget of an attack that had broken the image before, within
+        this budget or a smaller one, so that this one did not try it; the other fields are those
+        of that attack. None where this attack was tried, and `broken_at` in older files.
     """
 
     image: int
@@ -54,6 +55,7 @@ class Record:
     log_likelihood: float | None = None
     frozen_8_bit: int | None = None
     broken_by: str | None = None
+    broken_at: float | None = None
 
     @property
     def right(self) -> bool:
@@ -65,9 +67,16 @@ class Record:
         """Share of the unseen draws that give the label, in [0, 1]."""
         return self.predictions.count(self.label) / len(self.predictions)
 
-    def not_tried(self, attack: str) -> "Record":
-        """The record of a later attack, which has nothing left to win on this image."""
-        return replace(self, attack=attack, seconds=0.0, broken_by=self.attack)
+    @property
+    def fell(self) -> bool:
+        """True if the frozen draw is wrong, or all unseen draws are."""
+        return not self.right or bool(self.predictions and not self.share)
+
+    def not_tried(self, eps: float, attack: str) -> "Record":
+        """The record of a later attack or a larger budget, with nothing left to win here."""
+        return replace(
+            self, eps=eps, attack=attack, seconds=0.0, broken_by=self.attack, broken_at=self.eps
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,7 +89,7 @@ class Record:
             ValueError: names the first field that is missing, unknown or of another kind.
         """
         if isinstance(values, dict):
-            values = {"log_likelihood": None, "frozen_8_bit": None, "broken_by": None, **values}
+            values = {**dict.fromkeys(LATER), **values}
         require_fields(values, KINDS, "record")
         if len(values["predictions"]) != len(values["confidences"]):
             raise ValueError("record: predictions and confidences must be equally many")
@@ -93,9 +102,11 @@ KINDS = {
     "frozen": COUNT, "frozen_confidence": SHARE,
     "predictions": list_of(COUNT), "confidences": list_of(SHARE),
     "linf": NUMBER, "l2": NUMBER, "seconds": NUMBER, "log_likelihood": optional(FINITE),
-    "frozen_8_bit": optional(COUNT), "broken_by": optional(TEXT),
+    "frozen_8_bit": optional(COUNT), "broken_by": optional(TEXT), "broken_at": optional(NUMBER),
 }  # fmt: skip
 """Values that each field may hold in a file."""
+LATER = ("log_likelihood", "frozen_8_bit", "broken_by", "broken_at")
+"""Fields that older files lack."""
 
 
 def read_records(folder: Path) -> list[Record]:

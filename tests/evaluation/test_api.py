@@ -178,6 +178,30 @@ def test_images_that_are_won_are_left_out_by_later_attacks() -> None:
     assert found.accuracy("linf", 0.05) == whole.accuracy("linf", 0.05)
 
 
+class Masked(Linear):
+    """Classifies images of five gray levels; the gradient is zero everywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward((4 * images).round() / 4) + 0 * images.sum()
+
+
+def test_gradients_try_what_only_a_black_box_broke_within_a_smaller_budget() -> None:
+    """The check of gradients sees that they fail there too; the black box need not try again."""
+    found = evaluate(Masked(), eps=(0.2, 0.1), checks=False, only=("exact/apgd-margin", "square"))
+    records = {(r.eps, r.attack, r.image): r for r in found.records}
+    fell = [
+        image for (eps, attack, image), r in records.items()
+        if (eps, attack) == (0.1, "square") and not r.right and r.broken_by is None
+    ]  # fmt: skip
+    assert fell
+    for image in fell:
+        gradients = records[0.2, "exact/apgd-margin", image]
+        again = records[0.2, "square", image]
+        assert gradients.broken_by is None
+        if gradients.right:
+            assert (again.broken_by, again.broken_at) == ("square", 0.1)
+
+
 def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -> None:
     other = evaluate(Linear(-10.0), name="wrong", checks=False)
     both = evaluation.compare([found, other])

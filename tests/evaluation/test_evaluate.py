@@ -124,8 +124,13 @@ def test_fallen_images_are_left_out_and_the_same_images_fall(whole: Path, tmp_pa
     skipped = [r for r in tried.values() if r["broken_by"]]
     assert len(skipped) > len(tried) / 4
     for r in skipped:
-        culprit = tried[r["eps"], r["image"], r["broken_by"]]
+        culprit = tried[r["broken_at"], r["image"], r["broken_by"]]
         assert culprit["broken_by"] is None and culprit["frozen"] == r["frozen"] != r["label"]
+        assert culprit["eps"] <= r["eps"] and culprit["linf"] == r["linf"]
+    fell = {key for key, wrong in left[0].items() if key[0] == 0.1 and not wrong}
+    assert fell and {r["image"] for r in skipped if r["broken_at"] < r["eps"]} == {
+        image for _, image in fell
+    }
 
 
 def test_saved_images_are_what_the_records_say(whole: Path) -> None:

@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluation.attacks import apgd as apgd_module
 from evaluation.attacks.apgd import Climb, apgd, checkpoints
 from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
+from evaluation.attacks.norms import Norm, steepest
+from rdc.data import load
+from rdc.networks.image_classifier import ImageClassifier
 from tests.support.victims import IMAGES, LABELS, Linear, NoisyLogits
 
 
@@ -78,8 +82,22 @@ def bumpy(images: Tensor) -> Tensor:
     return torch.stack([-value, value], 1)
 
 
-def plain(image: Tensor, start: Tensor, eps: float, steps: int) -> list[Tensor]:
-    """The points that algorithm 1 of the paper visits, transcribed for one image, L-infinity."""
+def nearest(image: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
+    """The closest point to x in ball and box; in L2, the change is shrunk until it fits, clipped to
+    the box, by the factor that bisection finds."""
+    if norm == "linf":
+        return torch.minimum(torch.maximum(x, image - eps), image + eps).clamp(0, 1)
+    low, high = 0.0, 1.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        fits = ((image + middle * (x - image)).clamp(0, 1) - image).norm() <= eps
+        low, high = (middle, high) if fits else (low, middle)
+    whole = x.clamp(0, 1)
+    return whole if (whole - image).norm() <= eps else (image + low * (x - image)).clamp(0, 1)
+
+
+def plain(image: Tensor, start: Tensor, eps: float, steps: int, norm: Norm) -> list[Tensor]:
+    """The points that algorithm 1 of the paper visits, transcribed for one image."""
 
     def f(x: Tensor) -> tuple[float, Tensor]:
         x = x.clone().requires_grad_()
@@ -87,14 +105,14 @@ def plain(image: Tensor, start: Tensor, eps: float, steps: int) -> list[Tensor]:
         return value.item(), torch.autograd.grad(value.sum(), x)[0]
 
     def p(x: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(x, image - eps), image + eps).clamp(0, 1)
+        return nearest(image, x, eps, norm)
 
     size, x, before = 2 * eps, start, start
     value, g = f(x)
     top, top_value, top_g = x, value, g
     points, rises, last, halved, top_before = [x], 0, 0, False, value
     for k in range(1, steps + 1):
-        z = p(x + size * g.sign())
+        z = p(x + size * (g.sign() if norm == "linf" else g / g.norm()))
         new = z if k == 1 else p(x + 0.75 * (z - x) + 0.25 * (x - before))
         before, x, old = x, new, value
         value, g = f(x)
@@ -111,15 +129,41 @@ def plain(image: Tensor, start: Tensor, eps: float, steps: int) -> list[Tensor]:
     return points
 
 
-def test_visits_the_points_of_algorithm_one() -> None:
-    """The landscape is bumpy: steps halve, the run returns to its best point, momentum matters."""
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 0.15)])
+def test_visits_the_points_of_algorithm_one(norm: Norm, eps: float) -> None:
+    """On a landscape where steps are halved, the run goes back and momentum carries it on."""
     image, label = IMAGES[:1], torch.tensor([0])
     for seed in range(6):
         victim = Recorded(bumpy)
-        climb = Climb(victim, image, label, 0.3, "linf", margin, None, [seed])
+        climb = Climb(victim, image, label, eps, norm, margin, None, [seed])
         climb.run(60)
-        expected = plain(image, victim.points[0], 0.3, 60)
+        expected = plain(image, victim.points[0], eps, 60, norm)
         torch.testing.assert_close(torch.cat(victim.points), torch.cat(expected))
+
+
+def test_from_the_same_starts_as_strong_as_the_original_in_l2(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Random starts alone move a single run by several digits, so both get the same ones.
+
+    The paths part at the first step: the original scales a change to the ball and then clips it to
+    the box, which leaves part of the budget unused; here it is the closest point in both.
+    """
+    base = pytest.importorskip("pyautoattack.autopgd_base", reason="pyautoattack is missing")
+    model = ImageClassifier.from_pretrained("digits-cnn").eval().requires_grad_(False)
+    data, eps = load("digits", "test").subset(slice(24)), 0.75
+    noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(0))
+    starts = (data.images + eps * steepest(noise, "l2")).clamp(0, 1)
+
+    original = base.APGDAttack(model, n_iter=100, norm="L2", eps=eps, loss="dlr", device="cpu")
+    original.init_hyperparam(data.images)
+    with torch.random.fork_rng(devices=[]):
+        _, standing, _, _ = original.attack_single_run(data.images, data.labels, x_init=starts)
+    monkeypatch.setattr(apgd_module, "random_start", lambda *_: starts)
+    victim = Expectation(model)
+    climb = Climb(victim, data.images, data.labels, eps, "l2", dlr, None, list(range(24)))
+    left = model(climb.run(100)).argmax(1) == data.labels
+    assert 0 < left.sum() <= standing.sum()
 
 
 class Recorded(Expectation):

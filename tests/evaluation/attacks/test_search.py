@@ -62,7 +62,7 @@ def test_fallen_images_leave_and_the_same_images_fall(name: str) -> None:
         found = ATTACKS[name](victim, images, labels, seeds=range(20))
         wrong.append(model(found).argmax(1) != labels)
         work.append(sum(model.sizes))
-        assert len(set(model.sizes)) <= 6 or name == "square"
+        assert len(set(model.sizes)) <= 10 or name == "square"
     assert torch.equal(*wrong) and 1 < wrong[0].sum() < 20
     assert work[1] < work[0] or name == "square"  # whose images always leave
 
@@ -79,5 +79,5 @@ def test_nothing_stops_on_means() -> None:
 
 
 def test_few_sizes_of_batches() -> None:
-    assert [batch_size(n) for n in range(10)] == [0, 1, 2, 3, 4, 6, 6, 8, 8, 12]
-    assert batch_size(97) == 128 and batch_size(129) == 192
+    assert [batch_size(n) for n in range(10)] == [*range(9), 10]
+    assert [batch_size(n) for n in (17, 32, 33, 97, 129)] == [20, 32, 40, 112, 160]
