@@ -1,10 +1,11 @@
-"""DiffHammer beside APGD on means over draws, at equal cost: `python -m benchmarks.diffhammer`.
+"""DiffHammer beside APGD on means over draws, at similar cost: `python -m benchmarks.diffhammer`.
 
 Both attack the same random defenses of digits. Costs are counted as they occur, in calls of the
 purifier per image; a gradient is 3 calls, 1 forward and 2 backward. A step of an attack on means
 takes a gradient for each draw, one of DiffHammer a call for each draw and one gradient, in up to
-three runs: it gets as many steps as cost the same. Accuracies are those of draws that neither has
-seen: their mean, and the share of images that are right under all of them (worst of N).
+three runs. Its number of steps is chosen for about the same cost; the table has the calls that each
+attack made. Accuracies are those of draws that neither has seen: their mean, and the share of
+images that are right under all of them (worst of N).
 """
 
 import sys

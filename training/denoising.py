@@ -50,7 +50,7 @@ from training.warm_start import warm_start
 class TrainConfig(RunConfig):
     """Settings of one training run; the defaults train a small network on digits.
 
-    `teacher`: "none" denoises images; "optimal" distils the exact denoiser of the training images;
+    `teacher`: "none" denoises images; "optimal" distills the exact denoiser of the training images;
     anything else is a denoiser as `Denoiser.from_pretrained` takes it.
     `init`: "none" starts from random weights, anything else from those of that denoiser, whose
     trunk must be the same.
