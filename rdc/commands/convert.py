@@ -16,8 +16,9 @@ class Convert:
     source: tyro.conf.Positional[Path]
     """the published file; a folder of diffusers needs no converting: see rdc.DiffusersDenoiser"""
     format: Format
-    """code that wrote the file: NVIDIA's EDM (.pkl), score_sde (checkpoint_8.pth), guided-diffusion
-    (256x256_diffusion_uncond.pt), or a classifier's state dictionary"""
+    """code that wrote the file: NVIDIA's EDM (.pkl, or RDC's .pt of the same networks), score_sde
+    (checkpoint_8.pth), guided-diffusion (256x256_diffusion_uncond.pt), or a classifier's state
+    dictionary"""
     out: Path
     """folder to write, new or empty"""
     architecture: str | None = None

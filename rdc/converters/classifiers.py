@@ -127,6 +127,11 @@ def _normalizations(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
         for name in tensors:
             other = name.removesuffix(first) + second
             if name.split(".")[-1] == first and other in tensors:
+                if not (tensors[name].is_floating_point() and tensors[other].is_floating_point()):
+                    raise ValueError(
+                        f"{name} {tensors[name].dtype} and {other} {tensors[other].dtype} must be "
+                        "floating-point numbers: mean and standard deviation"
+                    )
                 yield name, other
 
 

@@ -24,7 +24,9 @@ def inferred(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: a layer that tells them is missing or has another number of dimensions.
     """
-    sizes = sorted({int(size) for name in tensors for size in re.findall(r"^enc\.(\d+)x", name)})
+    sizes = sorted(
+        {int(size) for name in tensors for size in re.findall(r"^enc\.(\d{1,4})x", name)}
+    )
     if not sizes or len(sizes) > 16 or sizes != [sizes[0] << level for level in range(len(sizes))]:
         raise ValueError(
             "it is a state dictionary, but not of an EDM network: the layers enc.<size>x<size>_... "
@@ -39,7 +41,9 @@ def inferred(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         raise ValueError(
             f"its widths {firsts} are not multiples of {width}, that of its first layer"
         )
-    indices = [int(index) for n in tensors for index in re.findall(rf"^{stem}_block(\d+)\.", n)]
+    indices = [
+        int(index) for n in tensors for index in re.findall(rf"^{stem}_block(\d{{1,9}})\.", n)
+    ]
     arguments = {
         "img_resolution": sizes[0], "in_channels": channels, "out_channels": channels,
         "label_dim": _inputs(tensors, "map_label.weight"), "label_dropout": 0.0, "dropout": 0.1,

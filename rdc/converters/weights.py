@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from rdc.config import cut, short
 from rdc.denoiser import DenoiserConfig
 from rdc.networks.blocks import Attention, Block
 from rdc.networks.image_classifier import ImageClassifierConfig
@@ -142,7 +143,8 @@ def _made(rule: Rule, tensors: Mapping[str, Tensor]) -> Tensor | None:
 
 def _refuse(**found: list[str]) -> None:
     parts = [
-        f"{kind.replace('_', ' ')}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''} "
+        f"{kind.replace('_', ' ')}: {', '.join(map(cut, names[:3]))}"
+        f"{', ...' if len(names) > 3 else ''} "
         f"({len(names)} in all)"
         for kind, names in found.items()
         if names
@@ -157,11 +159,11 @@ def plain_tensors(values: Any) -> dict[str, Tensor]:
         raise ValueError(f"a {type(values).__name__} stands in place of a state dictionary")
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{name!r} is a {type(value).__name__}, not a tensor")
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise ValueError(
-                f"{name} is not an ordinary tensor but {value.layout} on {value.device}"
-            )
+            raise ValueError(f"{short(name)} is a {type(value).__name__}, not a tensor")
+        plain = value.layout == torch.strided and not (value.is_nested or value.is_quantized)
+        if not plain or value.device.type != "cpu":
+            kind = "nested" if value.is_nested else value.layout
+            raise ValueError(f"{cut(name)} is not an ordinary tensor but {kind} on {value.device}")
     return dict(values)
 
 

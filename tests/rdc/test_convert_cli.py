@@ -245,8 +245,9 @@ def test_modules_inside_themselves_are_refused(tmp_path: Path, capsys) -> None:
 
 
 def test_odd_tensors_are_refused() -> None:
-    for odd in (torch.eye(2).to_sparse(), torch.zeros(2, device="meta")):
-        with pytest.raises(ValueError, match=r"a is not an ordinary tensor but torch\."):
+    nested = torch.nested.as_nested_tensor([torch.ones(1)], layout=torch.jagged)
+    for odd in (torch.eye(2).to_sparse(), torch.zeros(2, device="meta"), nested):
+        with pytest.raises(ValueError, match=r"a is not an ordinary tensor but (torch\.|nested)"):
             plain_tensors({"a": odd})
 
 
@@ -457,6 +458,21 @@ def test_the_two_wide_resnets_are_told_apart() -> None:
         convert_classifier(deepmind, ClassifierFacts("wrn-10-1"))
     with pytest.raises(ValueError, match=r"it is xternalz's wide ResNet.*--architecture wrn-<dep"):
         convert_classifier(plain, ClassifierFacts("dm-wrn-10-1", (0,), (1,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bool, torch.int64])
+def test_normalization_of_other_types_is_refused(dtype: torch.dtype) -> None:
+    state = WideResNet(10, 1, 3).state_dict()
+    state |= {"mean": torch.zeros(3, 1, 1, dtype=dtype), "std": torch.ones(3, 1, 1)}
+    with pytest.raises(ValueError, match=rf"mean {dtype} and std torch\.float32 must be floating"):
+        convert_classifier(state, ClassifierFacts("wrn-10-1"))
+
+
+def test_errors_stay_short_whatever_the_names() -> None:
+    state = WideResNet(10, 1, 3).state_dict() | {"x" * 10**6: torch.ones(1)}
+    with pytest.raises(ValueError, match="unexpected: x") as error:
+        convert_classifier(state, ClassifierFacts("wrn-10-1", (0,), (1,)))
+    assert len(str(error.value)) < 1000
 
 
 def test_normalization_that_nobody_names_is_asked_for() -> None:

@@ -159,6 +159,7 @@ def test_plain_state_dictionaries_of_edm(name: str, classes: int, tmp_path: Path
 
 STATES: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"a": torch.ones(1)}, r"not of an EDM network: .* have the sizes \[\]; it starts"),
+    "digits": ({f"enc.{'9' * 5000}x": torch.ones(1)}, r"have the sizes \[\]"),
     "sizes": ({"enc.32x32_conv.weight": torch.ones(1), "enc.8x8_down.skip.weight": torch.ones(1)},
               r"have the sizes \[8, 32\]"),
     "stem": ({"enc.32x32_conv.weight": torch.ones(1)}, r"must have 4 dimensions, but is \(1,\)"),
