@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purification.sde import TorchsdePurifier
+from purification.torchsde_purifier import TorchsdePurifier
 from rdc import DenoiserLike, OptimalDenoiser
 from rdc.commands.program import run_program
 from rdc.data import load

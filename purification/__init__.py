@@ -4,6 +4,6 @@ from purification.config import PurifierConfig
 from purification.methods import build
 from purification.one_shot import OneShotDenoiser
 from purification.purifier import DiffusionPurifier
-from purification.sde import TorchsdePurifier
+from purification.torchsde_purifier import TorchsdePurifier
 
 __all__ = ["DiffusionPurifier", "OneShotDenoiser", "PurifierConfig", "TorchsdePurifier", "build"]

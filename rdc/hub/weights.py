@@ -185,11 +185,6 @@ def _header(file: Path) -> dict[str, Stored]:
         raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
 
 
-def read_weights(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a model, by name, in the precision of the files."""
-    return dict(_tensors(read_headers(directory)))
-
-
 def _tensors(headers: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
     """Name and content of one tensor after the other."""
     for file in dict.fromkeys(stored.file for stored in headers.values()):
