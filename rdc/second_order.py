@@ -135,7 +135,8 @@ class _GroupNormAdjoint(torch.autograd.Function):
 
         def of_pixels(values: Tensor) -> Tensor:
             """A group's number for each of its pixels."""
-            return values.view(n, groups).repeat_interleave(each, 1)[:, :, None, None]
+            alike = values.view(n, groups, 1).expand(n, groups, each)
+            return alike.reshape(n, channels, 1, 1)
 
         def mean_of(values: Tensor, factor: Tensor | None = None) -> Tensor:
             """Mean over each group (N, groups), of values with a factor per channel."""
