@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ def main(config: RatioConfig) -> None:
         f"{'what':<20} | {'case':<26} | {'theirs, s':>8} | {'ours, s':>8} | ratio | {'note':<26}"
     )
     print(f"| {heads} |\n|{'|'.join('-' * width for width in (22, 28, 10, 10, 7, 28))}|")
-    for row in (*attack_rows(config), *mean_rows(config), *published_rows(config)):
+    for row in chain(attack_rows(config), mean_rows(config), published_rows(config)):
         print(row, flush=True)
 
 
