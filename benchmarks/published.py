@@ -157,8 +157,7 @@ class Benchmark:
     def check_parity(self) -> float:
         """The largest difference of logits and gradients in float64, relative; it must be tiny.
 
-        On images of little contrast: the maximization here stays in the box after every step, the
-        published one is clamped to it at its end.
+        On images of little contrast, because the published maximization clips only at its end.
         """
         exact = copy.deepcopy(self.conditional).double()
         images, labels = 0.35 + 0.3 * self.images[:1].double(), self.labels[:1]

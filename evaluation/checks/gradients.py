@@ -49,17 +49,17 @@ def finite_differences(subject: Subject) -> Finding:
     gradient and along random directions; the distance that agrees best counts, because any one of
     them may straddle a kink.
     """
-    twin = in_float64(subject)
-    points = some_points(twin)
-    _, gradient = twin.plain.gradient(points, twin.labels, seeds=twin.seeds)
-    directions = torch.cat([steepest(gradient, "l2")[:, None], random_directions(twin)], 1)
+    precise = in_float64(subject)
+    points = some_points(precise)
+    _, gradient = precise.plain.gradient(points, precise.labels, seeds=precise.seeds)
+    directions = torch.cat([steepest(gradient, "l2")[:, None], random_directions(precise)], 1)
     claimed = (gradient[:, None] * directions).flatten(2).sum(2)
     errors = torch.full_like(claimed[:, 0], torch.inf)
     flat = claimed.abs().amax(1) == 0
     for distance in DISTANCES[points.dtype]:
         index = (errors > WRONG).nonzero()[:, 0]
         if len(index):
-            slopes = differences(twin.only(index), points[index], directions[index], distance)
+            slopes = differences(precise.only(index), points[index], directions[index], distance)
             flat[index] &= slopes.abs().amax(1) == 0
             # Along the gradient and beside it: either alone could agree by chance.
             along = relative(slopes[:, :1], claimed[index, :1])
@@ -82,12 +82,13 @@ def finite_differences(subject: Subject) -> Finding:
 
 
 def in_float64(subject: Subject) -> Subject:
-    """A copy in float64 that says the same; the subject in float32 where there is none."""
+    """A copy in float64 of nearly equal logits; the subject itself if there is none."""
     images = subject.images
     try:
-        twin = replace(subject, model=copy.deepcopy(subject.model).double(), images=images.double())
-        if difference(twin.logits(), subject.logits().double()).median() < WRONG:
-            return twin
+        model = copy.deepcopy(subject.model).double()
+        precise = replace(subject, model=model, images=images.double())
+        if difference(precise.logits(), subject.logits().double()).median() < WRONG:
+            return precise
     except (RuntimeError, TypeError, NotImplementedError):
         pass  # a model that insists on its precision, or a device that has no float64
     return replace(subject, images=images.float())

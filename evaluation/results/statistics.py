@@ -1,4 +1,4 @@
-"""Statistics that cannot flatter: exact intervals on the number of images."""
+"""Exact confidence intervals and tests for counts of images."""
 
 from collections.abc import Sequence
 

@@ -191,7 +191,7 @@ def test_a_worse_loss_can_be_the_misclassified_point_that_is_returned() -> None:
 
 
 class Lucky(Expectation):
-    """One point, the third, does great harm in the eyes of the first draws, and of no others."""
+    """One point, the third, does great harm under the first draws, and under no others."""
 
     def __init__(self) -> None:
         super().__init__(Linear(), draws=2)
