@@ -133,6 +133,10 @@ def _pixels(images: Tensor) -> Tensor:
     return check_images(images.float(), tuple(images.shape[1:]))  # type: ignore[arg-type]
 
 
+MOST_CLASSES = 100_000
+"""Number of classes that our networks take; more labels than that are something else."""
+
+
 def _labels(labels: Tensor) -> Tensor:
     """(N,) int64, none negative."""
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
@@ -140,7 +144,11 @@ def _labels(labels: Tensor) -> Tensor:
         raise ValueError(
             f"labels: {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (N,)"
         )
-    return labels.long()
+    if (numbers := labels.long()).max() >= MOST_CLASSES:
+        raise ValueError(
+            f"labels: up to {int(numbers.max())}; give class numbers below {MOST_CLASSES}"
+        )
+    return numbers
 
 
 def _numbered(names: tuple[str, ...]) -> bool:

@@ -314,6 +314,10 @@ BAD = {
     "size": (lambda: some_images(2, (1, 6, 4)), r"\(2, 1, 6, 4\).* takes \(B, 1, 4, 6\)"),
     "no channels": (lambda: some_images(1, GRAY)[0, 0], r"\(4, 6\).* takes \(B, 1, 4, 6\)"),
     "integers": (lambda: torch.zeros(1, *GRAY, dtype=torch.uint8), r"torch.uint8.*images.float"),
+    "8-bit floats": (
+        lambda: torch.zeros(1, *GRAY).to(torch.float8_e4m3fn),
+        r"torch.float8_e4m3fn; give float",
+    ),
     "float array": (lambda: np.zeros((4, 6)), r"float64; give uint8 .* or a float tensor"),
     "wide array": (lambda: np.zeros((4, 6), np.int64), r"int64; give uint8 in 0\.\.255"),
     "channels first": (lambda: pixels(2, 1, 4, 6), r"\(2, 1, 4, 6\).*channels last, of 4x6"),

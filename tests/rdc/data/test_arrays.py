@@ -85,6 +85,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"labels: .* of shape \(19,\); give"),
     "label >= K": ({"images": PIXELS, "labels": LABELS, "class_names": ["a", "b"]},
                    r"labels: from 0 to 2; give numbers of the 2 class_names"),
+    "not classes": ({"images": PIXELS, "labels": LABELS + 10**12},
+                    r"labels: up to 10{11}2; give class numbers below 100000"),
     "negative": ({"images": PIXELS, "labels": LABELS - 1}, r"labels: from -1 to 1; give numbers"),
     "float labels": ({"images": PIXELS, "labels": LABELS / 2}, r"labels: torch.float64 of shape"),
     "one-hot": ({"images": PIXELS, "labels": np.eye(3)[LABELS]},
