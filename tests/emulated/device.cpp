@@ -237,6 +237,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_local_scalar_dense", &item);
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
+  // PyTorch's own composition for unknown devices does not take channels-last images.
+  m.impl("native_group_norm", torch::CppFunction::makeFromBoxedFunction<&any_other>());
 }
 
 }  // namespace
