@@ -19,7 +19,6 @@ from evaluation.evaluate import options
 from evaluation.evaluation import tasks
 from evaluation.processes import make_accelerator, stoppable
 from evaluation.progress import Progress
-from evaluation.report import write
 from evaluation.results.compare import Results, comparison, results
 from evaluation.runner import Runner
 from evaluation.suite_config import SuiteConfig, Threat
@@ -160,6 +159,9 @@ def main(config: SweepConfig) -> None:
     if accelerator.is_main_process:
         text = comparison(table(runs), reference=config.reference)
         write_atomically(config.out / "table.md", text + "\n")
+        # matplotlib takes a second to import; only the report needs it.
+        from evaluation.report import write
+
         # The report begins with the state of the checks, and so does what is printed.
         write([config.out], config.out / "report", log=print)
         print(f"{text}\nwrote {config.out / 'table.md'}")

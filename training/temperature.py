@@ -4,12 +4,14 @@ import math
 from typing import Any
 
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The T that minimizes the cross-entropy of logits (N, K) / T on held-out labels (N,)."""
+    # It takes half a second to import, and programs must refuse a wrong flag at once.
+    from scipy.optimize import minimize_scalar
+
     logits = logits.double()
 
     def loss(log_temperature: float) -> float:

@@ -98,14 +98,14 @@ def _level(rates: Tensor, limits: Tensor, total: Tensor) -> Tensor:
     answer and is exact once it knows the entries below their limits: a few passes, and no sort.
     """
     rates, limits = rates.double().flatten(1), limits.double().flatten(1)
-    both = torch.stack([rates, rates * limits], dim=1)  # (B, 2, N)
-    excess = both[:, 1].sum(1, keepdim=True) - total.double()[:, None]
-    tiny = torch.finfo(excess.dtype).tiny
+    most = rates * limits
+    tiny = torch.finfo(rates.dtype).tiny
     rising = torch.ones_like(limits)
     while True:
-        rate, reserve = (both @ rising[:, :, None]).unbind(1)
+        rate = (rates * rising).sum(1, keepdim=True)
         # What the entries at their limits leave, shared by the others, which rise alike.
-        t = (reserve - excess) / rate.clamp_min(tiny)
+        left = total.double()[:, None] - (most * (1 - rising)).sum(1, keepdim=True)
+        t = left / rate.clamp_min(tiny)
         still = rising * (limits > t)
         if torch.equal(still, rising):
             break

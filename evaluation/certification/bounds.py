@@ -12,11 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import betaincc, betaln, ndtr, ndtri, xlog1py, xlogy
-from scipy.stats import binomtest
 
-from evaluation.results.statistics import clopper_pearson
+from evaluation.results.statistics import clopper_pearson, sign_test
 
 TOLERANCE = 1e-12  # of bounds that have no closed form
 LEAST_AT_ONCE, MOST_AT_ONCE = 5, 100  # samples between two looks at the results
@@ -51,8 +49,8 @@ def predicted_class(counts: ArrayLike, *, alpha: float) -> int | None:
     if counts.sum() < 1:
         raise ValueError(f"counts={counts.tolist()}: no samples; give at least one")
     second, first = np.argsort(counts, stable=True)[-2:].tolist()
-    ours, both = int(counts[first]), int(counts[first] + counts[second])
-    return None if binomtest(ours, both).pvalue > alpha else first
+    equal = sign_test(int(counts[first]), int(counts[second]))
+    return None if equal > alpha else first
 
 
 def log_evidence(hits: ArrayLike, samples: ArrayLike, probability: ArrayLike) -> np.ndarray:
@@ -95,6 +93,8 @@ def anytime_interval(hits: int, samples: int, *, alpha: float) -> Interval:
 def _anytime_lower_bound(hits: int, samples: int, alpha: float) -> float:
     if not hits:
         return 0.0
+    # It takes half a second to import, and programs must refuse a wrong flag at once.
+    from scipy.optimize import brentq
 
     def excess(probability: float) -> float:
         return float(log_evidence(hits, samples, probability)) + log(alpha)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binom
+from scipy.special import bdtr
 from torch import Tensor
 
 from evaluation.attacks.apgd import Climb
@@ -51,7 +51,7 @@ def planted(subject: Subject) -> Finding:
         return None, f"{reason}: see dead gradients"
     found = int(searched(subject, readout)[index].sum())
     lucky = int(by_luck(subject, readout)[index].sum())
-    passed = bool(binom.cdf(found, count, EXPECTED) >= SURE)
+    passed = bool(bdtr(found, count, EXPECTED) >= SURE)
     detail = (
         f"the attack finds the planted class on {found} of {count} images, {subject.steps} random "
         f"points of the surface on {lucky}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean
 
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from evaluation.checks.budgets import SURE, limit
 from evaluation.checks.check import Check, Finding, check
@@ -62,7 +62,7 @@ def falling(records: Sequence[Record]) -> Finding:
             rises = [larger[image] - smaller[image] for image in larger]
             rose, fell = sum(rise > 0 for rise in rises), sum(rise < 0 for rise in rises)
             missed = sum(rise > chance for rise in rises)
-            fair = bool(binom.sf(rose - 1, rose + fell, 0.5) >= SURE)
+            fair = bool(bdtrc(rose - 1, rose + fell, 0.5) >= SURE)
             passed = passed and fair and rare(missed, count)
             again = max(again, missed)
         curves.append([fmean(scores.values()) for scores in found])
@@ -149,4 +149,4 @@ def least(
 
 def rare(count: int, total: int) -> bool:
     """True if attacks that miss `MISSED` of all images may plausibly miss `count` of `total`."""
-    return bool(binom.sf(count - 1, total, MISSED) >= SURE)
+    return bool(bdtrc(count - 1, total, MISSED) >= SURE)

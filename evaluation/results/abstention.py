@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 
 def risk_coverage(confidences: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -48,5 +47,7 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
     (count, rest), scores = map(len, parts), np.concatenate(parts)
     if not count or not rest or not np.isfinite(scores).all():
         raise ValueError(f"{count} and {rest} scores: give at least one of each kind, all finite")
-    rank_sum = rankdata(scores)[:count].sum()
+    _, level, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum() - (counts - 1) / 2)[level]
+    rank_sum = ranks[:count].sum()
     return float((rank_sum - count * (count + 1) / 2) / (count * rest))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scipy.stats import beta, binomtest
+from scipy.special import bdtr, betaincinv
 
 
 def clopper_pearson(correct: int, count: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -10,8 +10,9 @@ def clopper_pearson(correct: int, count: int, *, confidence: float = 0.95) -> tu
     if not 0 <= correct <= count or count < 1:
         raise ValueError(f"correct={correct} must be between 0 and count={count}, count at least 1")
     tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, correct, count - correct + 1)) if correct else 0.0
-    high = float(beta.ppf(1 - tail, correct + 1, count - correct)) if correct < count else 1.0
+    low = float(betaincinv(correct, count - correct + 1, tail)) if correct else 0.0
+    wrong = count - correct
+    high = float(betaincinv(correct + 1, wrong, 1 - tail)) if wrong else 1.0
     return low, high
 
 
@@ -24,4 +25,9 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
         raise ValueError(f"{len(first)} and {len(second)} images: give the same ones, at least one")
     better = sum(a and not b for a, b in zip(first, second, strict=True))
     worse = sum(b and not a for a, b in zip(first, second, strict=True))
-    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return sign_test(better, worse)
+
+
+def sign_test(first: int, second: int) -> float:
+    """P-value, two-sided and exact, that two outcomes with these counts are equally likely."""
+    return float(min(1.0, 2 * bdtr(min(first, second), first + second, 0.5)))
