@@ -61,11 +61,11 @@ def test_posterior_is_calibrated(model) -> None:
 
 
 def test_rdc_survives_attacks_that_break_the_cnn(model) -> None:
-    data = load("digits", "test").subset(slice(16))
+    data = load("digits", "test").subset(slice(8))
     cnn = ImageClassifier.from_pretrained("digits-cnn")
     of_cnn, of_rdc = (pgd_evaluation(each, data, eps=(0.2,), steps=10) for each in (cnn, model))
-    assert of_cnn.accuracy("linf", 0).mean >= 15 / 16
-    assert of_rdc.accuracy("linf", 0.2).mean > of_cnn.accuracy("linf", 0.2).mean + 2 / 16
+    assert of_cnn.accuracy("linf", 0).mean >= 7 / 8
+    assert of_rdc.accuracy("linf", 0.2).mean > of_cnn.accuracy("linf", 0.2).mean + 2 / 8
 
 
 def test_surrogates_have_the_defenses_own_draws(model) -> None:

@@ -20,6 +20,7 @@ from rdc import (
     RobustDiffusionClassifier,
     UNetConfig,
 )
+from rdc.commands.main import main as rdc_command
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 from tests.support.denoisers import random_denoiser
@@ -298,15 +299,17 @@ def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
 
 
 def test_label_conditional_network_trains(tmp_path: Path) -> None:
+    out = tmp_path / "run"
     flags = [*TINY_FLAGS, "--network.conditioning", "label"]
-    out = launch(tmp_path, ACCELERATE, "training.train", *flags)
+    assert rdc_command(["train", *flags, "--out", str(out)]) == 0
     losses = [entry["loss"] for entry in run_record(out)["history"]]
     assert len(losses) == 2 and all(loss > 0 for loss in losses)
     assert not Denoiser.from_pretrained(out).multihead
 
 
 def test_cnn_trains(tmp_path: Path) -> None:
-    out = launch(tmp_path, ACCELERATE, "training.classifier", "--steps", "60")
+    out = tmp_path / "run"
+    assert rdc_command(["train-classifier", "--steps", "60", "--out", str(out)]) == 0
     assert run_record(out)["validation_accuracy"] > 0.8
     assert ImageClassifier.from_pretrained(out).config.class_names == tuple("0123456789")
 
