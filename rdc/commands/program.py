@@ -84,9 +84,9 @@ def settings(main: Main, arguments: Sequence[str], prog: str | None = None) -> A
 
 def refusal(frame: str) -> str:
     """The parser's refusal in one line, from the frame of several paragraphs that it draws."""
-    _, *lines = re.sub(r"[│╭╮╰╯]", "", frame).splitlines()  # after the title
-    paragraphs = re.split(r"[─-]{5,}", "\n".join(lines))
-    reason, *others = filter(None, (" ".join(each.split()) for each in paragraphs))
+    _, _, inside = re.sub(r"[│╭╮╰╯]", "", frame).partition("\n")  # after the title
+    paragraphs = [" ".join(each.split()) for each in re.split(r"[─-]{5,}", inside)]
+    reason, *others = [each for each in paragraphs if each] or ["the arguments are refused"]
     if ours := re.match(r"Error parsing ([\w.]+): (?:\w+: )?(.*)", reason):
         # Refused by a settings class: the parser names the class, or the flags' prefix if nested.
         prefix = "" if ours[1][0].isupper() else f"{ours[1]}."
