@@ -61,7 +61,7 @@ class DemoConfig:
     split: Split = "test"
     eps: tuple[Budget, ...] = (0.2,)
     """budgets on the [0, 1] scale"""
-    steps: int = 40
+    steps: int = 10
     optimal: bool = False
     """add the exact denoiser of the training images, with and without maximization"""
     seed: int = 0

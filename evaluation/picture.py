@@ -15,7 +15,7 @@ TRUE, WRONG, OTHER = "tab:green", "tab:red", "lightgray"
 def draw(columns: Mapping[str, Tensor], data: Dataset, *, title: str, path: Path) -> None:
     """Write a PNG file with a row per image of `data`, named by its true class.
 
-    columns: by title, images (B, C, H, W) in [0, 1], or posteriors (B, K), which become bars.
+    columns: by title, images (B, C, H, W), or posteriors (B, K), which become bars.
     """
     # matplotlib takes a second to import; only this needs it.
     from matplotlib.figure import Figure
@@ -31,15 +31,15 @@ def draw(columns: Mapping[str, Tensor], data: Dataset, *, title: str, path: Path
             else:
                 bars(axis, value, label, names)
     for axis, label in zip(axes[:, 0], data.labels.tolist(), strict=True):
-        axis.set_ylabel(names[label], color=TRUE)
+        axis.set_ylabel(names[label], color=TRUE, fontsize=12)
     figure.suptitle(title)
     with replacing(path) as part:
         figure.savefig(part, dpi=80, format="png")
 
 
 def show(axis, image: Tensor) -> None:
-    """Draw an image (C, H, W) in [0, 1]."""
-    pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()
+    """Draw an image (C, H, W), cut off at [0, 1], which purifiers may leave."""
+    pixels = image.clamp(0, 1).permute(1, 2, 0).squeeze(2).cpu().numpy()
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)

@@ -12,13 +12,14 @@ from rdc.data import Dataset
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_row_for_every_image(tmp_path: Path, channels: int) -> None:
+def test_a_row_for_every_image(tmp_path: Path, caplog, channels: int) -> None:
     pixels = torch.zeros(2, channels, 8, 8, dtype=torch.uint8)
     data = Dataset(pixels, torch.tensor([0, 1]), ("a", "b\x1b[2J", "c"), 255)
-    columns = {"given": data.images, "posterior": torch.eye(3)[:2], "attacked": data.images}
+    columns = {"given": data.images, "posterior": torch.eye(3)[:2], "purified": data.images - 1}
     before = dict(matplotlib.rcParams)
     draw(columns, data, title="title", path=tmp_path / "demo.png")
     assert dict(matplotlib.rcParams) == before
+    assert not caplog.records  # matplotlib logs what it finds outside of [0, 1]
     with Image.open(tmp_path / "demo.png") as picture:
         assert picture.size == (int(80 * 2.1 * len(columns)), 80 * 2 * len(data))
 
