@@ -28,7 +28,7 @@ def main(config: EvaluateConfig) -> None:
     )  # fmt: skip
     for note in runner.target.data.notes:
         accelerator.print(note)
-    calls = runner.cost
+    calls = runner.costs.per_image(len(config.eps))
     accelerator.print(
         f"{len(runner.entries)} attacks: at most {calls['gradients']:,} gradients and "
         f"{calls['forwards']:,} forward passes per image"

@@ -201,6 +201,8 @@ def evaluated(
     `wait` returns when all processes have come to it. With `show`, a bar of the progress.
     """
     mine = runner.mine()
+    if show:
+        runner.measure_passes()
     progress = Progress(tasks(runner, mine), show=show)
     try:
         for unit in mine:

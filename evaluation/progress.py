@@ -4,35 +4,41 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-GRADIENT = 3
-"""Cost of a gradient, where a forward pass costs 1."""
+from evaluation.costs import GRADIENT
+
 REFRESH = 0.2
 """Seconds between two updates of the bar."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """An attack on a unit of a run; `cost` counts forward passes of an image, at most."""
+    """An attack on a unit of a run.
+
+    `passes`: forward passes of an image, at most; a gradient counts as GRADIENT of them.
+    `seconds`: time of all passes, as far as that was measured.
+    """
 
     run: str
     unit: str
     attack: str
-    cost: float
+    passes: float
+    seconds: float
 
     @property
     def kinds(self) -> list[tuple[str, ...]]:
-        """Groups of tasks that take similar time for the same cost, the most similar first."""
-        gradient = self.attack.rpartition("/")[0]
-        return [(self.run, self.attack), (self.run, gradient, "*"), (self.run,), ()]
+        """Groups of tasks that need a similar share of `seconds`, the most similar first."""
+        gradient, _, kind = self.attack.rpartition("/")
+        return [(self.run, self.attack), (self.run, gradient, "*"), (self.run,), ("*", kind), ()]
 
 
 class Progress:
-    """Time left for some tasks, from their costs and the time that similar ones took.
+    """Time left for some tasks, from their passes and the time that similar ones took.
 
     `workers`: processes that share the tasks. With `show`, a bar on the terminal.
     """
@@ -62,8 +68,12 @@ class Progress:
         seconds = time.perf_counter() - self.began
         for kind in task.kinds:
             before = self.spent.get(kind, (0.0, 0.0))
-            self.spent[kind] = before[0] + seconds, before[1] + task.cost
+            self.spent[kind] = before[0] + seconds, before[1] + task.seconds
         self.drop(task)
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        """The same: calls of a copy of a counted model are counted too."""
+        return self
 
     def drop(self, task: Task) -> None:
         """Forget a task, which is done or another process's."""
@@ -74,19 +84,17 @@ class Progress:
     def close(self) -> None:
         self.bar.close()
 
-    def seconds_left(self) -> float | None:
-        """An estimate; None before any task was done."""
-        if () not in self.spent:
-            return None
+    def seconds_left(self) -> float:
+        """An estimate; before any task was done, the time of all passes that they may need."""
         return sum(map(self._seconds, self.open)) / self.workers
 
     def _seconds(self, task: Task) -> float:
-        kind = next(kind for kind in task.kinds if kind in self.spent)
-        seconds, cost = self.spent[kind]
-        whole = task.cost * seconds / cost
+        kind = next((kind for kind in task.kinds if kind in self.spent), None)
+        taken, planned = self.spent[kind] if kind is not None else (1.0, 1.0)
+        whole = task.seconds * taken / planned
         if task != self.current:
             return whole
-        elapsed, share = time.perf_counter() - self.began, min(self.counted / task.cost, 1)
+        elapsed, share = time.perf_counter() - self.began, min(self.counted / task.passes, 1)
         # As soon as a tenth is done, that tells more than tasks of other kinds.
         if kind != task.kinds[0] and share > 0.1:
             whole = elapsed / share
@@ -101,11 +109,9 @@ class Progress:
         if self.bar.disable or (now - self.shown < REFRESH and not at_once):
             return
         self.shown, left, elapsed = now, self.seconds_left(), now - self.started
-        if left is not None:
-            self.bar.total, self.bar.n = max(elapsed + left, 1e-9), elapsed
+        self.bar.total, self.bar.n = max(elapsed + left, 1e-9), elapsed
         task = self.current
-        words = [duration(elapsed)]
-        words += [f"about {duration(left)} left"] if left is not None else []
+        words = [duration(elapsed), f"about {duration(left)} left"]
         words += [f"{task.unit}, {task.attack}"] if task is not None else []
         self.bar.set_description_str("; ".join(words))
 

@@ -19,13 +19,14 @@ from evaluation.attacks.grid import rounded
 from evaluation.attacks.rng import spawn
 from evaluation.batch import Batch
 from evaluation.config import Options
+from evaluation.costs import Costs
 from evaluation.entries import Entry, broken
 from evaluation.eps import written
 from evaluation.gradient_modes import noises
 from evaluation.history import History
 from evaluation.journal import FolderJournal, Journal, Kept, MemoryJournal
 from evaluation.likelihood import scores_of
-from evaluation.progress import GRADIENT, Progress, Task
+from evaluation.progress import Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
 from evaluation.suites import run, suite
 from evaluation.target import Target
@@ -64,6 +65,8 @@ class Runner:
         self.options = replace(options, suite=replace(options.suite, **asdict(self.sizes)))
         self.units = units(len(target.data), options.batch_size, options.eps)
         self.max_rows = options.max_rows
+        judgments = 2 if self.sizes.eot_samples == 1 else 2 + options.eval_draws
+        self.costs = Costs(target.model, self.entries, judgments=judgments)
 
     @property
     def name(self) -> str:
@@ -259,35 +262,23 @@ class Runner:
             torch.cuda.empty_cache()
             self.max_rows //= 2
 
-    @property
-    def judgments(self) -> int:
-        """Answers that judge an attacked image: as it is, of 8 bits, and on unseen draws."""
-        return 2 if self.sizes.eot_samples == 1 else 2 + self.options.eval_draws
+    def measure_passes(self) -> None:
+        """Time the passes of the missing attacks, for the estimate of the time that is left."""
+        names = {name for unit in self.mine() for name in self.missing(unit)}
+        if names:
+            batch = self.batch(self.units[0])
+            self.fitting(lambda rows: self.costs.measure(names, batch, max_rows=rows))
 
     def task(self, unit: Unit, name: str) -> Task:
-        """An attack on a unit with its cost."""
-        passes = self.judgments * len(self.stages(unit)[name])
-        if unit.eps:
-            entry = self.entries[name]
-            passes += entry.draws * (GRADIENT * entry.gradients + entry.forwards)
-        first, last = unit.rows.start + 1, unit.rows.stop
+        """An attack on a unit with its passes and their time."""
+        first, last, count = unit.rows.start + 1, unit.rows.stop, len(unit.rows)
         place = f"{'clean' if not unit.eps else f'eps {written(unit.eps)}'}, images {first}-{last}"
-        return Task(self.name, place, name, float(passes * len(unit.rows)))
+        passes, seconds = self.costs.passes(name), self.costs.seconds(name)
+        return Task(self.name, place, name, float(passes * count), seconds * count)
 
     def tasks(self, units: list[Unit]) -> list[Task]:
         """The missing attacks on some units."""
         return [self.task(unit, name) for unit in units for name in self.missing(unit)]
-
-    @property
-    def cost(self) -> dict[str, int]:
-        """Model calls per image, over all attacks and budgets, at most."""
-        entries, budgets = self.entries.values(), len(self.options.eps)
-        stages = sum(len(entry.stages or ("",)) for entry in entries)
-        forwards = sum(entry.draws * entry.forwards for entry in entries)
-        return {
-            "gradients": budgets * sum(entry.draws * entry.gradients for entry in entries),
-            "forwards": budgets * (stages * self.judgments + forwards),
-        }
 
 
 def harm(record: Record) -> int:

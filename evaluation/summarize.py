@@ -7,7 +7,8 @@ from pathlib import Path
 from evaluation.attacks.rng import spawn
 from evaluation.checks import Check, from_records
 from evaluation.checks import run as run_checks
-from evaluation.progress import GRADIENT, Progress, Task
+from evaluation.costs import GRADIENT
+from evaluation.progress import Progress, Task
 from evaluation.results.card import measurement
 from evaluation.results.metrics import accuracies
 from evaluation.results.records import CLEAN, Record
@@ -35,7 +36,7 @@ def finish(runner: Runner, progress: Progress) -> Summary:
         norm=runner.options.norm,
         accuracies=accuracies(records),
         checks=(*of_model(runner, progress), *of_records(runner, records)),
-        calls_per_image=runner.cost,
+        calls_per_image=runner.costs.per_image(len(runner.options.eps)),
         seconds_per_image=statistics.median(answering),
     )
     if runner.out is not None:
@@ -76,7 +77,9 @@ def checks_task(runner: Runner) -> Task:
     draws = runner.sizes.eot_samples
     gradients, forwards = 3 * runner.sizes.steps + 15, 80
     passes = (GRADIENT * gradients + forwards) * (2 * draws if draws > 1 else 1)
-    return Task(runner.name, "first images", "checks", float(passes * checked_images(runner)))
+    passes *= checked_images(runner)
+    seconds = passes * runner.costs.pass_seconds(runner.target.model)
+    return Task(runner.name, "first images", "checks", float(passes), seconds)
 
 
 def of_records(runner: Runner, records: list[Record]) -> list[Check]:

@@ -172,6 +172,9 @@ def attack(runners: Sequence[Runner], out: Path, accelerator: Accelerator) -> No
     """Run and summarize everything, each unit in the process that is the first to take it."""
     # Asked before anybody writes: all have the same list.
     todo = [(runner, unit) for runner in runners for unit in runner.units if runner.missing(unit)]
+    if accelerator.is_main_process:
+        for runner in runners:
+            runner.measure_passes()
     planned = [
         task
         for runner in runners

@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Nine defenses under three threats, on the first test images: $RUNS/$TABLE. It continues when it is
 # run again. DEFENSES and NORMS choose some, IMAGES how many images (each choice of images under a
-# TABLE of its own); how many network evaluations that takes is in docs/cifar10.md. What EXPORT gets
-# when LIMIT is over can be unpacked into RUNS and continued.
+# TABLE of its own), PROCESSES how many share them; how many network evaluations that takes is in
+# docs/cifar10.md. What EXPORT gets when LIMIT is over can be unpacked into RUNS and continued.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source recipes/cifar10-settings.sh
 TABLE="${TABLE:-table}"
 
-timeout "$(seconds_left)" "$PYTHON" -m evaluation.sweep --out "$RUNS/$TABLE" \
+launch=()
+if [[ ${PROCESSES:-1} != 1 ]]; then
+    export OMP_NUM_THREADS=1
+    launch=(-m torch.distributed.run --standalone --nproc_per_node "$PROCESSES")
+fi
+timeout "$(seconds_left)" "$PYTHON" "${launch[@]}" -m evaluation.sweep --out "$RUNS/$TABLE" \
     --data "$DATA" --images "${IMAGES:-512}" \
     --model "${RDC:-$RUNS/rdc}" --classifier "${STANDARD:-$RUNS/standard}" \
     --trades "${TRADES:-$RUNS/trades}" --purifier-steps "${PURIFIER_STEPS:-10}" \

@@ -7,7 +7,13 @@ from evaluation.suite_config import SIZES
 
 
 def state(runs: Sequence[Run]) -> tuple[str, str]:
-    """One line on the checks of all runs, and their state: "failed", "passed", or "open"."""
+    """One line on the checks of all runs, and their state: "failed", "passed", or "open".
+
+    Runs with corruptions, which are no attack and have no checks, are left out.
+    """
+    runs = [run for run in runs if run.norm != "corruption"]
+    if not runs:
+        return "No checks: corruptions are no attack.", "open"
     silent = [run.name for run in runs if run.state == "not run"]
     passed = sum(run.state == "passed" for run in runs)
     if failed := [f"{run.name}: {', '.join(run.broken)}" for run in runs if run.failed]:

@@ -1,5 +1,6 @@
 """The estimate of the time that is left, under a clock of its own."""
 
+import copy
 import time
 
 import pytest
@@ -17,13 +18,13 @@ def clock(monkeypatch) -> list[float]:
 
 
 def task(attack: str, cost: float, unit: str = "a") -> Task:
-    return Task("run", unit, attack, cost)
+    return Task("run", unit, attack, cost, cost)
 
 
 def test_similar_tasks_tell_how_long_the_others_take(clock) -> None:
     tasks = [task("exact/a", 10), task("exact/b", 30), task("bpda/a", 10), task("exact/a", 10, "b")]
     progress = Progress(tasks)
-    assert progress.seconds_left() is None
+    assert progress.seconds_left() == 60
     with progress.task(tasks[0]):
         clock[0] += 5
     # Half a second for each pass, as far as anybody knows.
@@ -69,6 +70,14 @@ def test_a_task_that_fails_leaves_no_hook() -> None:
     with pytest.raises(KeyError), Progress([]).task(task("a", 1), model):
         raise KeyError
     assert not model._forward_hooks
+
+
+def test_model_can_be_copied_while_it_is_counted() -> None:
+    """The check of a model's memory asks copies of it."""
+    model, progress = nn.Identity(), Progress([])
+    with progress.task(task("a", 1), model):
+        copy.deepcopy(model)(torch.zeros(2, 1))
+        assert progress.counted == 6
 
 
 def test_durations_in_words() -> None:

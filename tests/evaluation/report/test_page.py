@@ -200,6 +200,9 @@ def test_state_of_the_checks(tmp_path: Path) -> None:
     assert state([sound, silent, skipped]) == (
         "CHECKS NOT RUN in silent, skipped. Passed in 1 of 3 runs.", "open",
     )  # fmt: skip
+    corrupted = run(tmp_path / "corrupted", Fake(norm="corruption", checks=()))
+    assert state([sound, corrupted]) == state([sound])
+    assert state([corrupted])[0] == "No checks: corruptions are no attack."
     line, kind = state([sound, failed, silent])
     assert kind == "failed"
     assert line == "CHECKS FAILED in failed: finite differences. Not run in silent."
