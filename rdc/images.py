@@ -103,7 +103,7 @@ def convert_images(images: Any, shape: Shape, *, resize: bool = False) -> Conver
         the path of an image file; or a list of these.
     resize: convert images of another shape: to the model's channels, then resized until they cover
         H x W, then cropped at their center. Without it they are refused, except files and PIL
-        images that only change between gray and color and lose nothing.
+        images whose colors the model has and that are not smaller than its images.
 
     The EXIF orientation of files and PIL images is applied; transparent pixels become white.
 
@@ -185,7 +185,8 @@ def _from_pil(image: Image.Image, shape: Shape, resize: bool, name: str) -> Conv
     if 0 in image.size:
         raise ValueError(f"images: PIL image of size {image.size}; give one that has pixels")
     own, plain = own_shape(image), in_mode(image, "L" if shape[0] == 1 else "RGB")
-    if not resize and not is_lossless(image, shape):
+    large = own[1] >= shape[1] and own[2] >= shape[2]
+    if not resize and not (large and keeps_color(image, shape)):
         raise ValueError(
             f"images: {name} is {spelled(own)}, but this model takes {spelled(shape)} (channels x "
             "height x width); give one of that shape, or resize=True (--resize) to convert it"
@@ -196,9 +197,13 @@ def _from_pil(image: Image.Image, shape: Shape, resize: bool, name: str) -> Conv
 
 def is_lossless(image: Image.Image, shape: Shape) -> bool:
     """True for an image of `shape`, or of other channels alone if gray holds all that there is."""
-    own = own_shape(image)
-    if own == shape or own[1:] != shape[1:] or own[0] == 1:
-        return own[1:] == shape[1:]
+    return own_shape(image)[1:] == shape[1:] and keeps_color(image, shape)
+
+
+def keeps_color(image: Image.Image, shape: Shape) -> bool:
+    """True unless the image has colors and `shape` (C, H, W) is gray."""
+    if shape[0] != 1 or own_shape(image)[0] == 1:
+        return True
     color = np.asarray(in_mode(image, "RGB"))
     return bool((color == color[..., :1]).all())
 

@@ -51,8 +51,8 @@ def classify(
         or a list of these.
     model: a packaged name (`rdc.packaged_models()`), a directory, a hub id, or a
         `RobustDiffusionClassifier`.
-    resize: convert images of another shape to that of the model (see `rdc.images.convert_images`);
-        without it they are refused.
+    resize: convert images of every other shape to that of the model; without it only files and PIL
+        images that are larger are (see `rdc.images.convert_images`). The prediction names changes.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; raised before computing.

@@ -38,7 +38,8 @@ class Classify:
     seed: int = 0
     """seed of the noise, which is the same for all images"""
     resize: bool = False
-    """convert images of another shape to the model's: gray or color, resized, cropped"""
+    """convert images of every other shape to the model's: gray or color, resized, cropped; without
+    it only larger images whose colors the model has are"""
 
 
 def main(command: Classify) -> int:

@@ -212,7 +212,7 @@ def photo() -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["file", "PIL image", "array", "tensor"])
-def test_nothing_is_converted_unasked(kind: str, tmp_path: Path) -> None:
+def test_no_color_is_lost_unasked(kind: str, tmp_path: Path) -> None:
     photo().save(tmp_path / "photo.png")
     given: Any = {
         "file": tmp_path / "photo.png", "PIL image": photo(), "array": pixels(8, 12, 3),
@@ -225,6 +225,18 @@ def test_nothing_is_converted_unasked(kind: str, tmp_path: Path) -> None:
     assert converted.changes == ("3x8x12 converted to 1x4x6: to gray, resized",) * 2
     if kind != "tensor":
         assert torch.equal(converted.images[:1], to_images(photo(), GRAY, resize=True))
+
+
+@pytest.mark.parametrize("kind", ["file", "PIL image"])
+def test_larger_pictures_are_reduced_and_smaller_ones_refused(kind: str, tmp_path: Path) -> None:
+    photo().save(tmp_path / "photo.png")
+    given = tmp_path / "photo.png" if kind == "file" else photo()
+    found = convert_images(given, COLOR)
+    assert found.changes == ("3x8x12 converted to 3x4x6: resized",)
+    assert torch.equal(found.images, to_images(given, COLOR, resize=True))
+    for larger in ((3, 9, 6), (3, 4, 13)):
+        with pytest.raises(ValueError, match=r"3x8x12, but this model takes .* resize=True"):
+            to_images(given, larger)
 
 
 def test_the_remedy_is_named() -> None:

@@ -130,7 +130,7 @@ def test_batch_size_does_not_change_the_rows(model, folder, capsys, batch_size: 
 
 def test_images_of_another_shape_are_converted_where_asked_for(model, tmp_path, capsys) -> None:
     """Every row and the end of the table say so."""
-    Image.fromarray(np.full((12, 10, 3), 99, np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(np.full((12, 10, 3), (9, 99, 9), np.uint8)).save(tmp_path / "photo.png")
     assert run("classify", tmp_path, "--model", model, "--json") == 1
     assert "photo.png is 3x12x10, but this model takes 1x8x8" in capsys.readouterr().out
     assert run("classify", tmp_path, "--model", model, "--json", "--resize") == 0
