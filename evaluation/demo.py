@@ -1,11 +1,11 @@
 """RDC against an ordinary CNN on real digits, both attacked: `python -m evaluation.demo`.
 
-Prints a table and draws one picture. With more images and several eps it is the curve of README.
-Another model brings its data: `--model NAME --data PATH`.
+Prints a table and draws one picture. Another model brings its data and its budget:
+`--model cifar10 --data cifar10-samples --eps 8/255`.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from evaluation.results.summary import accuracy_json
 from evaluation.runner import Runner
 from evaluation.suite_config import SuiteConfig
 from evaluation.target import fit, fit_transfer
+from purification import build
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.commands.program import run_program
 from rdc.config import require
@@ -54,13 +55,13 @@ class DemoConfig:
     cnn: str | None = None
     """image classifier to compare with; by default the packaged "<model>-cnn", or digits-cnn"""
     data: str = "digits"
-    """data set, as `training.train` takes it"""
+    """data set, as `rdc.data.load` takes it"""
     images: int = 16
     """number of images, from the start of the split"""
     split: Split = "test"
     eps: tuple[Budget, ...] = (0.2,)
     """budgets on the [0, 1] scale"""
-    steps: int = 40
+    steps: int = 10
     optimal: bool = False
     """add the exact denoiser of the training images, with and without maximization"""
     seed: int = 0
@@ -84,15 +85,15 @@ def main(config: DemoConfig) -> None:
         "robust accuracy in %, 95 % intervals",
         flush=True,
     )
-    data = load(config.data, config.split).subset(slice(config.images))
+    networks, data = models(config, load(config.data, config.split).subset(slice(config.images)))
     found = {
         name: pgd_evaluation(model, data, name, eps=config.eps, steps=config.steps,
                              seed=config.seed, show=True)
-        for name, model in models(config, data).items()
+        for name, model in networks.items()
     }  # fmt: skip
     print(table(found))
     if config.picture is not None:
-        picture(found, data.subset(slice(SHOWN)), max(config.eps), config.picture)
+        picture(found, data.subset(slice(SHOWN)), config, config.picture)
         print(f"wrote {config.picture}")
     if config.json is not None:
         results = {name: figures(each) for name, each in found.items()}
@@ -100,8 +101,8 @@ def main(config: DemoConfig) -> None:
         print(f"wrote {config.json}")
 
 
-def models(config: DemoConfig, data: Dataset) -> dict[str, nn.Module]:
-    """The models by name, on the device.
+def models(config: DemoConfig, data: Dataset) -> tuple[dict[str, nn.Module], Dataset]:
+    """The models by name, on the device, and the data with the labels that they have.
 
     Raises:
         ValueError: one of them is for other images or classes than those of the data.
@@ -110,15 +111,15 @@ def models(config: DemoConfig, data: Dataset) -> dict[str, nn.Module]:
     options: dict[str, Any] = {"seed": config.seed, "second_order": "central_difference"}
     rdc = RobustDiffusionClassifier.from_pretrained(config.model, **options)
     cnn = ImageClassifier.from_pretrained(compared_with(config))
-    fit(rdc, data, f"--model {config.model}", f"--data {config.data}")
+    data = fit(rdc, data, f"--model {config.model}", f"--data {config.data}")
     fit_transfer(cnn, data, f"--cnn {compared_with(config)}", f"--data {config.data}")
     found: dict[str, nn.Module] = {"CNN": cnn, "diffusion classifier": rdc.classifier, "RDC": rdc}
     if config.optimal:
-        train = load(config.data, "train")
+        train = load(config.data, "train").of_classes(data.class_names)
         denoiser = OptimalDenoiser(to_x(train.images), train.labels)
         best = RobustDiffusionClassifier(denoiser, rdc.config, **options)
         found |= {"optimal classifier": best.classifier, "optimal RDC": best}
-    return {name: model.to(default_device()) for name, model in found.items()}
+    return {name: model.to(default_device()) for name, model in found.items()}, data
 
 
 def compared_with(config: DemoConfig) -> str:
@@ -214,13 +215,30 @@ def figures(each: Evaluation) -> dict[str, Any]:
     }
 
 
-def picture(found: dict[str, Evaluation], data: Dataset, eps: float, path: Path) -> None:
-    """Draw the first images as they are and as they were attacked at `eps`."""
-    attacked: Iterator[Tensor] = (harmful(found[name], eps)[:SHOWN] for name in ("CNN", "RDC"))
+def picture(found: dict[str, Evaluation], data: Dataset, config: DemoConfig, path: Path) -> None:
+    """Draw the first images as they were attacked, and what the defenses make of them."""
+    title = f"White-box attacks, L-infinity {written(max(config.eps))}; the true class is green"
+    draw(columns(found, data, config), data, title=title, path=path)
+
+
+@torch.no_grad()
+def columns(found: dict[str, Evaluation], data: Dataset, config: DemoConfig) -> dict[str, Tensor]:
+    """The images (B, C, H, W) and posteriors (B, K) of the picture by title."""
     cnn, rdc = found["CNN"].runner.target.model, found["RDC"].runner.target.model
     assert isinstance(rdc, RobustDiffusionClassifier)
-    title = f"White-box attacks, L-infinity {written(eps)}; the true class is green"
-    draw(cnn, rdc, data, *attacked, title=title, path=path)
+    purifier = build("diffpure", rdc.denoiser, preset="cifar10-linf", seed=config.seed)
+    attacked = (harmful(found[name], max(config.eps))[: len(data)] for name in ("CNN", "RDC"))
+    for_cnn, for_rdc = attacked
+    maximized = rdc.purifier(for_rdc)
+    return {
+        "given": data.images,
+        "attacked: CNN": for_cnn,
+        "CNN: posterior": cnn(for_cnn).softmax(1),
+        "attacked: CNN,\nthen DiffPure": purifier(for_cnn),
+        "attacked: RDC": for_rdc,
+        "attacked: RDC,\nthen maximization": maximized,
+        "RDC: posterior": rdc.classifier(maximized).softmax(1),
+    }
 
 
 def harmful(each: Evaluation, eps: float) -> Tensor:

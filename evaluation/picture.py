@@ -1,79 +1,57 @@
-"""A picture of attacked images: the answers of a CNN and of RDC, image by image."""
+"""A picture of images and of the posteriors that models give them, a row per image."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rdc import RobustDiffusionClassifier
 from rdc.data import Dataset
 from rdc.runs.atomic import replacing
 from rdc.text import printable
 
-COLUMNS = (
-    "given",
-    "attacked: CNN",
-    "CNN: posterior",
-    "attacked: RDC",
-    "after maximization",
-    "RDC: posterior",
-)
+TRUE, WRONG, OTHER = "tab:green", "tab:red", "lightgray"
 
 
-def draw(
-    cnn: nn.Module,
-    rdc: RobustDiffusionClassifier,
-    data: Dataset,
-    for_cnn: Tensor,
-    for_rdc: Tensor,
-    *,
-    title: str,
-    path: Path,
-) -> None:
-    """Write a PNG file with a row per image of `data`.
+def draw(columns: Mapping[str, Tensor], data: Dataset, *, title: str, path: Path) -> None:
+    """Write a PNG file with a row per image of `data`, named by its true class.
 
-    for_cnn, for_rdc: the images (B, C, H, W) in [0, 1] as attacked for each model, whose posterior
-        stands beside them.
+    columns: by title, images (B, C, H, W), or posteriors (B, K), which become bars.
     """
     # matplotlib takes a second to import; only this needs it.
     from matplotlib.figure import Figure
 
-    with torch.no_grad():
-        maximized = rdc.purifier(for_rdc)
-        of_cnn, of_rdc = cnn(for_cnn).softmax(1), rdc.classifier(maximized).softmax(1)
-
-    figure = Figure(figsize=(2.1 * len(COLUMNS), 2.0 * len(data)))
-    axes = figure.subplots(len(data), len(COLUMNS), squeeze=False)
-    for column, head in enumerate(COLUMNS):
+    figure = Figure(figsize=(2.1 * len(columns), 2.0 * len(data)), layout="constrained")
+    axes = figure.subplots(len(data), len(columns), squeeze=False)
+    names = [*map(printable, data.class_names)]
+    for column, (head, values) in enumerate(columns.items()):
         axes[0, column].set_title(head)
-    for row in range(len(data)):
-        label = int(data.labels[row])
-        show(axes[row, 0], data.images[row])
-        show(axes[row, 1], for_cnn[row])
-        bars(axes[row, 2], of_cnn[row], label, data.class_names)
-        show(axes[row, 3], for_rdc[row])
-        show(axes[row, 4], maximized[row])
-        bars(axes[row, 5], of_rdc[row], label, data.class_names)
+        for axis, value, label in zip(axes[:, column], values, data.labels.tolist(), strict=True):
+            if value.ndim == 3:
+                show(axis, value)
+            else:
+                bars(axis, value, label, names)
+    for axis, label in zip(axes[:, 0], data.labels.tolist(), strict=True):
+        axis.set_ylabel(names[label], color=TRUE, fontsize=12)
     figure.suptitle(title)
-    figure.tight_layout()
     with replacing(path) as part:
         figure.savefig(part, dpi=80, format="png")
 
 
 def show(axis, image: Tensor) -> None:
-    """Draw an image (C, H, W) in [0, 1]."""
-    pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()
+    """Draw an image (C, H, W), cut off at [0, 1], which purifiers may leave."""
+    pixels = image.clamp(0, 1).permute(1, 2, 0).squeeze(2).cpu().numpy()
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axis.set_axis_off()
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
 
 
-def bars(axis, probabilities: Tensor, label: int, names: tuple[str, ...]) -> None:
-    """The posterior as bars: the true class green, a wrong winner red, the rest gray."""
+def bars(axis, probabilities: Tensor, label: int, names: list[str]) -> None:
+    """Draw the posterior as bars: the true class green, a wrong winner red, the rest gray."""
     winner = int(probabilities.argmax())
-    colors = ["lightgray"] * len(probabilities)
-    colors[winner] = "tab:red"
-    colors[label] = "tab:green"
-    axis.bar(range(len(probabilities)), probabilities.tolist(), color=colors)
-    axis.set_ylim(0, 1)
-    axis.set_yticks([])
-    axis.set_xticks(range(len(names)), [*map(printable, names)], fontsize=8)
+    colors = [OTHER] * len(names)
+    colors[winner] = WRONG
+    colors[label] = TRUE
+    axis.barh(range(len(names)), probabilities.tolist(), color=colors)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1), xticks=[])

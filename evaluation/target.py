@@ -18,7 +18,7 @@ from evaluation.defenses import (
     transfer_source,
     weights,
 )
-from rdc import DiffusionClassifier, ImageClassifier
+from rdc import AmortizedDiffusionClassifier, DiffusionClassifier, ImageClassifier
 from rdc.data import Dataset, load
 from rdc.runs.fingerprints import data_fingerprint
 
@@ -138,7 +138,7 @@ def shape_of(model: nn.Module) -> tuple[int, int, int] | None:
 
 def class_names(part: nn.Module) -> tuple[str, ...]:
     """Names of the classes that a part of a defense answers with; empty where it has none."""
-    if isinstance(part, DiffusionClassifier):
+    if isinstance(part, DiffusionClassifier | AmortizedDiffusionClassifier):
         return tuple(part.denoiser.class_names)
     return part.class_names if isinstance(part, ImageClassifier) else ()
 

@@ -13,6 +13,7 @@ from rdc.data.dataset import Dataset, Shape, Split
 from rdc.data.digits import read_digits
 from rdc.data.folder import read_folder
 from rdc.data.parquet import parquet_files, read_parquet
+from rdc.data.samples import CIFAR10_SAMPLES, read_samples
 from rdc.images import convert_images, spelled
 
 __all__ = ["Dataset", "Shape", "Split", "load"]
@@ -29,6 +30,7 @@ def load(
     """A split of a data set. `source` is one of:
 
     - "digits": scikit-learn's 1,797 handwritten digits of 8x8 pixels
+    - "cifar10-samples": the first 20 test images of CIFAR-10, from the wheel of foolbox
     - the path of `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, as published
     - a folder of images, `split/class/image.png`, whose classes take turns; validation may also be
       called val or valid; `class/image.png` without splits has the split "all"
@@ -63,14 +65,16 @@ def _load(
     path = Path(source)
     if source == "digits":
         return _of_shape(read_digits(split), shape, resize, source)
+    if source == CIFAR10_SAMPLES:
+        return _of_shape(read_samples(split), shape, resize, source)
     if path.name in ARCHIVES:
         return _of_shape(read_cifar(path, split), shape, resize, source)
     if path.suffix in (".npy", ".npz"):
         return _of_shape(read_arrays(path, split), shape, resize, source)
     if not path.is_dir():
         raise ValueError(
-            f"source={str(source)!r} is unknown; give 'digits', the path of one of "
-            f"{sorted(ARCHIVES)}, a .npz or .npy file, or an existing folder of images "
+            f"source={str(source)!r} is unknown; give 'digits', {CIFAR10_SAMPLES!r}, the path of "
+            f"one of {sorted(ARCHIVES)}, a .npz or .npy file, or an existing folder of images "
             "(split/class/image.png or class/image.png) or parquet files"
         )
     encoded = read_parquet(path, split) if parquet_files(path) else read_folder(path, split)

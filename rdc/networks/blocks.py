@@ -243,5 +243,6 @@ class PyramidLevel(nn.Module):
 
 def low_pass(taps: tuple[int, ...]) -> Tensor:
     """The filter over both axes, of sum 1: (taps, taps)."""
-    line = torch.tensor(taps, dtype=torch.float32)
-    return torch.outer(line, line) / line.sum().square()
+    # In Python: some of torch's operations on the meta device import its compiler, for seconds.
+    rows = [[above * left / sum(taps) ** 2 for left in taps] for above in taps]
+    return torch.tensor(rows, dtype=torch.float32)

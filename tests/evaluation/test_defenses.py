@@ -1,5 +1,6 @@
 """Defenses from factories, and models that do not fit the data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 from evaluation.defenses import DefenseConfig, build, hashes
 from evaluation.factories import from_factory
 from evaluation.target import fit, fit_transfer
-from rdc import Defense, Denoiser, ImageClassifier
+from rdc import ClassifierConfig, Defense, Denoiser, ImageClassifier
+from rdc.classifier import build_classifier
 from rdc.data import Dataset, load
 from rdc.networks.image_classifier import ImageClassifierConfig
 from tests.support.factories import FACTORY
+from tests.support.tiny import NETWORK, tiny_denoiser
 
 DATA = load("digits", "test").subset(slice(3))
 
@@ -101,6 +104,15 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
     assert "labels reordered" in found.notes[0]
     with pytest.raises(ValueError, match="--x: its classes are in another order"):
         fit_transfer(classifier(names=OTHERS), NAMED, "--x", "--y")
+
+
+@pytest.mark.parametrize("estimator", ["losses", "posterior"])
+def test_classes_of_a_diffusion_classifier_are_those_of_its_denoiser(estimator) -> None:
+    conditioning = "classifier" if estimator == "posterior" else "multihead"
+    denoiser = tiny_denoiser(replace(NETWORK, conditioning=conditioning), classes=("a", "b", "c"))
+    model = build_classifier(denoiser, ClassifierConfig(levels=2, estimator=estimator))
+    data = Dataset(DATA.pixels[:2], torch.tensor([0, 1]), ("c", "a", "b"))
+    assert fit(model, data, "--x", "--y").labels.tolist() == [2, 0]
 
 
 def test_a_purifiers_denoiser_may_know_other_classes() -> None:

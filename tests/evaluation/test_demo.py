@@ -2,16 +2,26 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from evaluation.demo import DemoConfig, compared_with, main
-from rdc import Denoiser, ImageClassifier
-from rdc.networks.image_classifier import ImageClassifierConfig
+from evaluation.demo import DemoConfig, columns, compared_with, main, models, pgd_evaluation
+from rdc import (
+    ClassifierConfig,
+    Denoiser,
+    ImageClassifier,
+    ImageClassifierConfig,
+    MaximizationConfig,
+    RDCConfig,
+    RobustDiffusionClassifier,
+)
+from rdc.data import load
+from rdc.data.samples import CLASS_NAMES
 from tests.support.pictures import noise, save
-from tests.support.tiny import tiny_rdc
+from tests.support.tiny import NETWORK, tiny_denoiser, tiny_rdc
 
 pytestmark = pytest.mark.slow
 
@@ -52,9 +62,8 @@ def test_any_model_on_its_data(config: DemoConfig, capsys) -> None:
 
 
 def test_a_model_that_is_not_there_is_named(config: DemoConfig) -> None:
-    """CIFAR-10's is not packaged yet: the error says which ones are."""
-    with pytest.raises(FileNotFoundError, match=r"model='cifar10'.*packaged models: \['digits'\]"):
-        main(replace(config, model="cifar10", cnn=None))
+    with pytest.raises(FileNotFoundError, match=r"model='letters'.*packaged models: .*'digits'"):
+        main(replace(config, model="letters", cnn=None))
 
 
 def test_models_of_other_images_are_refused(config: DemoConfig) -> None:
@@ -65,6 +74,43 @@ def test_models_of_other_images_are_refused(config: DemoConfig) -> None:
     larger.save_pretrained(str(config.cnn))
     with pytest.raises(ValueError, match=r"--cnn .* takes images .*16, 16\), but those of --data"):
         main(config)
+
+
+@pytest.mark.skipif(find_spec("foolbox") is None, reason="foolbox is not installed")
+def test_a_classifier_of_noised_color_images_on_foolbox_images(tmp_path: Path) -> None:
+    """Settings as those of the packaged model of CIFAR-10."""
+    network = replace(
+        NETWORK, image_size=32, channels=3, num_classes=10, patch=4, conditioning="classifier"
+    )
+    rdc = RobustDiffusionClassifier(
+        tiny_denoiser(network, classes=CLASS_NAMES[::-1]),
+        RDCConfig(ClassifierConfig(estimator="posterior"), MaximizationConfig(steps=1)),
+    )
+    rdc.save_pretrained(tmp_path / "rdc")
+    with torch.random.fork_rng(devices=[]):
+        cnn = ImageClassifier(ImageClassifierConfig("wrn-10-1", 32, 3, 10)).eval()
+    cnn.requires_grad_(False).save_pretrained(tmp_path / "cnn")
+    config = DemoConfig(
+        model=str(tmp_path / "rdc"), cnn=str(tmp_path / "cnn"), data="cifar10-samples",
+        images=2, steps=1, eps=(8 / 255,),
+    )  # fmt: skip
+    networks, data = models(config, load(config.data, "test").subset(slice(2)))
+    assert [data.class_names[label] for label in data.labels] == ["cat", "ship"]
+    assert data.class_names == CLASS_NAMES[::-1]
+    found = {
+        name: pgd_evaluation(model, data, name, eps=config.eps, steps=1)
+        for name, model in networks.items()
+    }
+    drawn = columns(found, data, config)
+    given = drawn["given"]
+    assert torch.equal(given, data.images)
+    changed = {name: (v - given).abs().amax().item() for name, v in drawn.items() if v.ndim == 4}
+    assert changed["attacked: CNN"] <= 8 / 255 + 1e-6 and changed["attacked: RDC"] <= 8 / 255 + 1e-6
+    assert changed["attacked: CNN,\nthen DiffPure"] > 8 / 255
+    for name, title in {"CNN": "CNN: posterior", "RDC": "RDC: posterior"}.items():
+        torch.testing.assert_close(drawn[title].sum(1), torch.ones(2))
+        worst = found[name].accuracy("linf", 8 / 255).mean
+        assert (drawn[title].argmax(1) == data.labels).double().mean().item() == worst
 
 
 def test_what_a_packaged_model_is_compared_with() -> None:
