@@ -11,7 +11,15 @@ from torch import nn
 from evaluation.checks import headline, run
 from evaluation.defenses import DefenseConfig, build
 from purification import DiffusionPurifier, PurifierConfig
-from rdc import Defense, Denoiser, LikelihoodMaximizer, MaximizationConfig
+from rdc import (
+    ClassifierConfig,
+    Defense,
+    Denoiser,
+    LikelihoodMaximizer,
+    MaximizationConfig,
+    RDCConfig,
+    RobustDiffusionClassifier,
+)
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 from tests.support import fakes
@@ -73,7 +81,7 @@ def test_fakes_are_flagged_in_every_norm(name: str, norm: str) -> None:
     assert expected - {"planted vulnerability"} <= failed(make(), norm=norm, eps=eps)
 
 
-def purified(steps: int = 4) -> Defense:
+def purified(steps: int = 2) -> Defense:
     """DiffPure's process in a few steps."""
     return Defense(DiffusionPurifier(denoiser(), PurifierConfig(t_star=0.1, steps=steps)), CNN)
 
@@ -89,11 +97,19 @@ def denoiser() -> Denoiser:
     return Denoiser.from_pretrained("digits").eval().requires_grad_(False)
 
 
+def rdc() -> RobustDiffusionClassifier:
+    """All parts of RDC, with fewer steps, draws and noise levels than the packaged one."""
+    levels = ClassifierConfig(levels=4, sigma_min=0.7, sigma_max=3.0)
+    maximization = MaximizationConfig(steps=2, draws=1, budget=0.1, step_size=0.02)
+    config = RDCConfig(levels, maximization)
+    return RobustDiffusionClassifier(denoiser(), config, second_order="central_difference")
+
+
 HONEST: dict[str, Callable[[], nn.Module]] = {
     "classifier": lambda: fakes.Fake(CNN),
     "trades": lambda: ImageClassifier.from_pretrained("digits-trades"),
-    "diffusion": lambda: build(DefenseConfig("diffusion"), data="digits"),
-    "rdc": lambda: build(DefenseConfig("rdc"), data="digits"),
+    "diffusion": lambda: rdc().classifier,
+    "rdc": rdc,
     "maximization": maximized,
     "diffpure": purified,
     "agdm": lambda: build(DefenseConfig("agdm", steps=3), data="digits"),
@@ -119,7 +135,7 @@ def test_honest_models_pass_in_every_norm(norm, eps: float, applied: int) -> Non
 
 def test_random_defense_passes_on_its_draws() -> None:
     found = run(
-        purified(2), DIGITS.images[:4], DIGITS.labels[:4], norm="linf", eps=0.2, steps=2, draws=2
+        purified(), DIGITS.images[:4], DIGITS.labels[:4], norm="linf", eps=0.2, steps=2, draws=2
     )  # fmt: skip
     assert headline(found) == "all 13 checks passed", found
 
