@@ -1,6 +1,7 @@
 """Settings shared by the tests; the checkout is importable, for `tests.support`."""
 
 import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests import emulated
 
         emulated.start()
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """A context whose children start with everything imported."""
+    from tests.support.launchers import context
+
+    return context()

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import wraps
 from math import pi, sqrt
-from typing import Literal
+from typing import Literal, ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +15,38 @@ Resample = Literal["none", "down", "up"]
 Architecture = Literal["rdc", "ddpmpp", "ncsnpp", "adm"]
 
 
+P = ParamSpec("P")
+
+
+def constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """The tensor that `make` computes on the CPU, on the default device.
+
+    Arithmetic on the meta device, where models are compared with their files, would import torch's
+    compiler, which takes longer than all the rest of loading a model.
+    """
+
+    @wraps(make)
+    def placed(*args: P.args, **options: P.kwargs) -> Tensor:
+        with torch.device("cpu"):
+            value = make(*args, **options)
+        return value.to(torch.get_default_device())
+
+    return placed
+
+
+@constant
 def log_sigma_frequencies(count: int) -> Tensor:
     """Frequencies (count,) for ln(sigma) / 4, in [-1.2, 1.1] for sigma in [0.01, 80]: 0.5 to 63."""
     return torch.logspace(-0.3, 1.8, count, dtype=torch.float64).float()
 
 
+@constant
 def position_frequencies(count: int) -> Tensor:
     """10000^(-k / count) for k = 0 .. count - 1 (Vaswani et al. 2017)."""
     return (1 / 10_000) ** (torch.arange(count, dtype=torch.float32) / count)
 
 
+@constant
 def closed_position_frequencies(count: int) -> Tensor:
     """The same down to 1/10000 itself: 10000^(-k / (count - 1)) (Ho et al. 2020)."""
     return (1 / 10_000) ** (torch.arange(count, dtype=torch.float32) / (count - 1))
@@ -241,6 +264,7 @@ class PyramidLevel(nn.Module):
         return self.resampled(self.conv(x))
 
 
+@constant
 def low_pass(taps: tuple[int, ...]) -> Tensor:
     """The filter over both axes, of sum 1: (taps, taps)."""
     # In Python: some of torch's operations on the meta device import its compiler, for seconds.

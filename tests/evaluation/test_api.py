@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from evaluation.results.records import Record, read_records
 from evaluation.results.summary import Summary
 from rdc.data import Dataset
 from tests.support.factories import FACTORY
+from tests.support.launchers import printed, run
 
 ONLY = ("exact/apgd-margin", "square")
 OPTIONS = {"eps": (0.05, 0.3), "steps": 3, "queries": 5, "only": ONLY, "batch_size": 4}
@@ -285,19 +284,20 @@ def test_unknown_figures_are_named(
 
 def test_a_factory_is_a_defense_for_the_program(tmp_path: Path) -> None:
     """The program runs in its own process; a factory file that has changed is refused later."""
-    file, out = tmp_path / "mine.py", tmp_path / "out"
+    file, out, printer = tmp_path / "mine.py", tmp_path / "out", tmp_path / "printed"
     file.write_text(FACTORY)
-    command = [
-        sys.executable, "-m", "evaluation.evaluate", "--out", str(out), "--defense.kind", "module",
-        "--defense.factory", f"{file}:cnn", "--images", "2", "--eps", "1/10", "--suite.only",
-        "square", "--suite.queries", "5", "--check-images", "0",
+    flags = [
+        "--out", out, "--defense.kind", "module", "--defense.factory", f"{file}:cnn", "--images",
+        "2", "--eps", "1/10", "--suite.only", "square", "--suite.queries", "5",
+        "--check-images", "0",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "module on 2 test images of digits, linf eps 0.1"
+    assert run(printer, "evaluation.evaluate", *flags) == 0, printed(printer)
+    first, *_ = printed(printer)[0].splitlines()
+    assert first == "module on 2 test images of digits, linf eps 0.1"
     settings = json.loads((out / "settings.json").read_text())
     assert {f"weights of {file}:cnn", f"mine.py of {file}:cnn"} < settings["inputs"].keys()
     file.write_text(FACTORY + "# changed\n")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert f"mine.py of {file}:cnn: its content has changed" in done.stderr
+    assert run(printer, "evaluation.evaluate", *flags) == 2
+    errors = printed(printer)[1]
+    assert "Traceback" not in errors
+    assert f"mine.py of {file}:cnn: its content has changed" in errors

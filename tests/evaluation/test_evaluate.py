@@ -1,12 +1,9 @@
 """The runner: killed, continued, on two processes, short of memory; and what it leaves behind."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +28,11 @@ from evaluation.work_queue import Unit
 from rdc import Defense, ImageClassifier
 from rdc.data import load
 from tests.support.children import evaluate_noisy
-from tests.support.launchers import TORCHRUN
+from tests.support.launchers import printed, two
 from tests.support.records import record
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 CLASSIFIER = DefenseConfig(kind="classifier")
 SUITE = SuiteConfig(steps=3, targets=2, queries=6)
 PURIFIED = DefenseConfig(kind="diffpure", t_star=0.2, steps=2)
@@ -207,17 +203,6 @@ def test_run_that_ends_before_or_after_writing_continues(
     assert_same_run(out, whole)
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """A context whose children are forked from a process that has everything imported."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["evaluation.evaluate", "sklearn.datasets", "training.denoising"]
-    )
-    return context
-
-
 def test_ten_kills_at_random_moments_lose_nothing(tmp_path: Path, processes) -> None:
     """SIGKILL, up to two units after the start; draws, images and answers come out the same."""
     settings = {
@@ -253,10 +238,9 @@ def test_two_processes_find_what_one_finds(whole: Path, tmp_path: Path) -> None:
         "--eps", "1/10", "0.2", "--suite.steps", "3", "--suite.targets", "2",
         "--suite.queries", "6", "--out", str(out),
     ]  # fmt: skip
-    command = [sys.executable, "-m", *TORCHRUN, "evaluation.evaluate", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with two(tmp_path / "printed", "evaluation.evaluate", *flags) as children:
+        pass
+    assert [child.exitcode for child in children] == [0, 0], printed(tmp_path / "printed" / "0")
     assert len(list(out.glob("records-*.jsonl"))) == 2
     assert_same_run(out, whole)
 
@@ -274,7 +258,11 @@ def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path
     """Clean and attacked figures stand under the same protocols."""
     out = tmp_path / "run"
     suite = replace(SUITE, eot_samples=2, only=("*apgd-margin", "square"))
-    main(config(out, defense=PURIFIED, suite=suite, eval_draws=6, images=4, eps=(0.1,)))
+    main(
+        config(
+            out, defense=PURIFIED, suite=suite, eval_draws=6, images=4, eps=(0.1,), check_images=0
+        )
+    )
     assert all(len(r["predictions"]) == len(r["confidences"]) == 6 for r in records(out))
     model = build(PURIFIED, data="digits")
     assert isinstance(model, Defense)
@@ -301,7 +289,8 @@ def test_ensembles_leave_a_record_per_stage(tmp_path: Path, attack) -> None:
     small = SuiteConfig(
         steps=2, targets=1, queries=4, eot_samples=2 if attack == "stochastic" else 1
     )
-    changes = {"defense": PURIFIED, "attack": attack, "images": 3, "eps": (0.2,), "eval_draws": 2}
+    changes = {"defense": PURIFIED, "attack": attack, "images": 3, "eps": (0.2,), "eval_draws": 2,
+               "check_images": 0}  # fmt: skip
     main(config(out, suite=small, **changes))
     stages = {"apgd-ce", "+apgd-t", "+fab-t", "+square"}
     means = {"mean/apgd-ce", "mean/+apgd-margin", "mean/+apgd-t", "mean/+square"}

@@ -22,7 +22,7 @@ ALLOWED = {
 }
 OURS = {*ALLOWED, "tests", "recipes"}
 HEAVY = ["timm", "accelerate", "torchsde", "sklearn", "matplotlib", "torchvision", "tyro",
-         "diffusers"]  # fmt: skip
+         "diffusers", "torch._dynamo"]  # fmt: skip
 
 
 def sources(package: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ tests/project/test_kills.py --kills 12 -s` kills each of the five programs 12 ti
 """
 
 import json
-import multiprocessing
 import os
 import random
 import time
@@ -115,18 +114,6 @@ def program(request: pytest.FixtureRequest, inputs: Path) -> Program:
             lambda out: (main, ["report", runs, "--out", str(out)]), assert_same_files
         ),
     }[request.param]
-
-
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """A context whose children start with everything imported."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tests.support.children", "rdc.commands.classify_folder", "evaluation.report.page",
-         "sklearn.datasets"]
-    )  # fmt: skip
-    return context
 
 
 def test_kills_at_random_moments_lose_nothing(

@@ -190,10 +190,11 @@ class Drawing(Dataset):
         return self.source.normal(some_images(1), 1).flatten()
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_with_copies_of_a_module_draw_differently(start: str) -> None:
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_workers_with_copies_of_a_module_draw_differently(start: str, processes) -> None:
+    """A forked process has a copy of the memory, one of the fork server a pickled copy."""
     source = Noise("fresh")
-    with get_context(start).Pool(2) as pool:
+    with (processes if start == "forkserver" else get_context(start)).Pool(2) as pool:
         jobs = [pool.apply_async(fresh_draws, (source, i)) for i in range(2)]
         found = [job.get() for job in jobs]
     found.append(fresh_draws(source, 2))

@@ -1,5 +1,9 @@
 """Functions that tests run in other processes."""
 
+import os
+import runpy
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,20 @@ from rdc.commands.program import run_program
 from rdc.noise import Noise
 from training.denoising import TrainConfig
 from training.train import main
+
+
+def run_module(
+    out: Path, module: str, arguments: list[str], cwd: Path, environment: dict[str, str]
+) -> None:
+    """`python -m MODULE ARGUMENTS`, which prints to the files `out`.out and `out`.err."""
+    for descriptor, suffix in ((1, ".out"), (2, ".err")):
+        with out.with_suffix(suffix).open("w") as file:
+            os.dup2(file.fileno(), descriptor)
+    os.chdir(cwd)
+    os.environ |= environment
+    sys.argv = [module, *arguments]
+    warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)  # it is preloaded
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def train_or_report(config: TrainConfig, report: Path) -> None:

@@ -1,7 +1,6 @@
 """Runs that are killed, stopped, refused and continued, and the options every trainer shares."""
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -46,15 +45,6 @@ def whole(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     main(config(out))
     return out
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """A context whose children start with everything imported."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.train"])
-    return context
 
 
 def start(processes, settings: TrainConfig) -> BaseProcess:

@@ -1,9 +1,6 @@
 """Training: objectives, batches, averages, and the commands with one process and with two."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from rdc.commands.main import main as rdc_command
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 from tests.support.denoisers import random_denoiser
-from tests.support.launchers import TORCHRUN
+from tests.support.launchers import printed, run, two
 from tests.support.oracle import some_images, two_classes
 from tests.support.tiny import NETWORK, tiny_denoiser
 from training import batches
@@ -48,7 +45,6 @@ from training.train import main
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 DEFAULT = TrainConfig(out=Path("unused"))
 TINY_FLAGS = [
     "--network.width", "8", "--network.width-multipliers", "1", "--batch-size", "16",
@@ -265,33 +261,23 @@ def test_a_teacher_of_other_images_is_refused(tmp_path: Path) -> None:
         build_teacher(config, load("digits", "validation"), torch.device("cpu"))
 
 
-def launch(tmp_path: Path, launcher: list[str], *arguments: str) -> Path:
-    """Run a training command and return its output folder."""
-    out = tmp_path / "-".join(["run", *(a.strip("-") for a in launcher[-1:])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", *launcher, *arguments, "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
-
-
 def run_record(out: Path) -> dict:
     return json.loads((out / "training.json").read_text())
 
 
-ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
-
-
 def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
-    """Plain and distilled rows, one process under accelerate and two under torchrun."""
+    """Plain and distilled rows, one process under accelerate and two as torchrun starts them."""
+    one, pair = tmp_path / "one", tmp_path / "two"
     flags = [*TINY_FLAGS, "--teacher", "optimal", "--objective.off-data", "0.2"]
-    one = launch(tmp_path / "one", ACCELERATE, "training.train", *flags)
-    two = launch(tmp_path / "two", TORCHRUN, "training.train", *flags)
-    first, second = run_record(one), run_record(two)
+    with two(tmp_path / "printed", "training.train", *flags, "--out", pair) as children:
+        launcher = ["--cpu", "--num_processes", "1", "-m", "training.train", *flags, "--out", one]
+        assert run(tmp_path / "launcher", "accelerate.commands.launch", *launcher) == 0
+    assert [child.exitcode for child in children] == [0, 0], printed(tmp_path / "printed" / "0")
+    first, second = run_record(one), run_record(pair)
     assert (first["processes"], second["processes"]) == (1, 2)
     for a, b in zip(first["history"], second["history"], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
-    weights, others = (load_file(out / "model.safetensors") for out in (one, two))
+    weights, others = (load_file(out / "model.safetensors") for out in (one, pair))
     for name, weight in weights.items():
         torch.testing.assert_close(weight, others[name], rtol=1e-3, atol=1e-4)
     assert first["data_fingerprint"] == second["data_fingerprint"]

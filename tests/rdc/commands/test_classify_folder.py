@@ -2,14 +2,11 @@
 
 import ast
 import json
-import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -33,7 +30,7 @@ from rdc.commands.classify_folder import (
 from rdc.image_files import SUFFIXES, image_files
 from rdc.prediction import classify
 from rdc.runs.run_log import RunLog
-from tests.support.launchers import TORCHRUN
+from tests.support.launchers import TORCHRUN, printed, run
 from tests.support.tiny import tiny_rdc
 
 ROOT = Path(__file__).parents[3]
@@ -150,15 +147,6 @@ def test_one_image(model: Path, images: Path, tmp_path: Path) -> None:
 # --- what ends a run ---
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """A context whose children start with everything imported."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rdc.commands.classify_folder", "accelerate"])
-    return context
-
-
 @pytest.mark.slow
 def test_sigkill_at_random_moments_loses_nothing(
     model: Path, images: Path, tmp_path: Path, processes
@@ -202,15 +190,13 @@ def test_two_processes_of_torchrun(whole: bytes, model, images, tmp_path: Path) 
     list_files(images, out)
     share(model, images, out, 2, 3)
     before = (out / "records-002.jsonl").read_bytes()
-    command = [sys.executable, "-m", *TORCHRUN, "rdc", "classify", images, "--out", out]
-    ran = subprocess.run(
-        [*map(str, command), "--model", str(model), "--batch-size", "4"],
-        capture_output=True, text=True, cwd=ROOT, timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert ran.stdout == f"wrote {out / PREDICTIONS}; 2 images could not be classified\n"
-    assert ran.stderr.count("23/23") == 1
+    program = ["rdc", "classify", images, "--out", out, "--model", model, "--batch-size", "4"]
+    printer = tmp_path / "torchrun"
+    status = run(printer, "torch.distributed.run", *TORCHRUN, *program)
+    stdout, stderr = printed(printer)
+    assert status == 0, stderr[-3000:]
+    assert stdout == f"wrote {out / PREDICTIONS}; 2 images could not be classified\n"
+    assert stderr.count("23/23") == 1
     assert (out / PREDICTIONS).read_bytes() == whole
     assert (out / "records-002.jsonl").read_bytes() == before
     assert (out / "records-000.jsonl").exists() and (out / "records-001.jsonl").exists()
@@ -328,9 +314,9 @@ def test_folders_that_are_not_shared_are_an_error(model, images, tmp_path: Path)
     with pytest.raises(ValueError, match="not the same folder for all processes"):
         FolderRun(images, tmp_path, model, batch_size=4, seed=0, device=torch.device("cpu"))
     list_files(images, tmp_path)
-    run, run_log = share(model, images, tmp_path, 0, 2)
+    part, run_log = share(model, images, tmp_path, 0, 2)
     with pytest.raises(ValueError, match=r"has 3 of 6 batches .* must write"):
-        run.merge(run_log)
+        part.merge(run_log)
 
 
 # --- how it scales ---

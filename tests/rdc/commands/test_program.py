@@ -1,8 +1,5 @@
 """Command lines: settings from the annotation of `main`, errors of users in one line, once."""
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +9,7 @@ import tyro
 
 from rdc.commands import program
 from rdc.commands.program import report_error, run_program, with_current_flags, with_flags
-from tests.support.launchers import TORCHRUN
+from tests.support.launchers import printed, two
 
 
 @dataclass(frozen=True)
@@ -151,14 +148,13 @@ def test_the_main_process_prints_what_all_have(monkeypatch, capsys) -> None:
 
 @pytest.mark.slow
 def test_several_processes_print_an_error_once(tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", *TORCHRUN, "rdc", "classify", str(tmp_path / "missing"),
-        "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert ran.returncode != 0
-    lines = [line for line in ran.stderr.splitlines() if line.startswith("error")]
-    assert lines == [
+    """As under torchrun, which ends the others when one has ended."""
+    arguments = ["classify", tmp_path / "missing", "--out", tmp_path / "out"]
+    with two(tmp_path / "printed", "rdc", *arguments) as (first, second):
+        first.join()
+        second.terminate()
+    assert first.exitcode == 2 and second.exitcode != 0
+    stderr = "".join(printed(tmp_path / "printed" / rank)[1] for rank in "01")
+    assert [line for line in stderr.splitlines() if line.startswith("error")] == [
         f"error: path={tmp_path / 'missing'} does not exist; give an image or a folder"
     ]

@@ -1,0 +1,18 @@
+"""Imports that take long, made once in the process that children of tests are forked from."""
+
+import accelerate
+import sklearn.datasets
+import torch._dynamo
+import torch.distributed.run
+import tyro
+
+import evaluation.evaluate
+import evaluation.report.page
+import purification.__main__
+import rdc.commands.classify_folder
+import rdc.commands.main
+import tests.support.children
+import training.train
+
+__all__ = ["accelerate", "evaluation", "purification", "rdc", "sklearn", "tests", "torch",
+           "training", "tyro"]  # fmt: skip
