@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tests.support.children import run_module
 
@@ -35,11 +35,15 @@ def context() -> ForkServerContext:
 
 
 def start_module(
-    out: Path, module: str, *arguments: object, cwd: Path = ROOT, **environment: str
+    out: Path,
+    module: str,
+    *arguments: object,
+    cwd: Path = ROOT,
+    environment: dict[str, str] | None = None,
 ) -> BaseProcess:
     """Start `python -m MODULE ARGUMENTS`; it prints to the files of `printed(out)`."""
     words = [str(argument) for argument in arguments]
-    child = context().Process(target=run_module, args=(out, module, words, cwd, environment))
+    child = context().Process(target=run_module, args=(out, module, words, cwd, environment or {}))
     child.start()
     return child
 
@@ -65,7 +69,12 @@ def two(folder: Path, module: str, *arguments: object) -> Iterator[list[BaseProc
              "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
     folder.mkdir()
     children = [
-        start_module(folder / rank, module, *arguments, RANK=rank, LOCAL_RANK=rank, **place)
+        start_module(
+            folder / rank,
+            module,
+            *arguments,
+            environment=place | {"RANK": rank, "LOCAL_RANK": rank},
+        )
         for rank in "01"
     ]
     yield children
