@@ -1,10 +1,7 @@
 """`python -m purification`: files, folders and arrays in, the same purified out; runs go on."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,8 @@ from purification import DiffusionPurifier, build
 from purification.__main__ import Purification, main
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
 from rdc.commands.program import run_program
+from tests.support.launchers import printed
+from tests.support.launchers import run as run_module
 from tests.support.pictures import noise, save
 from tests.support.tiny import tiny_denoiser
 
@@ -410,14 +409,7 @@ def test_unknown_models_and_presets(models, folder, tmp_path, capsys) -> None:
 
 @pytest.mark.slow
 def test_the_command_end_to_end(models: Path, folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "purification", folder / "a.png", tmp_path / "a.png"]
-    ran = subprocess.run(
-        [*command, "--model", models / "denoiser"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
-    )
-    assert ran.returncode == 0, ran.stderr
+    command = ["purification", folder / "a.png", tmp_path / "a.png", "--model", models / "denoiser"]
+    status = run_module(tmp_path / "printed", *command, cwd=folder)
+    assert status == 0, printed(tmp_path / "printed")
     assert pixels(tmp_path / "a.png").shape == (8, 8)

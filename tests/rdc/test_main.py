@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +19,8 @@ from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
 from rdc.commands.classify import Classify
 from rdc.commands.main import main
 from rdc.prediction import classify
+from tests.support.launchers import printed
+from tests.support.launchers import run as run_module
 from tests.support.tiny import NETWORK, tiny_denoiser, tiny_rdc
 from training.denoising import TrainConfig
 
@@ -328,19 +327,13 @@ def test_other_settings_of_a_begun_folder(model: Path, folder: Path, tmp_path, c
 
 
 @pytest.mark.slow
-def test_the_command_end_to_end(model: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "rdc", "classify", folder, "--model", model, "--json"]
-    ran = subprocess.run(
-        [*command, "--batch-size", "2"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=600,
-    )
-    assert ran.returncode == 1, ran.stderr
-    rows = json_rows(ran.stdout)
+def test_the_command_end_to_end(model: Path, folder: Path, tmp_path: Path) -> None:
+    command = ["rdc", "classify", folder, "--model", model, "--json", "--batch-size", "2"]
+    status = run_module(tmp_path / "printed", *command, cwd=folder)
+    stdout, stderr = printed(tmp_path / "printed")
+    assert status == 1, stderr
+    rows = json_rows(stdout)
     assert [name for name, row in rows.items() if "error" in row] == ["c.png"]
     assert len(rows) == 5
-    assert "1 of 5 images could not be classified" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    assert "1 of 5 images could not be classified" in stderr
+    assert "Traceback" not in stderr

@@ -149,7 +149,9 @@ def test_run_has_every_attack_and_is_struck_through_where_it_failed(report: Repo
 def test_text_of_files_is_text(tmp_path: Path) -> None:
     check = {"name": HOSTILE, "passed": False, "detail": HOSTILE}
     classes = tuple(f"{HOSTILE}{number}" for number in range(10))
-    folder = make(tmp_path / HOSTILE.replace("/", "-"), Fake(checks=(check,), classes=classes))
+    folder = make(
+        tmp_path / HOSTILE.replace("/", "-"), Fake(checks=(check,), classes=classes, eps=(0.1,))
+    )
     summary = json.loads((folder / "summary.json").read_text())
     for part in (summary["config"]["defense"], summary["config"], summary["packages"], summary):
         part |= {key: HOSTILE for key, value in part.items() if key not in ("norm", "split")

@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from rdc.data import Shape, cache, decode, load
 from rdc.data.folder import read_folder
+from tests.support.children import load_and_die
 from tests.support.pictures import noise, save, tree
 
 SEEDS = [seed for turn in range(5) for seed in (turn, 5 + turn)]  # the classes take turns
@@ -242,18 +241,12 @@ def test_two_at_once(root: Path, decoding: list[str], monkeypatch: pytest.Monkey
     assert (len(decoding), len(kept(root))) == (20, 1)
 
 
-def test_a_kill_leaves_no_cache(root: Path, decoding: list[str]) -> None:
+def test_a_kill_leaves_no_cache(root: Path, decoding: list[str], processes) -> None:
     """Killed with all written and nothing in place, a process leaves what nobody will read."""
-    code = f"""
-import os, signal
-from io import BytesIO
-from pathlib import Path
-from rdc.data import load
-os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-load({str(root)!r}, "test", cache=Path({str(root.parent / "cache")!r}))
-"""
-    ran = subprocess.run([sys.executable, "-c", code], timeout=120)
-    assert ran.returncode == -signal.SIGKILL
+    child = processes.Process(target=load_and_die, args=(root, root.parent / "cache"))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert [path.suffix for path in kept(root)] == [".part"]
     assert torch.equal(load_test(root), EXPECTED)
     assert len(decoding) == 10
