@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import wraps
 from math import pi, sqrt
-from typing import Literal, ParamSpec
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,7 @@ Resample = Literal["none", "down", "up"]
 Architecture = Literal["rdc", "ddpmpp", "ncsnpp", "adm"]
 
 
-P = ParamSpec("P")
-
-
-def constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def constant(make: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
     """The tensor that `make` computes on the CPU, on the default device.
 
     Arithmetic on the meta device, where models are compared with their files, would import torch's
@@ -26,15 +23,14 @@ def constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """
 
     @wraps(make)
-    def placed(*args: P.args, **options: P.kwargs) -> Tensor:
+    def placed(count: int) -> Tensor:
         with torch.device("cpu"):
-            value = make(*args, **options)
+            value = make(count)
         return value.to(torch.get_default_device())
 
     return placed
 
 
-@constant
 def log_sigma_frequencies(count: int) -> Tensor:
     """Frequencies (count,) for ln(sigma) / 4, in [-1.2, 1.1] for sigma in [0.01, 80]: 0.5 to 63."""
     return torch.logspace(-0.3, 1.8, count, dtype=torch.float64).float()
@@ -264,7 +260,6 @@ class PyramidLevel(nn.Module):
         return self.resampled(self.conv(x))
 
 
-@constant
 def low_pass(taps: tuple[int, ...]) -> Tensor:
     """The filter over both axes, of sum 1: (taps, taps)."""
     # In Python: some of torch's operations on the meta device import its compiler, for seconds.
