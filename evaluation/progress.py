@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from evaluation.costs import GRADIENT
+from evaluation.results.records import CLEAN
 
 REFRESH = 0.2
 """Seconds between two updates of the bar."""
@@ -32,7 +33,12 @@ class Task:
 
     @property
     def kinds(self) -> list[tuple[str, ...]]:
-        """Groups of tasks that need a similar share of `seconds`, the most similar first."""
+        """Groups of tasks that need a similar share of `seconds`, the most similar first.
+
+        The first answers of a run, to clean images, tell nothing about attacks.
+        """
+        if self.attack == CLEAN:
+            return [(self.run, CLEAN), ("*", CLEAN)]
         gradient, _, kind = self.attack.rpartition("/")
         return [(self.run, self.attack), (self.run, gradient, "*"), (self.run,), ("*", kind), ()]
 
