@@ -46,7 +46,7 @@ def test_unknown_data_is_named(bad: tuple[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def prediction(model) -> rdc.Prediction:
-    """Of all test digits."""
+    """The prediction for all test digits."""
     return rdc.classify(load("digits", "test").images, model, batch_size=100)
 
 

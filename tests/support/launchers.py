@@ -83,5 +83,5 @@ def two(folder: Path, module: str, *arguments: object) -> Iterator[list[BaseProc
 
 
 def printed(out: Path) -> tuple[str, str]:
-    """What a child printed, and its errors."""
+    """Output and errors that a child printed."""
     return out.with_suffix(".out").read_text(), out.with_suffix(".err").read_text()

@@ -148,7 +148,7 @@ def test_the_main_process_prints_what_all_have(monkeypatch, capsys) -> None:
 
 @pytest.mark.slow
 def test_several_processes_print_an_error_once(tmp_path: Path) -> None:
-    """As under torchrun, which ends the others when one has ended."""
+    """The processes run as under torchrun, which ends the others when one has ended."""
     arguments = ["classify", tmp_path / "missing", "--out", tmp_path / "out"]
     with two(tmp_path / "printed", "rdc", *arguments) as (first, second):
         first.join()
