@@ -17,7 +17,7 @@ $(BIN)/.ready: pyproject.toml
 
 # Natural images where their models are packaged, then digits.
 demo: $(BIN)/.ready
-	$(if $(wildcard rdc/pretrained/cifar10),$(BIN)/python -m evaluation.demo $(CIFAR10))
+	$(if $(wildcard rdc/pretrained/cifar10-cnn),$(BIN)/python -m evaluation.demo $(CIFAR10))
 	$(BIN)/python -m evaluation.demo
 
 test: $(BIN)/.ready
