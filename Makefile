@@ -23,7 +23,7 @@ demo: $(BIN)/.ready
 test: $(BIN)/.ready
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# What is not marked slow: about two minutes.
+# What is not marked slow.
 test-fast: $(BIN)/.ready
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 

@@ -1,4 +1,4 @@
-"""Cost of one image for every defense: `python -m benchmarks.defenses --model cifar10 ...`.
+"""Cost of one image for every defense: `python -m benchmarks.defenses`.
 
 Parameters of all networks, operations of an answer, and milliseconds of CPU time of one thread for
 an answer and for the exact gradient of its margin, with as many images at once as `--images`.

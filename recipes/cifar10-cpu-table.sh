@@ -4,7 +4,7 @@
 # ($RUNS/table), with the variables of cifar10-table.sh. It continues when it is run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export RUNS="${RUNS:-runs/cifar10-cpu}" TQDM_MININTERVAL="${TQDM_MININTERVAL:-1}"
+export RUNS="${RUNS:-runs/cifar10-cpu}"
 source recipes/cifar10-settings.sh
 
 [[ -f $RUNS/cifar10-rdc/calibration.json ]] ||
