@@ -7,17 +7,19 @@ theorem 1, with the probability of the runner-up bounded by 1 - p). Everything h
 """
 
 from collections.abc import Sequence
-from math import log
+from math import ceil, log
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betaincc, betaln, ndtr, ndtri, xlog1py, xlogy
+from scipy.special import betaincc, betaincinv, betaln, ndtr, ndtri, xlog1py, xlogy
 
 from evaluation.results.statistics import clopper_pearson, sign_test
 
 TOLERANCE = 1e-12  # of bounds that have no closed form
 LEAST_AT_ONCE, MOST_AT_ONCE = 5, 100  # samples between two looks at the results
+LARGEST_LIKELY = 0.999
+"""Posterior quantile: that a probability is larger is too unlikely to draw more samples for it."""
 
 
 def radius_of(probability: float, *, sigma: float) -> float:
@@ -140,7 +142,9 @@ class SequentialTest:
     ever ends with a p that is too large is at most `alpha`, for all together: as evidence falls in
     p0, a wrong decision about p0 > p needs the evidence against p itself to reach 1 / `alpha`. The
     same holds for a p that is too small. After `most` samples a comparison ends undecided, and all
-    end as soon as the samples left could not show a larger p any more, were they all hits.
+    end as soon as they are unlikely to show a larger p: the samples left would not, were p the
+    quantile `LARGEST_LIKELY` of its posterior under a uniform prior (stochastic curtailment; Lan,
+    Simon & Halperin 1982). To stop early, for any reason, makes no decision wrong.
     """
 
     def __init__(self, probabilities: Sequence[float], *, alpha: float, most: int = 10**9) -> None:
@@ -161,7 +165,10 @@ class SequentialTest:
     def next_samples(self) -> int:
         """Samples to draw next, an eighth of those so far; 0 when the test has ended."""
         left = self.most - self.samples
-        best = log_evidence(self.hits + left, self.most, self.undecided)
+        if not self.samples:
+            return min(LEAST_AT_ONCE, left)
+        likely = betaincinv(self.hits + 1, self.samples - self.hits + 1, LARGEST_LIKELY)
+        best = log_evidence(self.hits + ceil(likely * left), self.most, self.undecided)
         if not (best >= -log(self.alpha)).any():
             return 0
         return min(max(LEAST_AT_ONCE, self.samples // 8), MOST_AT_ONCE, left)

@@ -63,7 +63,7 @@ class Certification:
         return clopper_pearson(sum(found), len(found))
 
     def undecided(self, radius: float) -> float:
-        """Share of images whose sequential test ended before it could tell."""
+        """Share of images whose sequential test ended, or gave up, before it could tell."""
         return mean(each.undecided(radius) for each in self.certificates)
 
     @property

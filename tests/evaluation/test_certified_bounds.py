@@ -173,16 +173,50 @@ def test_sequential_test_may_end_undecided():
     assert test.bounds.low < 0.95 < test.bounds.high
 
 
-def test_the_sequential_test_ends_when_it_cannot_certify_any_more():
-    """Nothing is lost: from there on, not even hits alone would certify."""
-    rng = np.random.default_rng(6)
-    test = SequentialTest([0.75], alpha=ALPHA, most=200)
+def stop_by_itself(test: SequentialTest, outcomes: np.ndarray) -> SequentialTest:
+    """The test after as many of the outcomes as it asks for."""
+    used = 0
     while count := test.next_samples:
-        test.update(rng.random(count) < 0.72)
-    left = test.most - test.samples
-    assert left > 0 and test.undecided.tolist() == [0.75]
-    test.update(np.ones(left, bool))
-    assert test.samples == test.most and test.undecided.tolist() == [0.75]
+        test.update(outcomes[used : used + count])
+        used += count
+    return test
+
+
+def test_the_sequential_test_gives_up_where_a_larger_p_is_unlikely():
+    """To refuse p > 0.84 by evidence takes p = 0.75 some 300 samples."""
+    rng = np.random.default_rng(6)
+    threshold = probability_of(1.0, sigma=1.0)
+    ends = [
+        stop_by_itself(SequentialTest([threshold], alpha=ALPHA, most=1000), rng.random(1000) < 0.75)
+        for _ in range(30)
+    ]
+    assert np.mean([test.samples for test in ends]) < 100
+    assert sum(len(test.undecided) for test in ends) > 25
+
+
+def test_giving_up_costs_few_certificates():
+    """Of images that 1000 samples certify in about every second case, and no wrong ones."""
+    rng = np.random.default_rng(7)
+    threshold = probability_of(0.5, sigma=1.0)
+    certified, given_up = 0, 0
+    for outcomes in rng.random((60, 1000)) < threshold + 0.06:
+        whole = decide(SequentialTest([threshold], alpha=ALPHA, most=1000), outcomes)
+        short = stop_by_itself(SequentialTest([threshold], alpha=ALPHA, most=1000), outcomes)
+        assert not len(whole.undecided) or len(short.undecided)
+        certified += not len(whole.undecided)
+        given_up += len(short.undecided) > len(whole.undecided)
+    assert 20 < certified < 50
+    assert given_up <= 4
+
+
+@pytest.mark.parametrize("most", [10, 11, 1000])
+def test_hits_alone_are_never_given_up(most):
+    """All of `most` samples are needed, and certify what they can."""
+    largest = anytime_interval(most, most, alpha=0.3).low
+    test = SequentialTest([largest - 1e-9], alpha=0.3, most=most)
+    stop_by_itself(test, np.ones(most, bool))
+    assert test.samples == most
+    assert not len(test.undecided)
 
 
 def certified_with_probability(p: float, threshold: float, *, most: int, alpha: float) -> float:
