@@ -7,28 +7,39 @@ from torch import nn
 
 from purification import OneShotDenoiser
 from rdc import (
+    AmortizedDiffusionClassifier,
     Defense,
     DiffusionClassifier,
     NoisedDenoiser,
     RobustDiffusionClassifier,
 )
+from rdc.classifier import build_classifier
+from rdc.levels import LOWEST_SIGMA
 
 NoisedKind = Literal["epndc", "apndc", "denoised"]
 
 
-def epndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> DiffusionClassifier:
+def epndc(
+    rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0
+) -> DiffusionClassifier | AmortizedDiffusionClassifier:
     """Exact posterior noised diffusion classifier (Chen et al., NeurIPS 2024).
 
     The diffusion classifier of `rdc` for the likelihood of the noisy image itself, log p_tau(x | y)
     with tau = 2 `sigma`: noise levels are counted from tau, and draws come in opposite pairs, half
     as many levels as `rdc` has. From tau / 4 up: below, a level adds hardly any noise to tau.
+
+    Of an amortized classifier, whose denoiser has log p_tau(y | x), one pass and no noise.
     """
     config = rdc.config.classifier
+    noised = NoisedDenoiser(rdc.denoiser, 2 * sigma)
+    if config.estimator == "posterior":
+        config = replace(config, draws=1, antithetic=False, sigma_min=LOWEST_SIGMA)
+        return AmortizedDiffusionClassifier(noised, config, seed=seed)
     config = replace(
-        config, estimator="losses", levels=max(1, config.levels // 2), draws=2 * config.draws,
+        config, levels=max(1, config.levels // 2), draws=2 * config.draws,
         antithetic=True, sigma_min=sigma / 2,
     )  # fmt: skip
-    return DiffusionClassifier(NoisedDenoiser(rdc.denoiser, 2 * sigma), config, seed=seed)
+    return DiffusionClassifier(noised, config, seed=seed)
 
 
 def apndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> Defense:
@@ -37,8 +48,8 @@ def apndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> Def
     One unconditional denoising pass, then the diffusion classifier of `rdc` on noise levels from
     tau = 2 `sigma` up: the form of the released certification script.
     """
-    config = replace(rdc.config.classifier, estimator="losses", sigma_min=2 * sigma)
-    classifier = DiffusionClassifier(rdc.denoiser, config, seed=seed)
+    config = replace(rdc.config.classifier, sigma_min=2 * sigma)
+    classifier = build_classifier(rdc.denoiser, config, seed=seed)
     return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
 
 
@@ -58,7 +69,8 @@ def build_noised(
     """The classifier `kind` for images with noise `sigma` on the scale of [0, 1].
 
     `classifier` is that of "denoised". The diffusion classifiers keep as many network rows per
-    image, the weights, the temperature and the largest level of `rdc`.
+    image, the weights, the temperature and the largest level of `rdc`; EPNDC of an amortized
+    classifier has one row.
 
     Raises:
         ValueError: the noise reaches that largest level.

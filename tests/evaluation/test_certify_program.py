@@ -17,15 +17,18 @@ from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.defenses import DefenseConfig, build, build_base, networks
 from purification import OneShotDenoiser
 from rdc import (
+    AmortizedDiffusionClassifier,
     ClassifierConfig,
     Defense,
     DiffusionClassifier,
     NoisedDenoiser,
     OptimalDenoiser,
+    RDCConfig,
     RobustDiffusionClassifier,
 )
 from rdc.data import load
 from rdc.images import to_pixels, to_x
+from tests.support.oracle import some_images
 
 DIGITS = load("digits", "test").subset(slice(2))
 CNN = DefenseConfig("classifier")
@@ -106,6 +109,24 @@ def test_epndc_is_the_classifier_on_the_noised_denoiser():
     assert isinstance(model.denoiser, NoisedDenoiser) and model.denoiser.tau == 0.5
     assert model.config.antithetic and model.config.draws == 2
     assert (model.levels.low, model.levels.high, len(model.levels)) == (0.125, 3.0, 12)
+
+
+def test_noised_kinds_of_an_amortized_classifier_are_posteriors_at_the_noise():
+    """Of an exact denoiser log p_tau(y | x), tau = 0.5, at the noisy and at the denoised image."""
+    x = to_x(some_images(12, seed=7))
+    denoiser = OptimalDenoiser(x, torch.arange(12) % 3, bandwidth=0.2)
+    posterior = ClassifierConfig(estimator="posterior", draws=4, temperature=2.0)
+    rdc = RobustDiffusionClassifier(denoiser, RDCConfig(posterior))
+    images = some_images(3)
+    exact = epndc(rdc, sigma=0.25)
+    torch.testing.assert_close(
+        exact(images), denoiser.class_log_posterior(to_x(images), 0.5) / 2, rtol=1e-4, atol=1e-4
+    )
+    model = apndc(rdc, sigma=0.25)
+    assert isinstance(model.classifier, AmortizedDiffusionClassifier)
+    assert (model.classifier.config.sigma_min, model.classifier.config.draws) == (0.5, 4)
+    denoised = to_pixels(denoiser.denoise(to_x(images), 0.5))
+    assert torch.equal(model(images), model.classifier(denoised))
 
 
 def test_certificates_of_epndc_stay_below_the_true_radius_of_a_gaussian_mixture():
