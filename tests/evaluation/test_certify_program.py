@@ -106,6 +106,7 @@ def test_apndc_is_the_classifier_of_the_denoised_image():
 
 def test_epndc_is_the_classifier_on_the_noised_denoiser():
     model = epndc(RobustDiffusionClassifier.from_pretrained("digits"), sigma=0.25)
+    assert isinstance(model, DiffusionClassifier)
     assert isinstance(model.denoiser, NoisedDenoiser) and model.denoiser.tau == 0.5
     assert model.config.antithetic and model.config.draws == 2
     assert (model.levels.low, model.levels.high, len(model.levels)) == (0.125, 3.0, 12)
