@@ -16,7 +16,7 @@ from torch import nn
 
 from evaluation.attacks.eot import Expectation
 from evaluation.defenses import build
-from evaluation.sweep import DEFENSES, SweepConfig
+from evaluation.sweep_config import DEFENSES, SweepConfig
 from rdc.commands.program import run_program
 from rdc.data import load
 from training.flop import FlopCounter

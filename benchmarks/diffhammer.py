@@ -23,7 +23,7 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
 from evaluation.attacks.rng import spawn
 from evaluation.defenses import build
-from evaluation.sweep import DEFENSES, Name
+from evaluation.sweep_config import DEFENSES, Name
 from rdc.commands.program import run_program
 from rdc.data import load
 

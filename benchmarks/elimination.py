@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from rdc import ClassifierConfig, DiffusionClassifier, OptimalDenoiser, predict_by_elimination
+from rdc.choices import Split
 from rdc.commands.program import run_program
-from rdc.data import Split, load
+from rdc.data import load
 from rdc.images import to_x
 
 SETTINGS = (

@@ -29,10 +29,9 @@ from tqdm import tqdm
 from benchmarks.published_rdc import Published
 from evaluation.attacks.losses import margin
 from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, UNetConfig
-from rdc.classifier import ClassifierConfig
+from rdc.classifier_config import ClassifierConfig, MaximizationConfig
 from rdc.commands.program import run_program
 from rdc.data import load
-from rdc.maximization import MaximizationConfig
 from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
 from training.flop import FlopCounter

@@ -25,10 +25,11 @@ from rdc import Denoiser, DenoiserConfig, UNetConfig
 from rdc.commands.program import run_program
 from rdc.data import Dataset
 from rdc.runs.device import default_device
-from training.config import start_accelerator
-from training.denoising import DenoiserTask, TrainConfig
+from training.config import TrainConfig
+from training.denoising import DenoiserTask
 from training.objective import image_losses, weighted
 from training.run import Run
+from training.setup import start_accelerator
 
 
 @dataclass(frozen=True)

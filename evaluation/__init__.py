@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evaluation.api import evaluate as evaluate
-    from evaluation.certification import certify as certify
+    from evaluation.certification.certify import certify as certify
     from evaluation.evaluation import Comparison as Comparison
     from evaluation.evaluation import Evaluation as Evaluation
     from evaluation.evaluation import compare as compare
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Evaluation", "certify", "compare", "evaluate"]
 HOMES = {
     "evaluate": "evaluation.api",
-    "certify": "evaluation.certification",
+    "certify": "evaluation.certification.certify",
     "compare": "evaluation.evaluation",
     "Comparison": "evaluation.evaluation",
     "Evaluation": "evaluation.evaluation",

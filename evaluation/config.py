@@ -1,12 +1,15 @@
-"""Settings of an evaluation."""
+"""Settings of the programs `evaluate`, `report` and `demo`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluation.defenses import DefenseConfig
+import tyro
+
+from evaluation.defense_config import DefenseConfig
 from evaluation.eps import Budget, written
 from evaluation.suite_config import Kind, SuiteConfig, Threat
-from rdc.data import Split
+from rdc.choices import Split
+from rdc.config import require
 from rdc.runs.settings import flag
 
 GIVEN = "given"
@@ -85,3 +88,48 @@ class EvaluateConfig(Options):
         super().__post_init__()
         if self.images < 1:
             raise ValueError(f"--images {self.images}: at least 1")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Checks, accuracies with intervals, paired tests, pictures and provenance of evaluations.
+
+    Writes `index.html`, which holds everything and loads nothing, and its figures as PNG files.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """results of `evaluation.evaluate`, or folders of several"""
+    out: Path | None = None
+    """folder to write; by default `report` in the folder, or in the one that several share"""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Clean and robust accuracy (PGD, L-infinity, every gradient, noise known to the attacker)."""
+
+    model: str = "digits"
+    """RDC: packaged name, directory or hub id"""
+    cnn: str | None = None
+    """image classifier to compare with; by default the packaged "<model>-cnn", or digits-cnn"""
+    data: str = "digits"
+    """data set, as `rdc.data.load` takes it"""
+    images: int = 16
+    """number of images, from the start of the split"""
+    split: Split = "test"
+    eps: tuple[Budget, ...] = (0.2,)
+    """budgets on the [0, 1] scale"""
+    steps: int = 10
+    optimal: bool = False
+    """add the exact denoiser of the training images, with and without maximization"""
+    seed: int = 0
+    picture: Path | None = Path("demo.png")
+    json: Path | None = None
+    """write the numbers and where they come from to this file"""
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            images=(self.images >= 1, "at least 1"),
+            eps=(bool(self.eps) and min(self.eps) > 0, "one or more positive budgets"),
+            steps=(self.steps >= 1, "at least 1"),
+        )

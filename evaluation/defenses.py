@@ -1,91 +1,32 @@
 """Defenses by name, for the programs that attack them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from evaluation.certification.noised import NoisedKind, build_noised
+from evaluation.certification.noised import build_noised
 from evaluation.certification.smoothed import SmoothedClassifier
-from evaluation.factories import from_factory, is_factory, source_file
+from evaluation.defense_config import GENERATIVE, METHODS, NOISED, DefenseConfig, is_factory
+from evaluation.factories import from_factory, source_file
 from purification.methods import build as build_purifier
-from purification.presets import Method
-from purification.processes import ProcessName
 from rdc import (
     Defense,
     Denoiser,
     ImageClassifier,
     RobustDiffusionClassifier,
 )
-from rdc.config import require
 from rdc.data import Dataset, load
 from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.hub.weights import sha256
 from rdc.images import to_x
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
 
-Kind = Literal["classifier", "module", "diffusion", "rdc", "maximization", Method]
-METHODS = get_args(Method)
-KINDS = ("classifier", "module", "diffusion", "rdc", "maximization", *METHODS)
-NOISED = get_args(NoisedKind)
-"""Kinds that need the noise `sigma` of a smoothed classifier."""
-GENERATIVE = ("diffusion", "rdc", "epndc", "apndc")
-"""Kinds that have no image classifier."""
 BANK = 500
 """Training images whose logits contrastive guidance has."""
 ORDINARY = {"digits": ("digits-cnn", "digits-trades")}
 """Packaged image classifiers by data set."""
-
-
-@dataclass(frozen=True)
-class DefenseConfig:
-    """`kind`: an ordinary "classifier"; a "module" of your own; the "diffusion" classifier; "rdc";
-    likelihood "maximization" in front of the classifier; or one of the purifiers in front of it.
-    For images with noise `sigma`, the diffusion classifiers "epndc" and "apndc", and the classifier
-    behind one denoising pass, "denoised" (see `evaluation.certification.noised`).
-
-    `factory`: of kind "module"; "package.module:function" or "path/to/file.py:function", where the
-        function takes no arguments and returns a module from [0, 1] images to logits.
-    `model`: denoiser or RDC; `classifier`, `auxiliary` (guides AGDM): image classifiers; each a
-        packaged name, directory or hub id, classifiers also a factory like the above.
-    `preset`, `weight`, `process`, `t_star`, `steps`, `rounds`: of a purifier; what is given beside
-        the preset replaces its value.
-    `copies`: purified copies per image, whose mean probability counts.
-    `sigma`: smooth the defense by Gaussian noise of this standard deviation, on the [0, 1] scale of
-        images; its answer is then the mean probability over `noisy_copies` of the image.
-    """
-
-    kind: Kind | NoisedKind = "rdc"
-    factory: str | None = None
-    model: str = "digits"
-    classifier: str = "digits-cnn"
-    auxiliary: str = "digits-trades"
-    preset: str = "cifar10-linf"
-    weight: float | None = None
-    process: ProcessName | None = None
-    t_star: float | None = None
-    steps: int | None = None
-    rounds: int | None = None
-    copies: int = 1
-    sigma: float | None = None
-    noisy_copies: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            kind=(self.kind in (*KINDS, *NOISED), f"one of {(*KINDS, *NOISED)}"),
-            copies=(self.copies >= 1, "at least 1"),
-            sigma=(self.sigma is None or self.sigma > 0, "None or positive"),
-            noisy_copies=(self.noisy_copies >= 1, "at least 1"),
-            factory=(
-                (self.kind == "module") == (self.factory is not None)
-                and (self.factory is None or is_factory(self.factory)),
-                "module:function or file.py:function with kind='module', and None without",
-            ),
-        )
 
 
 def build(config: DefenseConfig, *, data: str) -> nn.Module:

@@ -6,7 +6,7 @@ Prints a table and draws one picture. Another model brings its data and its budg
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.pgd import pgd
-from evaluation.config import Options
+from evaluation.config import DemoConfig, Options
 from evaluation.entries import Entry
-from evaluation.eps import Budget, written
+from evaluation.eps import written
 from evaluation.evaluation import Evaluation, evaluated
 from evaluation.given import given_target
 from evaluation.gradient_modes import surrogates
@@ -33,8 +33,7 @@ from evaluation.target import fit, fit_transfer
 from purification import build
 from rdc import OptimalDenoiser, RobustDiffusionClassifier
 from rdc.commands.program import run_program
-from rdc.config import require
-from rdc.data import Dataset, Split, load
+from rdc.data import Dataset, load
 from rdc.hub.checkpoint import CONFIG, packaged_models
 from rdc.images import to_x
 from rdc.networks.image_classifier import ImageClassifier
@@ -44,38 +43,6 @@ from rdc.runs.provenance import provenance
 
 SHOWN = 4
 """Images in the picture."""
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Clean and robust accuracy (PGD, L-infinity, every gradient, noise known to the attacker)."""
-
-    model: str = "digits"
-    """RDC: packaged name, directory or hub id"""
-    cnn: str | None = None
-    """image classifier to compare with; by default the packaged "<model>-cnn", or digits-cnn"""
-    data: str = "digits"
-    """data set, as `rdc.data.load` takes it"""
-    images: int = 16
-    """number of images, from the start of the split"""
-    split: Split = "test"
-    eps: tuple[Budget, ...] = (0.2,)
-    """budgets on the [0, 1] scale"""
-    steps: int = 10
-    optimal: bool = False
-    """add the exact denoiser of the training images, with and without maximization"""
-    seed: int = 0
-    picture: Path | None = Path("demo.png")
-    json: Path | None = None
-    """write the numbers and where they come from to this file"""
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            images=(self.images >= 1, "at least 1"),
-            eps=(bool(self.eps) and min(self.eps) > 0, "one or more positive budgets"),
-            steps=(self.steps >= 1, "at least 1"),
-        )
 
 
 def main(config: DemoConfig) -> None:

@@ -129,7 +129,7 @@ class Comparison:
 
     def report(self, path: str | Path) -> Path:
         """Write one report of all into the folder `path`; returns its page."""
-        from evaluation.report import write
+        from evaluation.report.page import write
 
         path, folders = Path(path), []
         for each in self.evaluations:

@@ -22,12 +22,6 @@ class Callback(nn.Module):
         return self.function(images)
 
 
-def is_factory(name: str) -> bool:
-    """True for the form place:function, which no packaged name, folder or hub id has."""
-    place, colon, function = name.rpartition(":")
-    return bool(colon) and function.isidentifier() and len(place) > 1
-
-
 def from_factory(name: str) -> nn.Module:
     """The module that a factory returns, in evaluation mode.
 

@@ -1,9 +1,16 @@
 """Purification: noise an image and follow a diffusion model back, guided or not."""
 
-from purification.config import PurifierConfig
-from purification.methods import build
-from purification.one_shot import OneShotDenoiser
-from purification.purifier import DiffusionPurifier
-from purification.torchsde_purifier import TorchsdePurifier
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DiffusionPurifier", "OneShotDenoiser", "PurifierConfig", "TorchsdePurifier", "build"]
+from rdc import lazy
+
+if TYPE_CHECKING:
+    from purification.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    return lazy.attribute(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return lazy.names(__name__)

@@ -3,14 +3,13 @@
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,13 +23,13 @@ from purification.files import (
 )
 from purification.methods import build
 from purification.picture import draw
-from purification.presets import Method
 from purification.purifier import DiffusionPurifier, resized
+from purification.purify_config import Purify
 from rdc.commands.program import run_program
 from rdc.denoiser import Denoiser
 from rdc.hub.weights import sha256
 from rdc.networks.image_classifier import ImageClassifier
-from rdc.noise import NoiseMode, using_draws
+from rdc.noise import using_draws
 from rdc.runs.device import default_device
 from rdc.runs.fingerprints import weights_hash
 from rdc.runs.settings import lock_settings
@@ -39,40 +38,6 @@ SETTINGS = "purification.json"
 """File beside a folder's purified images: the settings and the hashes of all weights."""
 SHOWN = 4
 """Images in the picture."""
-
-
-@dataclass(frozen=True)
-class Purify:
-    """Purify an image file, all images below a folder, or an array of images.
-
-    In a folder, images that are already there are not purified again: a killed run goes on. A
-    folder with images of another folder, of other settings or of other weights is refused.
-    """
-
-    given: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
-    """image file; folder; or .npy of images (N, H, W, C) or (N, H, W), uint8 or floats in [0, 1]"""
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """.png for a file, a folder with the same sub-folders for a folder, .npy for an array"""
-    model: str
-    """denoiser: packaged name, directory or hub id"""
-    method: Method = "diffpure"
-    preset: str = "cifar10-linf"
-    """published settings; an unknown name lists those of the method"""
-    classifier: str | None = None
-    """image classifier that guides coup and contrastive: packaged name, directory or hub id"""
-    auxiliary: str | None = None
-    """image classifier that guides agdm"""
-    bank: Path | None = None
-    """contrastive only: .npy of the classifier's logits (M, K) of training images on [-1, 1]"""
-    noise: NoiseMode = "frozen"
-    """the same draws for all images, or fresh ones for each, by its file's name or its row"""
-    seed: int = 0
-    batch_size: int = 64
-    picture: Path | None = None
-    """draw the first images: given, noised, purified, and the change"""
-    resize: bool = False
-    """resize images of another size for the denoiser, and back, and make color gray for a gray
-    denoiser; without, both are refused"""
 
 
 def main(command: Purify) -> int:

@@ -1,11 +1,17 @@
 """Settings of a diffusion purifier."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from purification.processes import END, Ddim, Ddpm, Heun, Ode, Process, ProcessName, Sde
 from rdc.config import require
 
+if TYPE_CHECKING:
+    from purification.processes import Process
+
+ProcessName = Literal["sde", "ode", "ddpm", "ddim", "heun"]
+
+END = 1e-5
+"""VP time at which DiffPure's SDE and ODE stop"""
 MOST_STEPS = 10_000
 
 
@@ -71,8 +77,10 @@ class PurifierConfig:
         bounded = self.process in ("sde", "ode") and times >= 1
         return max(1, int(self.t_star / END) - 1) if bounded else MOST_STEPS
 
-    def build(self) -> Process:
+    def build(self) -> "Process":
         """The process of one round."""
+        from purification.processes import Ddim, Ddpm, Heun, Ode, Sde  # imports torch
+
         steps = self.steps or self.times
         if self.process == "sde":
             return Sde(self.t_star, steps)

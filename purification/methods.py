@@ -10,8 +10,8 @@ from purification.config import PurifierConfig
 from purification.guidance import AGDM, GDMP, ClassifierGuidance, ContrastiveGuidance, Guidance
 from purification.presets import Method, Preset, find
 from purification.purifier import DiffusionPurifier, GradientMode
+from rdc.choices import NoiseMode
 from rdc.denoiser import DenoiserLike
-from rdc.noise import NoiseMode
 
 BATCH = 64
 """images per batch in the contrastive scripts, whose weight is shared among them"""

@@ -14,13 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from purification.config import END
 from rdc import vp
 from rdc.sampling import churned, edm_sigmas, heun_step
-
-ProcessName = Literal["sde", "ode", "ddpm", "ddim", "heun"]
-
-END = 1e-5
-"""VP time at which DiffPure's SDE and ODE stop"""
 
 
 @dataclass(frozen=True)

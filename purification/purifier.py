@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from purification.config import PurifierConfig
 from purification.guidance.base import Guidance, Moment
 from purification.processes import Point, Process
+from rdc.choices import NoiseMode
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import State, chain, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
-from rdc.noise import Noise, NoiseMode
+from rdc.noise import Noise
 
 GradientMode = Literal["exact", "bpda", "detached_guidance", "surrogate"]
 

@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from purification.processes import END
+from purification.config import END
 from purification.purifier import entered, resized
 from rdc import vp
+from rdc.choices import NoiseMode
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import straight_through
 from rdc.images import to_pixels
-from rdc.noise import Noise, NoiseMode
+from rdc.noise import Noise
 
 GradientMode = Literal["adjoint", "exact", "bpda"]
 

@@ -1,91 +1,24 @@
 """The diffusion classifier, and RDC."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from rdc.config import ADDED, from_json, require
+from rdc.choices import NoiseMode
+from rdc.classifier_config import ClassifierConfig, RDCConfig
+from rdc.config import from_json
 from rdc.defense import Defense
 from rdc.denoiser import Denoiser, DenoiserLike, NoisyClassifier
 from rdc.gradients import SecondOrder, by_row
 from rdc.hub.checkpoint import RDC_SETTINGS, OnHub, locate
 from rdc.hub.model_card import Facts
 from rdc.images import check_form, to_x
-from rdc.levels import HIGHEST_SIGMA, LOWEST_SIGMA, Levels, Spacing, Weighting
 from rdc.likelihood import chunk_rows, class_losses
-from rdc.maximization import GradientMode, LikelihoodMaximizer, MaximizationConfig
-from rdc.noise import MOST_DRAWS, Noise, NoiseMode
-
-Estimator = Literal["losses", "posterior"]
-
-
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """The likelihood integral of the diffusion classifier; see `rdc.noise`.
-
-    `estimator`: "losses" sums the diffusion losses of every class (`DiffusionClassifier`);
-        "posterior" asks the denoiser's own classifier at `sigma_min` alone, with `draws` noises,
-        which for an exact denoiser is the integral from `sigma_min` to infinity
-        (`AmortizedDiffusionClassifier`). It reads `sigma_min`, `draws` and `temperature` only.
-    `levels` noise levels in [`sigma_min`, `sigma_max`], each with `draws` noises.
-        More levels cost and help more than as many draws: they are a lattice in sigma.
-    `antithetic`: draws come in pairs of opposite sign, whose errors partly cancel; `draws` is even.
-    `sigma_data` is EDM's data constant in the weights "edm" and "published".
-    `temperature` divides the losses: logits = -loss / temperature. With the "elbo" weighting and
-    temperature 1 they are log-likelihoods in nats; a temperature calibrates the posterior.
-    """
-
-    levels: int = 8
-    sigma_min: float = 0.5
-    sigma_max: float = 3.0
-    draws: int = 1
-    spacing: Spacing = "log"
-    weighting: Weighting = "elbo"
-    sigma_data: float = 0.5
-    temperature: float = 1.0
-    estimator: Estimator = field(default="losses", metadata=ADDED)
-    antithetic: bool = field(default=False, metadata=ADDED)
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            estimator=(self.estimator in get_args(Estimator), f"one of {get_args(Estimator)}"),
-            levels=(1 <= self.levels <= MOST_DRAWS, f"1 to {MOST_DRAWS}"),
-            sigma_min=(
-                LOWEST_SIGMA <= self.sigma_min < self.sigma_max,
-                f"at least {LOWEST_SIGMA} and less than sigma_max",
-            ),
-            sigma_max=(self.sigma_max <= HIGHEST_SIGMA, f"at most {HIGHEST_SIGMA:g}"),
-            draws=(
-                self.draws >= 1 and self.levels * self.draws <= MOST_DRAWS,
-                f"at least 1, and levels x draws at most {MOST_DRAWS}",
-            ),
-            antithetic=(not self.antithetic or self.draws % 2 == 0, "False where draws is odd"),
-            temperature=(1e-6 <= self.temperature <= 1e6, "from 1e-6 to 1e6"),
-            sigma_data=(1e-3 <= self.sigma_data <= 1e3, "from 0.001 to 1000"),
-        )
-        self.build_levels()  # checks the rest
-
-    def build_levels(self) -> Levels:
-        return Levels.build(
-            count=self.levels,
-            low=self.sigma_min,
-            high=self.sigma_max,
-            spacing=self.spacing,
-            weighting=self.weighting,
-            draws=self.draws,
-            sigma_data=self.sigma_data,
-        )
-
-    @classmethod
-    def released(cls, levels: int = 125) -> "ClassifierConfig":
-        """The authors' released grid and weighting (they average over pixels; we sum)."""
-        return cls(
-            levels=levels, sigma_min=1e-4, sigma_max=3.0, spacing="uniform", weighting="published"
-        )
+from rdc.maximization import GradientMode, LikelihoodMaximizer
+from rdc.noise import Noise
 
 
 class DiffusionClassifier(nn.Module):
@@ -171,14 +104,6 @@ def build_classifier(
         AmortizedDiffusionClassifier if config.estimator == "posterior" else DiffusionClassifier
     )
     return kind(denoiser, config, noise=noise, seed=seed)
-
-
-@dataclass(frozen=True)
-class RDCConfig:
-    """Settings that turn a denoiser into RDC; stored beside the weights as `rdc.json`."""
-
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    maximization: MaximizationConfig = field(default_factory=MaximizationConfig)
 
 
 class RobustDiffusionClassifier(Defense, OnHub):

@@ -11,7 +11,8 @@ from rdc import vp
 from rdc.config import ADDED, require
 from rdc.gradients import gradient
 from rdc.hub.checkpoint import Pretrained
-from rdc.networks.unet import Outputs, UNet, UNetConfig
+from rdc.networks.unet import Outputs, UNet
+from rdc.networks.unet_config import UNetConfig
 
 
 @runtime_checkable

@@ -7,18 +7,13 @@ densities over sigma, so that every spacing can be combined with every weighting
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from rdc import vp
-
-Spacing = Literal["uniform", "log", "lognormal", "vp"]
-Weighting = Literal["elbo", "edm", "published", "epsilon"]
-
-LOWEST_SIGMA, HIGHEST_SIGMA = 1e-5, 1e5
-"""Noise levels of configurations; beyond them weights and errors overflow in float32."""
+from rdc.choices import Spacing, Weighting
 
 P_MEAN, P_STD = -1.2, 1.2  # EDM's training distribution of ln(sigma), Karras et al. 2022, table 1
 

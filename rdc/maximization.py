@@ -1,67 +1,20 @@
 """Likelihood maximization: raise an image's likelihood under the unconditional diffusion model."""
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rdc.backward import Room, activation_bytes
-from rdc.config import require
+from rdc.choices import NoiseMode
+from rdc.classifier_config import MaximizationConfig
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
-from rdc.levels import HIGHEST_SIGMA, LOWEST_SIGMA
 from rdc.likelihood import chunk_rows
-from rdc.noise import MOST_DRAWS, Noise, NoiseMode
+from rdc.noise import Noise
 
 GradientMode = Literal["exact", "bpda"]
-Rule = Literal["momentum", "adam"]
-
-
-@dataclass(frozen=True)
-class MaximizationConfig:
-    """Settings of likelihood maximization; `budget` and `step_size` are on [0, 1].
-
-    `rule`: "momentum" is the paper's algorithm 1, which clips every step to the budget and to
-        [0, 1]; "adam" is the authors' released code, which clips once, after the last step.
-    `steps` gradient steps; each averages `draws` noises with sigma uniform in [`sigma_min`,
-        `sigma_max`].
-    `budget`: largest change of a pixel. `step_size`: change of a pixel whose gradient is average.
-    """
-
-    rule: Rule = "momentum"
-    steps: int = 5
-    budget: float = 8 / 255
-    step_size: float = 2 / 255
-    momentum: float = 1.0
-    sigma_min: float = 0.4
-    sigma_max: float = 0.6
-    draws: int = 1
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            rule=(self.rule in get_args(Rule), f"one of {get_args(Rule)}"),
-            steps=(0 <= self.steps <= MOST_DRAWS, f"0 to {MOST_DRAWS}"),
-            budget=(0 < self.budget <= 1, "in (0, 1], on the scale of [0, 1] images"),
-            step_size=(0 < self.step_size <= 1, "in (0, 1], on the scale of [0, 1] images"),
-            momentum=(0 <= self.momentum <= 10, "from 0 to 10"),
-            sigma_min=(
-                LOWEST_SIGMA <= self.sigma_min <= self.sigma_max,
-                f"at least {LOWEST_SIGMA} and at most sigma_max",
-            ),
-            sigma_max=(self.sigma_max <= HIGHEST_SIGMA, f"at most {HIGHEST_SIGMA:g}"),
-            draws=(
-                self.draws >= 1 and self.steps * self.draws <= MOST_DRAWS,
-                f"at least 1, and steps x draws at most {MOST_DRAWS}",
-            ),
-        )
-
-    @classmethod
-    def released(cls) -> "MaximizationConfig":
-        """The authors' released code: Adam at 0.1 on [-1, 1], and a budget of the whole range."""
-        return cls(rule="adam", steps=5, budget=1.0, step_size=0.05)
 
 
 class LikelihoodMaximizer(nn.Module):

@@ -4,16 +4,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-NoiseMode = Literal["frozen", "fresh"]
-MOST_DRAWS = 100_000
-"""Draws of one image; configurations that ask for more are refused, whatever asks for them."""
+from rdc.choices import NoiseMode
 
 _NUMBERS: ContextVar[tuple[int, ...]] = ContextVar("draws", default=(0,))
 

@@ -21,14 +21,15 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.losses import margin
 from evaluation.attacks.square import square
-from evaluation.defenses import KINDS, DefenseConfig, build
+from evaluation.defense_config import KINDS, DefenseConfig
+from evaluation.defenses import build
 from evaluation.gradient_modes import surrogates
-from purification.__main__ import Purify
 from purification.__main__ import main as purify
 from purification.files import read_file
+from purification.purify_config import Purify
 from rdc import ClassifierConfig, Denoiser, DiffusionClassifier, Noise, RDCConfig
-from rdc.commands.classify import Classify
 from rdc.commands.classify import main as command_line
+from rdc.commands.config import Classify
 from rdc.data import Dataset, load
 from rdc.gradients import gradient
 from rdc.likelihood import class_errors
@@ -41,11 +42,12 @@ from tests.support.training_runs import config as run_config
 from training import batches
 from training.batches import Batches
 from training.checkpoint import Checkpoints
-from training.classifier import ClassifierTask, ClassifierTrainConfig
+from training.classifier import ClassifierTask
 from training.classifier import main as train_classifier
-from training.config import start_accelerator
-from training.denoising import DenoiserTask, TrainConfig
+from training.config import ClassifierTrainConfig, TrainConfig
+from training.denoising import DenoiserTask
 from training.run import Run
+from training.setup import start_accelerator
 from training.train import main as train
 
 pytestmark = pytest.mark.slow

@@ -2,59 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdc.config import require
-
-Distance = Literal["kl", "l2"]
-
-
-@dataclass(frozen=True)
-class ClassifierObjectiveConfig:
-    """Standard training, or adversarial training in a ball around each image.
-
-    `kind`: "standard" is the cross-entropy; "pgd" is that of the worst image found (Madry et al.
-        2018, eq. 2.1); "trades" adds to it `weight` times the largest `distance` found between the
-        outputs for the image and for one near it (Zhang et al. 2019, algorithm 1).
-    `eps`: radius of the ball in `norm`, on the [0, 1] scale. The attack takes `attack_steps` steps
-        of `relative_step` times `eps`.
-    `weight`: 1 / lambda in the paper, beta in its code.
-    `distance`: "kl" is KL(p(x) || p(x')) of the class probabilities, "l2" the squared difference of
-        the logits, summed over the classes.
-    `noise`: largest standard deviation, on the [-1, 1] scale, of Gaussian noise on what the network
-        sees; each image's own is uniform in [0, `noise`].
-    `label_smoothing`: share of the label that is spread over all classes. The attack ignores it.
-    """
-
-    kind: Literal["standard", "pgd", "trades"] = "standard"
-    norm: Literal["linf", "l2"] = "linf"
-    eps: float = 8 / 255
-    attack_steps: int = 10
-    relative_step: float = 0.25
-    weight: float = 6.0
-    distance: Distance = "kl"
-    noise: float = 0.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        largest = 1 if self.norm == "linf" else float("inf")
-        require(
-            self,
-            kind=(self.kind in ("standard", "pgd", "trades"), "'standard', 'pgd' or 'trades'"),
-            norm=(self.norm in ("linf", "l2"), "'linf' or 'l2'"),
-            eps=(0 <= self.eps <= largest, f"in [0, {largest}], on the [0, 1] scale of images"),
-            attack_steps=(self.attack_steps >= 1, "at least 1"),
-            relative_step=(self.relative_step > 0, "positive"),
-            weight=(self.weight >= 0, "0 or positive"),
-            distance=(self.distance in ("kl", "l2"), "'kl' or 'l2'"),
-            noise=(self.noise >= 0, "0 or positive"),
-            label_smoothing=(0 <= self.label_smoothing < 1, "in [0, 1)"),
-        )
+from training.objective_config import ClassifierObjectiveConfig, Distance
 
 
 def classifier_losses(

@@ -6,9 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GEOMETRY = 8
-"""features that tell the network what `geometry` did"""
-
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror half of the images (B, C, H, W), left to right."""

@@ -7,7 +7,6 @@ the cross-entropy of the posterior (Guo et al., ICML 2017).
 import sys
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,56 +14,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc import Denoiser, RDCConfig, RobustDiffusionClassifier
-from rdc.classifier import ClassifierConfig, Estimator, build_classifier
+from rdc.classifier import build_classifier
+from rdc.classifier_config import ClassifierConfig, MaximizationConfig
 from rdc.commands.program import run_program
 from rdc.data import Dataset, load
-from rdc.maximization import MaximizationConfig
 from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
 from rdc.runs.provenance import provenance
-from training.adversarial import ClassifierObjectiveConfig, perturb
+from training.adversarial import perturb
+from training.config import CalibrationConfig
+from training.objective_config import ClassifierObjectiveConfig
 from training.temperature import fit_temperature
 
 RECORD = "calibration.json"
 INTEGRAL = ("levels", "draws", "sigma_min", "sigma_max")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationConfig:
-    """Candidates are all combinations of what is listed; first the classifier's, then, with the
-    best one of these, the maximization's. What is not listed stays as the model has it.
-
-    The best is the one with most images right under every attack (PGD by the true gradient and, for
-    the maximization, also straight through it and on the classifier alone); of equals, the one with
-    most images right as they are.
-    """
-
-    model: str
-    """an RDC model as `RobustDiffusionClassifier.from_pretrained` takes it"""
-    out: Path
-    """folder for the model with the chosen settings, and `calibration.json`"""
-    data: str = "digits"
-    images: int = 500
-    """held-out images for the accuracy and the temperature"""
-    attacked: int = 100
-    """number of these images that are attacked"""
-    eps: float = 8 / 255
-    """L-infinity, on the [0, 1] scale"""
-    steps: int = 20
-    estimator: tuple[Estimator, ...] = ()
-    """losses or posterior, which needs a network with a classifier; by default the model's own"""
-    levels: tuple[int, ...] = (8, 16)
-    """noise levels between sigma_min and sigma_max; posterior takes sigma_min alone"""
-    draws: tuple[int, ...] = ()
-    """noises per level; by default the model's own"""
-    sigma_min: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7)
-    sigma_max: tuple[float, ...] = (1.5, 3.0)
-    budget: tuple[float, ...] = (4 / 255, 8 / 255, 16 / 255)
-    maximization_steps: tuple[int, ...] = (5,)
-    """besides 0, no maximization, which is always a candidate"""
-    maximization_sigma: tuple[float, ...] = (0.4, 0.7)
-    """lowest noise level of the maximization; the highest is half as large again"""
-    batch_size: int = 50
 
 
 @dataclass(frozen=True)

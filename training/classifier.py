@@ -6,9 +6,8 @@ is a TRADES classifier, contrastive guidance's features are those of a standard 
 """
 
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -18,29 +17,12 @@ from rdc.commands.info import commands
 from rdc.commands.program import run_program
 from rdc.data import Dataset
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
-from training.adversarial import ClassifierObjectiveConfig, classifier_losses, perturb
+from training.adversarial import classifier_losses, perturb
 from training.augment import flip, shift
 from training.batches import Batches, part_generator, step_generator
-from training.config import RunConfig, load_data, start_accelerator
+from training.config import ClassifierTrainConfig
 from training.run import Run, Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierTrainConfig(RunConfig):
-    """Settings of one run; the defaults train a small network on digits.
-
-    `architecture`: "cnn-<width>", "wrn-<depth>-<widen>", or any name of timm's; `stem`: "small" for
-    images far smaller than 224 pixels. `augment`: "shift" by an eighth, and mirrored in half of the
-    cases for "flip-shift".
-    """
-
-    architecture: str = "cnn-32"
-    stem: Literal["small", "original"] = "small"
-    objective: ClassifierObjectiveConfig = field(default_factory=ClassifierObjectiveConfig)
-    augment: Literal["none", "shift", "flip-shift"] = "none"
-    steps: int = 600
-    batch_size: int = 128
-    ema_half_lives: tuple[float, ...] = (5_000,)
+from training.setup import load_data, start_accelerator
 
 
 class ImageBatch(NamedTuple):

@@ -1,18 +1,19 @@
-"""Settings that every trainer has, and what follows from them alone."""
+"""Settings of the trainers and of the programs about their runs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from accelerate import Accelerator, DistributedType
-from accelerate.tracking import get_available_trackers
+import tyro
 
-from rdc.data import Dataset, load
-from rdc.runs.device import default_device
+from rdc.classifier_config import Estimator, RDCConfig
+from rdc.networks.unet_config import UNetConfig
 from rdc.runs.settings import flag
+from training.objective_config import ClassifierObjectiveConfig, ObjectiveConfig
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+GEOMETRY = 8
+"""features that tell the network what `augment.geometry` did"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,59 +68,155 @@ class RunConfig:
             raise ValueError(f"--ema-half-lives {self.ema_half_lives}: one or more, none negative")
 
 
-def start_accelerator(config: RunConfig) -> Accelerator:
-    """An accelerator on the machine's devices.
-
-    Without a GPU, accelerate joins several processes only when told that it is on a CPU; left to
-    itself each of them would train alone.
-    """
-    cpu = default_device().type == "cpu"
-    if cpu and config.precision == "fp16":
-        raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or no")
-    tracker = None if config.tracker == "none" else config.tracker
-    # accelerate drops a tracker that is not installed without a word.
-    if tracker and tracker not in [str(name.value) for name in get_available_trackers()]:
-        raise ValueError(f"--tracker {tracker} is not installed: pip install {tracker}")
-    accelerator = Accelerator(
-        cpu=cpu, mixed_precision=config.precision, log_with=tracker, project_dir=config.out
-    )
-    if accelerator.distributed_type in SHARDED:
-        raise ValueError(
-            f"accelerate is configured for {accelerator.distributed_type.value}, but training uses "
-            "DistributedDataParallel alone: give accelerate launch --multi_gpu"
-        )
-    parts = accelerator.num_processes * config.accumulate
-    if config.batch_size % parts:
-        raise ValueError(
-            f"--batch-size {config.batch_size} must be divisible by the {parts} parts: "
-            f"{accelerator.num_processes} processes x --accumulate {config.accumulate}"
-        )
-    return accelerator
-
-
-def load_data(config: RunConfig, accelerator: Accelerator) -> tuple[Dataset, Dataset]:
-    """Training and validation images, square and of one shape.
-
-    The main process decodes files first; the others share them.
-    """
-    size = config.resize
-    shape = None if size is None else (config.channels, size, size)
-    with accelerator.main_process_first():
-        data = load(config.data, "train", shape=shape, resize=size is not None)
-        validation = load(config.data, "validation", shape=data.shape, resize=size is not None)
-    for note in {*data.notes, *validation.notes}:
-        accelerator.print(note)
-    _, height, width = data.shape
-    if height != width:
-        raise ValueError(
-            f"--data {config.data}: the images are {height}x{width}; give --resize to crop them"
-        )
-    return data, validation
-
-
 def rate(step: int, config: RunConfig) -> float:
     """Learning rate in [0, 1]: linear warm-up, then half a cosine down to 0."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class NetworkConfig(UNetConfig):
+    """`rdc.UNetConfig`, by default with the size, channels and number of classes of the data.
+
+    The other settings are checked once these are known: see `network_for`.
+    """
+
+    image_size: int | None = None  # type: ignore[assignment]
+    channels: int | None = None  # type: ignore[assignment]
+    num_classes: int | None = None  # type: ignore[assignment]
+    """None takes what the data have"""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """Settings of one training run; the defaults train a small network on digits.
+
+    `teacher`: "none" denoises images; "optimal" distills the exact denoiser of the training images;
+    anything else is a denoiser as `Denoiser.from_pretrained` takes it.
+    `init`: "none" starts from random weights, anything else from those of that denoiser, whose
+    trunk must be the same.
+    """
+
+    network: Annotated[UNetConfig, tyro.conf.arg(constructor=NetworkConfig)] = field(
+        default_factory=lambda: NetworkConfig(
+            width=16, width_multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(),
+            head_blocks=1, head_width=8,
+        )
+    )  # fmt: skip
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    rdc: RDCConfig = field(default_factory=RDCConfig)
+    """classifier and maximization that are saved with the network; the temperature is fitted"""
+    teacher: str = "none"
+    init: str = "none"
+    augment: Literal["none", "flip", "flip-shift", "geometry"] = "none"
+    """flip: mirror half of the images; flip-shift: also shift those that teach a classifier by up
+    to an eighth; geometry: mirror, zoom, turn, stretch and move some, which the network is told
+    (for small data sets)"""
+    geometry_probability: float = 0.12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher != "none" and self.network.conditioning != "multihead":
+            raise ValueError("--teacher needs --network.conditioning multihead: a head per class")
+        if self.augment == "flip-shift" and not self.classifies:
+            raise ValueError(
+                "--augment flip-shift needs --network.conditioning classifier; use flip"
+            )
+        if self.classifies and not 0 < self.objective.image_share < 1:
+            raise ValueError(
+                f"--objective.image-share {self.objective.image_share} must be between 0 and 1: "
+                "the rest of each batch teaches the classifier"
+            )
+        if self.teacher != "none" and self.augment == "geometry":
+            raise ValueError("--augment geometry: a teacher knows no augmented images; use flip")
+        if not 0 <= self.geometry_probability <= 1:
+            raise ValueError(
+                f"--geometry-probability {self.geometry_probability} must be in [0, 1]"
+            )
+        classes = self.network.num_classes  # None until the data are known
+        if classes and self.objective.teacher_classes > classes:
+            raise ValueError(
+                f"--objective.teacher-classes {self.objective.teacher_classes} must be at most the "
+                f"number of classes, {classes}"
+            )
+        told = self.augment == "geometry"
+        object.__setattr__(
+            self, "network", replace(self.network, augment_features=GEOMETRY if told else 0)
+        )
+
+    @property
+    def classifies(self) -> bool:
+        """True if the network has a classifier of noised images."""
+        return self.network.conditioning == "classifier"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTrainConfig(RunConfig):
+    """Settings of one run; the defaults train a small network on digits.
+
+    `architecture`: "cnn-<width>", "wrn-<depth>-<widen>", or any name of timm's; `stem`: "small" for
+    images far smaller than 224 pixels. `augment`: "shift" by an eighth, and mirrored in half of the
+    cases for "flip-shift".
+    """
+
+    architecture: str = "cnn-32"
+    stem: Literal["small", "original"] = "small"
+    objective: ClassifierObjectiveConfig = field(default_factory=ClassifierObjectiveConfig)
+    augment: Literal["none", "shift", "flip-shift"] = "none"
+    steps: int = 600
+    batch_size: int = 128
+    ema_half_lives: tuple[float, ...] = (5_000,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """Candidates are all combinations of what is listed; first the classifier's, then, with the
+    best one of these, the maximization's. What is not listed stays as the model has it.
+
+    The best is the one with most images right under every attack (PGD by the true gradient and, for
+    the maximization, also straight through it and on the classifier alone); of equals, the one with
+    most images right as they are.
+    """
+
+    model: str
+    """an RDC model as `RobustDiffusionClassifier.from_pretrained` takes it"""
+    out: Path
+    """folder for the model with the chosen settings, and `calibration.json`"""
+    data: str = "digits"
+    images: int = 500
+    """held-out images for the accuracy and the temperature"""
+    attacked: int = 100
+    """number of these images that are attacked"""
+    eps: float = 8 / 255
+    """L-infinity, on the [0, 1] scale"""
+    steps: int = 20
+    estimator: tuple[Estimator, ...] = ()
+    """losses or posterior, which needs a network with a classifier; by default the model's own"""
+    levels: tuple[int, ...] = (8, 16)
+    """noise levels between sigma_min and sigma_max; posterior takes sigma_min alone"""
+    draws: tuple[int, ...] = ()
+    """noises per level; by default the model's own"""
+    sigma_min: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7)
+    sigma_max: tuple[float, ...] = (1.5, 3.0)
+    budget: tuple[float, ...] = (4 / 255, 8 / 255, 16 / 255)
+    maximization_steps: tuple[int, ...] = (5,)
+    """besides 0, no maximization, which is always a candidate"""
+    maximization_sigma: tuple[float, ...] = (0.4, 0.7)
+    """lowest noise level of the maximization; the highest is half as large again"""
+    batch_size: int = 50
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """Runs to compare, each a folder with `history.jsonl`."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path = Path("curves.png")
+    """picture to write, a PNG"""
+    over: Literal["flop", "images", "step"] = "flop"
+    """horizontal axis; flop counts forward and backward passes, attacks and teachers"""

@@ -2,29 +2,17 @@
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import tyro
 from matplotlib.figure import Figure
 
 from rdc.commands.program import run_program
 from rdc.runs.atomic import replacing
+from training.config import CurvesConfig
 from training.run import HISTORY
 
 LABELS = {"flop": "floating-point operations", "images": "training images", "step": "steps"}
-
-
-@dataclass(frozen=True)
-class CurvesConfig:
-    """Runs to compare, each a folder with `history.jsonl`."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    out: Path = Path("curves.png")
-    """picture to write, a PNG"""
-    over: Literal["flop", "images", "step"] = "flop"
-    """horizontal axis; flop counts forward and backward passes, attacks and teachers"""
 
 
 def main(config: CurvesConfig) -> None:

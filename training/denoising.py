@@ -1,13 +1,12 @@
 """Training of denoisers: label-conditional, multi-head or with a classifier of noised images."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -15,7 +14,6 @@ from rdc import (
     Denoiser,
     DenoiserConfig,
     OptimalDenoiser,
-    RDCConfig,
     RobustDiffusionClassifier,
 )
 from rdc.classifier import build_classifier
@@ -23,16 +21,14 @@ from rdc.commands.info import commands
 from rdc.data import Dataset
 from rdc.denoiser import DenoiserLike
 from rdc.images import to_x
-from rdc.networks.unet import UNetConfig
 from rdc.runs.fingerprints import weights_hash
-from training.augment import GEOMETRY, flip, geometry, shift
+from training.augment import flip, geometry, shift
 from training.batches import Batches, step_generator
-from training.config import RunConfig
-from training.network import NetworkConfig, network_for
+from training.config import TrainConfig
+from training.network import network_for
 from training.objective import (
     Learner,
     NoisedBatch,
-    ObjectiveConfig,
     image_losses,
     lattice_sigmas,
     leave_data,
@@ -44,69 +40,6 @@ from training.run import Task
 from training.samples import save_samples
 from training.temperature import fit_temperature
 from training.warm_start import warm_start
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunConfig):
-    """Settings of one training run; the defaults train a small network on digits.
-
-    `teacher`: "none" denoises images; "optimal" distills the exact denoiser of the training images;
-    anything else is a denoiser as `Denoiser.from_pretrained` takes it.
-    `init`: "none" starts from random weights, anything else from those of that denoiser, whose
-    trunk must be the same.
-    """
-
-    network: Annotated[UNetConfig, tyro.conf.arg(constructor=NetworkConfig)] = field(
-        default_factory=lambda: NetworkConfig(
-            width=16, width_multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(),
-            head_blocks=1, head_width=8,
-        )
-    )  # fmt: skip
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    rdc: RDCConfig = field(default_factory=RDCConfig)
-    """classifier and maximization that are saved with the network; the temperature is fitted"""
-    teacher: str = "none"
-    init: str = "none"
-    augment: Literal["none", "flip", "flip-shift", "geometry"] = "none"
-    """flip: mirror half of the images; flip-shift: also shift those that teach a classifier by up
-    to an eighth; geometry: mirror, zoom, turn, stretch and move some, which the network is told
-    (for small data sets)"""
-    geometry_probability: float = 0.12
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.teacher != "none" and self.network.conditioning != "multihead":
-            raise ValueError("--teacher needs --network.conditioning multihead: a head per class")
-        if self.augment == "flip-shift" and not self.classifies:
-            raise ValueError(
-                "--augment flip-shift needs --network.conditioning classifier; use flip"
-            )
-        if self.classifies and not 0 < self.objective.image_share < 1:
-            raise ValueError(
-                f"--objective.image-share {self.objective.image_share} must be between 0 and 1: "
-                "the rest of each batch teaches the classifier"
-            )
-        if self.teacher != "none" and self.augment == "geometry":
-            raise ValueError("--augment geometry: a teacher knows no augmented images; use flip")
-        if not 0 <= self.geometry_probability <= 1:
-            raise ValueError(
-                f"--geometry-probability {self.geometry_probability} must be in [0, 1]"
-            )
-        classes = self.network.num_classes  # None until the data are known
-        if classes and self.objective.teacher_classes > classes:
-            raise ValueError(
-                f"--objective.teacher-classes {self.objective.teacher_classes} must be at most the "
-                f"number of classes, {classes}"
-            )
-        told = self.augment == "geometry"
-        object.__setattr__(
-            self, "network", replace(self.network, augment_features=GEOMETRY if told else 0)
-        )
-
-    @property
-    def classifies(self) -> bool:
-        """True if the network has a classifier of noised images."""
-        return self.network.conditioning == "classifier"
 
 
 class DenoiserTask(Task[Denoiser]):

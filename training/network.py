@@ -1,27 +1,11 @@
 """Settings of a denoiser's network that leave to the data what the data determine."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from rdc.data import Dataset
-from rdc.networks.unet import UNetConfig
+from rdc.networks.unet_config import UNetConfig
 from rdc.runs.settings import flag
-
-
-@dataclass(frozen=True)
-class NetworkConfig(UNetConfig):
-    """`rdc.UNetConfig`, by default with the size, channels and number of classes of the data.
-
-    The other settings are checked once these are known: see `network_for`.
-    """
-
-    image_size: int | None = None  # type: ignore[assignment]
-    channels: int | None = None  # type: ignore[assignment]
-    num_classes: int | None = None  # type: ignore[assignment]
-    """None takes what the data have"""
-
-    def __post_init__(self) -> None:
-        pass
 
 
 def network_for(config: UNetConfig, data: Dataset, source: str) -> UNetConfig:

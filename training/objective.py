@@ -8,61 +8,13 @@ noised images, whose gradients turn its estimate into those of the classes.
 """
 
 from dataclasses import dataclass
-from math import exp, pi
+from math import pi
 
 import torch
 from torch import Tensor, nn
 
-from rdc.config import require
 from rdc.denoiser import Denoiser, DenoiserLike
-
-
-@dataclass(frozen=True)
-class NoiseConfig:
-    """ln(sigma) ~ N(`mean`, `std`^2); EDM's default for natural images is -1.2 and 1.2."""
-
-    mean: float = -1.2
-    std: float = 1.2
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """The noise levels that training sees, up to three standard deviations."""
-        return exp(self.mean - 3 * self.std), exp(self.mean + 3 * self.std)
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Noise levels and targets of a denoiser's training.
-
-    `image_share`: the part of each batch that learns to predict its own image; the rest learns the
-        class where the network has a classifier, and otherwise a teacher's K + 1 estimates. Without
-        either it is the whole batch.
-    `class_noise`: noise levels of the part that learns the class.
-    `off_data`: largest change of a pixel, on [0, 1], by which the teacher's part leaves the data
-        before noise is added: each image moves toward another one or in a random direction. Attacks
-        leave the data too.
-    `teacher_classes`: number of classes per image that the teacher estimates, its own among them; 0
-        means all. A label-conditional or classifying teacher costs one pass per class.
-    `label_dropout`: share of unconditional rows in label-conditional training.
-    `uncertainty`: learn the expected loss of each noise level and divide by it.
-    """
-
-    noise: NoiseConfig = NoiseConfig()
-    class_noise: NoiseConfig = NoiseConfig(mean=-0.7, std=0.6)
-    image_share: float = 0.5
-    off_data: float = 0.0
-    teacher_classes: int = 0
-    label_dropout: float = 0.1
-    uncertainty: bool = False
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            image_share=(0 <= self.image_share <= 1, "in [0, 1]"),
-            off_data=(0 <= self.off_data <= 1, "in [0, 1]"),
-            teacher_classes=(self.teacher_classes >= 0, "0 (all) or more"),
-            label_dropout=(0 <= self.label_dropout <= 1, "in [0, 1]"),
-        )
+from training.objective_config import NoiseConfig
 
 
 class Uncertainty(nn.Module):

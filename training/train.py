@@ -6,9 +6,10 @@
 import sys
 
 from rdc.commands.program import run_program
-from training.config import load_data, start_accelerator
-from training.denoising import DenoiserTask, TrainConfig
+from training.config import TrainConfig
+from training.denoising import DenoiserTask
 from training.run import Run
+from training.setup import load_data, start_accelerator
 
 
 def main(config: TrainConfig) -> None:

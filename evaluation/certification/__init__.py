@@ -1,8 +1,16 @@
 """Certified radii of randomized smoothing."""
 
-from evaluation.certification.certificate import Certificate, Certification
-from evaluation.certification.certify import certify
-from evaluation.certification.config import SmoothingConfig
-from evaluation.certification.smoothed import SmoothedClassifier
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Certificate", "Certification", "SmoothedClassifier", "SmoothingConfig", "certify"]
+from rdc import lazy
+
+if TYPE_CHECKING:
+    from evaluation.certification.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    return lazy.attribute(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return lazy.names(__name__)

@@ -1,6 +1,7 @@
-"""Settings of a certification."""
+"""Settings of a certification, and of the program `certify`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 from evaluation.certification.bounds import (
@@ -11,7 +12,10 @@ from evaluation.certification.bounds import (
     probability_of,
     radius_of,
 )
+from evaluation.defense_config import DefenseConfig
+from rdc.choices import Split
 from rdc.config import require
+from rdc.runs.settings import flag
 
 SamplingMethod = Literal["sequential", "fixed"]
 SELECTION: dict[SamplingMethod, int] = {"sequential": 20, "fixed": 100}
@@ -88,3 +92,31 @@ class SmoothingConfig:
             return FixedTest(self.samples, alpha=self.alpha)
         probabilities = [probability_of(radius, sigma=self.sigma) for radius in self.levels]
         return SequentialTest(probabilities, alpha=self.alpha, most=self.samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyConfig(SmoothingConfig):
+    """One defense, certified on some images: `evaluation.certify`."""
+
+    out: Path
+    """folder for a record of each image and `certificates.json`; the same command continues"""
+    defense: DefenseConfig = field(default_factory=DefenseConfig)
+    """the classifier f that is smoothed; "epndc", "apndc" and "denoised" are made for noisy
+    images, others meet noise that they may not know"""
+    data: str = "digits"
+    split: Split = "test"
+    images: int = 100
+    """number of images, from the start of the split"""
+    max_rows: int = 256
+    """noisy images in the networks at once"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("images", "max_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{flag(name)} {getattr(self, name)}: at least 1")
+
+    @property
+    def smoothing(self) -> dict:
+        """The fields of `SmoothingConfig`."""
+        return {name: getattr(self, name) for name in SmoothingConfig.__dataclass_fields__}

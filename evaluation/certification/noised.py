@@ -1,10 +1,10 @@
 """Classifiers made for images with Gaussian noise, for randomized smoothing to certify."""
 
 from dataclasses import replace
-from typing import Literal
 
 from torch import nn
 
+from evaluation.defense_config import NoisedKind
 from purification import OneShotDenoiser
 from rdc import (
     AmortizedDiffusionClassifier,
@@ -13,10 +13,8 @@ from rdc import (
     NoisedDenoiser,
     RobustDiffusionClassifier,
 )
+from rdc.choices import LOWEST_SIGMA
 from rdc.classifier import build_classifier
-from rdc.levels import LOWEST_SIGMA
-
-NoisedKind = Literal["epndc", "apndc", "denoised"]
 
 
 def epndc(

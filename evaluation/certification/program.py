@@ -1,8 +1,7 @@
 """The program `python -m evaluation.certify`."""
 
 import time
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import torch
 from accelerate.utils import tqdm
@@ -10,44 +9,15 @@ from torch import Tensor, nn
 
 from evaluation.certification.certificate import Certification
 from evaluation.certification.certify import certify
-from evaluation.certification.config import SmoothingConfig
+from evaluation.certification.config import CertifyConfig
 from evaluation.certification.sampling import classify
-from evaluation.defenses import DefenseConfig, build_base
+from evaluation.defenses import build_base
 from evaluation.processes import make_accelerator
-from rdc.data import Split, load
+from rdc.data import load
 from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
-from rdc.runs.settings import flag
 
 SUMMARY = "certificates.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertifyConfig(SmoothingConfig):
-    """One defense, certified on some images: `evaluation.certify`."""
-
-    out: Path
-    """folder for a record of each image and `certificates.json`; the same command continues"""
-    defense: DefenseConfig = field(default_factory=DefenseConfig)
-    """the classifier f that is smoothed; "epndc", "apndc" and "denoised" are made for noisy
-    images, others meet noise that they may not know"""
-    data: str = "digits"
-    split: Split = "test"
-    images: int = 100
-    """number of images, from the start of the split"""
-    max_rows: int = 256
-    """noisy images in the networks at once"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("images", "max_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} {getattr(self, name)}: at least 1")
-
-    @property
-    def smoothing(self) -> dict:
-        """The fields of `SmoothingConfig`."""
-        return {name: getattr(self, name) for name in SmoothingConfig.__dataclass_fields__}
 
 
 def main(config: CertifyConfig) -> None:

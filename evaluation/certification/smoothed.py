@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.certification.bounds import predicted_class
-from rdc.noise import Noise, NoiseMode, using_draws
+from rdc.choices import NoiseMode
+from rdc.noise import Noise, using_draws
 
 STREAM = 100
 """Noise stream of the smoothing, apart from those inside a defense."""

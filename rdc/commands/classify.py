@@ -2,44 +2,17 @@
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from tqdm import tqdm
 
 from rdc.classifier import RobustDiffusionClassifier
 from rdc.commands.classify_folder import PREDICTIONS, classify_files, classify_folder
+from rdc.commands.config import Classify
 from rdc.image_files import image_files
 from rdc.images import spelled
 from rdc.runs.device import default_device
 from rdc.text import printable
-
-
-@dataclass(frozen=True)
-class Classify:
-    """Classify an image, or all images below a folder, with RDC.
-
-    For a large folder give --out: the predictions are written as they come, a run that was killed
-    goes on when the same command is given again, and the processes that `accelerate launch` or
-    `torchrun` start share the work, each on its own GPU where there are some.
-    """
-
-    path: tyro.conf.Positional[Path]
-    """image file or folder"""
-    model: str = "digits"
-    """packaged name (see `info`), directory or hub id"""
-    json: bool = False
-    """print one JSON object per image instead of a table"""
-    out: Path | None = None
-    """print nothing but write predictions.jsonl into this folder: one JSON object per image, sorted
-    by name; images that cannot be read have an "error" and do not make the exit status 1"""
-    batch_size: int = 64
-    seed: int = 0
-    """seed of the noise, which is the same for all images"""
-    resize: bool = False
-    """convert images of every other shape to the model's: gray or color, resized, cropped; without
-    it only larger images whose colors the model has are"""
 
 
 def main(command: Classify) -> int:

@@ -1,13 +1,14 @@
 """Export of a model: its weights in a chosen precision and size of files, and its card."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import tyro
 
-from rdc.classifier import RDCConfig, RobustDiffusionClassifier
+from rdc.choices import MAX_SHARD_SIZE
+from rdc.classifier import RobustDiffusionClassifier
+from rdc.classifier_config import RDCConfig
+from rdc.commands.config import Export
 from rdc.commands.info import open_model
 from rdc.config import from_json
 from rdc.denoiser import Denoiser
@@ -21,24 +22,8 @@ from rdc.hub.model_card import (
     weights,
     with_sections,
 )
-from rdc.hub.weights import MAX_SHARD_SIZE, weights_sha256
+from rdc.hub.weights import weights_sha256
 from rdc.runs.atomic import write_atomically
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a model for others: weights in a chosen precision and size of files, and a card."""
-
-    model: tyro.conf.Positional[str]
-    """packaged name, directory (also of a finished training run) or hub id"""
-    out: tyro.conf.Positional[Path]
-    """folder to write, new or empty"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """weights' type; bfloat16 is half as large, and rounds each by at most 1/256 of its size"""
-    max_shard_size: str = MAX_SHARD_SIZE
-    """no file of weights is larger, for example 15MB; there are several where needed"""
-    evaluation: Path | None = None
-    """folder that `python -m evaluation.evaluate` wrote about the model, for the card's figures"""
 
 
 def export(

@@ -1,28 +1,18 @@
 """The content of a model's folder, the commands that take the model, and the program `rdc info`."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from rdc.classifier import RDCConfig
+from rdc.classifier_config import RDCConfig
+from rdc.commands.config import Info
 from rdc.config import from_json, read_json
 from rdc.denoiser import Denoiser
 from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, TRAINING, locate, packaged_models
 from rdc.hub.model_card import describe
 from rdc.hub.weights import sha256, weight_files
 from rdc.networks.image_classifier import ImageClassifier
-
-
-@dataclass(frozen=True)
-class Info:
-    """List the packaged models, or print one model's settings, files and commands as JSON."""
-
-    model: tyro.conf.Positional[str | None] = None
-    """packaged name, directory or hub id"""
-
 
 Kind = type[Denoiser] | type[ImageClassifier]
 

@@ -1,4 +1,4 @@
-"""The command `rdc`: one name for all programs, each imported only when it is asked for."""
+"""The command `rdc`: one name for all programs, each imported once its flags have been read."""
 
 import sys
 from collections.abc import Sequence
@@ -10,36 +10,89 @@ from operator import or_
 from typing import Annotated, Any
 
 import rdc
-from rdc.commands.program import USAGE_ERROR, Main, run_program, settings_type
+from rdc.commands.program import USAGE_ERROR, Main, run_program
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program of `rdc`: the module that has its `main`, and a line of help."""
+    """A program of `rdc`: the class of its settings, the module with its `main`, a line of help.
 
+    Modules of settings import no torch, which takes seconds: that is left to `main`.
+    """
+
+    settings: str
     module: str
     summary: str
 
-    def load(self) -> Main:
+    def load_settings(self) -> Any:
+        module, _, name = self.settings.rpartition(".")
+        return getattr(import_module(module), name)
+
+    def load_main(self) -> Main:
         return import_module(self.module).main
+
+    def run(self, config: Any) -> int | None:
+        return self.load_main()(config)
 
 
 PROGRAMS = {
-    "demo": Program("evaluation.demo", "attack RDC and a CNN on digits: about a minute"),
-    "info": Program("rdc.commands.info", "list packaged models, or describe a model"),
-    "classify": Program("rdc.commands.classify", "classify an image or a folder with RDC"),
-    "purify": Program("purification.__main__", "purify an image, a folder or an array"),
-    "evaluate": Program("evaluation.evaluate", "attack a defense, with checks and intervals"),
-    "sweep": Program("evaluation.sweep", "attack all defenses under all threats"),
-    "report": Program("evaluation.report.__main__", "write a web page about evaluations"),
-    "certify": Program("evaluation.certification.program", "certify by randomized smoothing"),
-    "train": Program("training.train", "train a denoiser"),
-    "train-classifier": Program("training.classifier", "train an ordinary or a robust classifier"),
-    "curves": Program("training.curves", "draw learning curves of runs"),
-    "calibrate": Program("training.calibration", "choose the settings of RDC on held-out images"),
-    "convert": Program("rdc.commands.convert", "convert published weights"),
-    "export": Program("rdc.commands.export", "write a model for others, with a card"),
-}
+    "demo": Program(
+        "evaluation.config.DemoConfig", "evaluation.demo",
+        "attack RDC and a CNN on digits: about a minute",
+    ),
+    "info": Program(
+        "rdc.commands.config.Info", "rdc.commands.info",
+        "list packaged models, or describe a model",
+    ),
+    "classify": Program(
+        "rdc.commands.config.Classify", "rdc.commands.classify",
+        "classify an image or a folder with RDC",
+    ),
+    "purify": Program(
+        "purification.purify_config.Purify", "purification.__main__",
+        "purify an image, a folder or an array",
+    ),
+    "evaluate": Program(
+        "evaluation.config.EvaluateConfig", "evaluation.evaluate",
+        "attack a defense, with checks and intervals",
+    ),
+    "sweep": Program(
+        "evaluation.sweep_config.SweepConfig", "evaluation.sweep",
+        "attack all defenses under all threats",
+    ),
+    "report": Program(
+        "evaluation.config.ReportConfig", "evaluation.report.__main__",
+        "write a web page about evaluations",
+    ),
+    "certify": Program(
+        "evaluation.certification.config.CertifyConfig", "evaluation.certification.program",
+        "certify by randomized smoothing",
+    ),
+    "train": Program(
+        "training.config.TrainConfig", "training.train",
+        "train a denoiser",
+    ),
+    "train-classifier": Program(
+        "training.config.ClassifierTrainConfig", "training.classifier",
+        "train an ordinary or a robust classifier",
+    ),
+    "curves": Program(
+        "training.config.CurvesConfig", "training.curves",
+        "draw learning curves of runs",
+    ),
+    "calibrate": Program(
+        "training.config.CalibrationConfig", "training.calibration",
+        "choose the settings of RDC on held-out images",
+    ),
+    "convert": Program(
+        "rdc.commands.config.Convert", "rdc.commands.convert",
+        "convert published weights",
+    ),
+    "export": Program(
+        "rdc.commands.config.Export", "rdc.commands.export",
+        "write a model for others, with a card",
+    ),
+}  # fmt: skip
 # For several processes, `accelerate launch -m MODULE` or `torchrun -m MODULE`.
 COMPLETION = "--tyro-print-completion"
 
@@ -61,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]}?" if near else "; rdc --help lists the commands"
         print(f"error: {name!r} is not a command of rdc{hint}", file=sys.stderr)
         return USAGE_ERROR
-    return run_program(PROGRAMS[name].load(), rest, prog=f"rdc {name}")
+    program = PROGRAMS[name]
+    return run_program(program.run, rest, kind=program.load_settings(), prog=f"rdc {name}")
 
 
 def usage() -> str:
@@ -88,7 +142,7 @@ def print_completion(arguments: Sequence[str]) -> None:
     import tyro
 
     kinds: list[Any] = [
-        Annotated[settings_type(program.load()), tyro.conf.subcommand(name)]
+        Annotated[program.load_settings(), tyro.conf.subcommand(name)]
         for name, program in PROGRAMS.items()
     ]
     tyro.cli(reduce(or_, kinds), prog="rdc", args=arguments)

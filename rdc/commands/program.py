@@ -33,14 +33,19 @@ MAIN_PROCESS_SECONDS = 20.0
 
 
 def run_program(
-    main: Main, arguments: Sequence[str] | None = None, *, prog: str | None = None
+    main: Main,
+    arguments: Sequence[str] | None = None,
+    *,
+    kind: Any = None,
+    prog: str | None = None,
 ) -> int:
     """Run a program with the arguments of a command line and return its exit status.
 
     Args:
-        main: takes the program's settings, a dataclass that annotates its only parameter, and
-            returns an exit status, or None for 0.
+        main: takes the program's settings, and returns an exit status, or None for 0.
         arguments: by default those of this process.
+        kind: class of the settings, a dataclass; by default it is the annotation of the only
+            parameter of `main`.
         prog: name of the program in its help.
 
     A mistake of the user (see `is_user_error`) is printed as `error: ...` with status 2. With
@@ -50,7 +55,7 @@ def run_program(
     rest = [each for each in given if each != TRACEBACK]
     config = None
     try:
-        config = settings(main, rest, prog)
+        config = settings(kind or settings_type(main), rest, prog)
         return main(config) or 0
     except Exception as error:
         if not is_user_error(error):
@@ -62,8 +67,8 @@ def run_program(
         return USAGE_ERROR
 
 
-def settings(main: Main, arguments: Sequence[str], prog: str | None = None) -> Any:
-    """The settings of a program from its command line.
+def settings(kind: Any, arguments: Sequence[str], prog: str | None = None) -> Any:
+    """The settings of a program, of the class `kind`, from its command line.
 
     Raises:
         ValueError: the parser refuses the arguments; one line says why and which flag may be meant.
@@ -71,8 +76,7 @@ def settings(main: Main, arguments: Sequence[str], prog: str | None = None) -> A
     """
     import tyro
 
-    kind, printed = settings_type(main), StringIO()
-    current = with_current_flags(arguments, kind)
+    printed, current = StringIO(), with_current_flags(arguments, kind)
     try:
         with redirect_stderr(printed):
             return tyro.cli(kind, prog=prog, args=current)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from rdc.choices import Format
 from rdc.converters import classifiers, edm, guided_diffusion, score_sde
 from rdc.converters.classifiers import ClassifierFacts
 from rdc.converters.unpickle import read
@@ -14,8 +15,6 @@ from rdc.hub.building import OwnGenerator
 from rdc.hub.model_card import Facts, describe
 from rdc.hub.weights import sha256
 from rdc.networks.image_classifier import ImageClassifier
-
-Format = Literal["edm", "score-sde", "guided-diffusion", "classifier"]
 
 DENOISERS: dict[str, Callable[[Any], Published]] = {
     "edm": edm.convert,

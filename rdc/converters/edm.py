@@ -32,8 +32,9 @@ from rdc.converters.weights import (
     swap_halves,
 )
 from rdc.denoiser import DenoiserConfig, Preconditioning
-from rdc.networks.blocks import STYLES, Architecture, Block, low_pass
-from rdc.networks.unet import UNet, UNetConfig
+from rdc.networks.blocks import STYLES, Block, low_pass
+from rdc.networks.unet import UNet
+from rdc.networks.unet_config import Architecture, UNetConfig
 
 REQUIRED = -1
 # What the classes take, and their defaults in EDM's code.

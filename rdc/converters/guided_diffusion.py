@@ -27,7 +27,8 @@ from rdc.converters.weights import (
 )
 from rdc.denoiser import DenoiserConfig
 from rdc.networks.blocks import Block
-from rdc.networks.unet import UNet, UNetConfig
+from rdc.networks.unet import UNet
+from rdc.networks.unet_config import UNetConfig
 
 NETWORK = UNetConfig(
     image_size=256, channels=3, num_classes=0, conditioning="none", width=256,

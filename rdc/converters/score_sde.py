@@ -27,7 +27,8 @@ from rdc.converters.weights import (
     swap_halves,
 )
 from rdc.denoiser import DenoiserConfig
-from rdc.networks.unet import UNet, UNetConfig
+from rdc.networks.unet import UNet
+from rdc.networks.unet_config import UNetConfig
 
 LEVELS = (1, 2, 2, 2)
 BLOCK = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "affine": "Dense_0", "norm2": "GroupNorm_1",

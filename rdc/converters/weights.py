@@ -12,7 +12,8 @@ from rdc.config import cut, short
 from rdc.denoiser import DenoiserConfig
 from rdc.networks.blocks import Attention, Block
 from rdc.networks.image_classifier import ImageClassifierConfig
-from rdc.networks.unet import UNet, UNetConfig
+from rdc.networks.unet import UNet
+from rdc.networks.unet_config import UNetConfig
 
 
 @dataclass(frozen=True)

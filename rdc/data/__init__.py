@@ -6,10 +6,11 @@ from typing import get_args
 
 import torch
 
+from rdc.choices import Split
 from rdc.data.arrays import read_arrays
 from rdc.data.cache import cached_pixels
 from rdc.data.cifar import ARCHIVES, read_cifar
-from rdc.data.dataset import Dataset, Shape, Split
+from rdc.data.dataset import Dataset, Shape
 from rdc.data.digits import read_digits
 from rdc.data.folder import read_folder
 from rdc.data.parquet import parquet_files, read_parquet

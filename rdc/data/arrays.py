@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rdc.data.dataset import Dataset, Split, hold_out, origin
+from rdc.choices import Split
+from rdc.data.dataset import Dataset, hold_out, origin
 
 PARTS: dict[Split, tuple[tuple[str, str], ...]] = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),

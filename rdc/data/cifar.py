@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rdc.data.dataset import Dataset, Split, hold_out
+from rdc.choices import Split
+from rdc.data.dataset import Dataset, hold_out
 from rdc.hub.safe_pickle import AllowListUnpickler
 
 SHAPE = (3, 32, 32)

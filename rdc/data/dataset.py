@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rdc.choices import Split
 from rdc.images import check_images
 
-Split = Literal["train", "validation", "test", "all"]
 Shape = tuple[int, int, int]
 
 HOLD_OUT_SEED = 0

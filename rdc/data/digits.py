@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from rdc.data.dataset import Dataset, Split
+from rdc.choices import Split
+from rdc.data.dataset import Dataset
 
 
 def read_digits(split: Split) -> Dataset:

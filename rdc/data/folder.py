@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from rdc.data.dataset import Split, hold_out, origin, same_classes
+from rdc.choices import Split
+from rdc.data.dataset import hold_out, origin, same_classes
 from rdc.data.decode import BATCH, Batch, Encoded
 from rdc.image_files import check_regular, image_files
 

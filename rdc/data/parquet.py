@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rdc.data.dataset import Split, hold_out, origin, same_classes
+from rdc.choices import Split
+from rdc.data.dataset import hold_out, origin, same_classes
 from rdc.data.decode import BATCH, Batch, Encoded
 
 IMAGES = ("image", "img")

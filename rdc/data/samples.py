@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rdc.data.dataset import Dataset, Split
+from rdc.choices import Split
+from rdc.data.dataset import Dataset
 from rdc.image_files import read_image
 
 CIFAR10_SAMPLES = "cifar10-samples"

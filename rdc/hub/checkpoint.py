@@ -15,18 +15,11 @@ from typing import Any, Self
 import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin, snapshot_download
 
+from rdc.choices import MAX_SHARD_SIZE
 from rdc.config import from_json, to_json
 from rdc.hub.building import build, skeleton
 from rdc.hub.model_card import CARD, Facts, is_generated, model_card, write_card
-from rdc.hub.weights import (
-    INDEX,
-    MAX_SHARD_SIZE,
-    SHARDS,
-    WEIGHTS,
-    load_weights,
-    require_fit,
-    write_model,
-)
+from rdc.hub.weights import INDEX, SHARDS, WEIGHTS, load_weights, require_fit, write_model
 
 PACKAGED = Path(__file__).parents[1] / "pretrained"
 CONFIG = "config.json"

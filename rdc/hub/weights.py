@@ -12,13 +12,13 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from rdc.choices import MAX_SHARD_SIZE
 from rdc.config import read_json, short
 from rdc.runs.atomic import make_folder, replace_files
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
-MAX_SHARD_SIZE = "5GB"  # the Hugging Face hub's own
 LARGEST_HEADER = 2**24
 DTYPES = (torch.float32, torch.bfloat16)
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from rdc.networks.unet_config import Architecture
+
 Resample = Literal["none", "down", "up"]
-Architecture = Literal["rdc", "ddpmpp", "ncsnpp", "adm"]
 
 
 def constant(make: Callable[[int], Tensor]) -> Callable[[int], Tensor]:

@@ -5,7 +5,8 @@ import torch
 
 from evaluation import certify
 from evaluation.certification import SmoothedClassifier
-from evaluation.defenses import DefenseConfig, build, build_base
+from evaluation.defense_config import DefenseConfig
+from evaluation.defenses import build, build_base
 from evaluation.suite_config import Sizes
 from evaluation.suites import run, suite
 from rdc import ImageClassifier

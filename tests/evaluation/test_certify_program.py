@@ -11,10 +11,12 @@ import torch
 import tyro
 
 from evaluation import certify
+from evaluation.certification.config import CertifyConfig
 from evaluation.certification.noised import apndc, epndc
-from evaluation.certification.program import SUMMARY, CertifyConfig, main
+from evaluation.certification.program import SUMMARY, main
 from evaluation.certification.smoothed import SmoothedClassifier
-from evaluation.defenses import DefenseConfig, build, build_base, networks
+from evaluation.defense_config import DefenseConfig
+from evaluation.defenses import build, build_base, networks
 from purification import OneShotDenoiser
 from rdc import (
     AmortizedDiffusionClassifier,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.defenses import DefenseConfig, build, hashes
+from evaluation.defense_config import DefenseConfig
+from evaluation.defenses import build, hashes
 from evaluation.factories import from_factory
 from evaluation.target import fit, fit_transfer
 from rdc import ClassifierConfig, Defense, Denoiser, ImageClassifier

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.demo import DemoConfig, columns, compared_with, main, models, pgd_evaluation
+from evaluation.config import DemoConfig
+from evaluation.demo import columns, compared_with, main, models, pgd_evaluation
 from rdc import (
     ClassifierConfig,
     Denoiser,

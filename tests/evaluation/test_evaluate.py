@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evaluation.config import EvaluateConfig, Options
-from evaluation.defenses import DefenseConfig, build
+from evaluation.defense_config import DefenseConfig
+from evaluation.defenses import build
 from evaluation.evaluate import main, options
 from evaluation.journal import FolderJournal
 from evaluation.progress import Progress

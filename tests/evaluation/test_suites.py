@@ -16,14 +16,8 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import size
 from evaluation.attacks.stadv import stadv
 from evaluation.config import EvaluateConfig
-from evaluation.defenses import (
-    KINDS,
-    DefenseConfig,
-    build,
-    default_transfer_model,
-    networks,
-    weights,
-)
+from evaluation.defense_config import KINDS, DefenseConfig
+from evaluation.defenses import build, default_transfer_model, networks, weights
 from evaluation.entries import Entry, broken
 from evaluation.eps import budget, written
 from evaluation.gradient_modes import noises

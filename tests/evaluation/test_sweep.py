@@ -20,7 +20,8 @@ from evaluation.evaluate import options
 from evaluation.progress import Progress
 from evaluation.runner import Runner
 from evaluation.suite_config import SuiteConfig
-from evaluation.sweep import DEFENSES, SweepConfig, main, take
+from evaluation.sweep import main, take
+from evaluation.sweep_config import DEFENSES, SweepConfig
 from evaluation.target import target_of
 from evaluation.work_queue import Claims
 from rdc.data import load

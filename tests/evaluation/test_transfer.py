@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from evaluation.config import EvaluateConfig
-from evaluation.defenses import DefenseConfig, hashes, transfer_source
+from evaluation.defense_config import DefenseConfig
+from evaluation.defenses import hashes, transfer_source
 from evaluation.gradient_modes import noises
 from evaluation.suite_config import SuiteConfig
 from evaluation.suites import suite

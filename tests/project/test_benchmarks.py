@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.defenses import CostConfig, main
-from evaluation.sweep import DEFENSES
+from evaluation.sweep_config import DEFENSES
 
 
 @pytest.mark.slow

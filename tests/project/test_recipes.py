@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
-from evaluation.sweep import SweepConfig
+from evaluation.sweep_config import SweepConfig
 from rdc import RobustDiffusionClassifier
 from tests.support.pictures import noise, save
 from tests.support.programs import read_command
-from training.calibration import CalibrationConfig
+from training.config import CalibrationConfig
 
 pytestmark = pytest.mark.slow
 

@@ -23,8 +23,8 @@ from rdc import (
     RDCConfig,
     RobustDiffusionClassifier,
 )
+from rdc.choices import NoiseMode
 from rdc.data import load
-from rdc.noise import NoiseMode
 from tests.support.optional import installed
 
 pytestmark = pytest.mark.slow

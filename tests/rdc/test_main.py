@@ -14,15 +14,15 @@ from PIL import Image
 
 import rdc.hub.checkpoint
 from evaluation.config import EvaluateConfig
-from purification.__main__ import Purify
+from purification.purify_config import Purify
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
-from rdc.commands.classify import Classify
+from rdc.commands.config import Classify
 from rdc.commands.main import main
 from rdc.prediction import classify
 from tests.support.launchers import printed
 from tests.support.launchers import run as run_module
 from tests.support.tiny import NETWORK, tiny_denoiser, tiny_rdc
-from training.denoising import TrainConfig
+from training.config import TrainConfig
 
 NAMES = ("zero", "one", "two")
 

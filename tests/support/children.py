@@ -18,7 +18,7 @@ from rdc import Defense, ImageClassifier
 from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.noise import Noise
-from training.denoising import TrainConfig
+from training.config import TrainConfig
 from training.train import main
 
 

@@ -7,7 +7,8 @@ right class.
 import torch
 from torch import Tensor, nn
 
-from rdc.noise import Noise, NoiseMode
+from rdc.choices import NoiseMode
+from rdc.noise import Noise
 
 
 class Fake(nn.Module):

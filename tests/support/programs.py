@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from rdc.commands.main import PROGRAMS
-from rdc.commands.program import Main, settings
+from rdc.commands.program import Main, settings, settings_type
 
 ELSEWHERE = {"evaluation.certify": "evaluation.certification.program"}
 """Modules that must not be imported, because a function has their name."""
@@ -20,9 +20,9 @@ def read_command(module: str, arguments: Sequence[str]) -> tuple[Main, Any]:
     if module == "rdc":
         if arguments[0] not in PROGRAMS:
             raise ValueError(f"{arguments[0]} is not a command of rdc")
-        main, arguments = PROGRAMS[arguments[0]].load(), arguments[1:]
+        main, arguments = PROGRAMS[arguments[0]].load_main(), arguments[1:]
     else:
         found = import_module(ELSEWHERE.get(module, module))
         is_package = hasattr(found, "__path__")
         main = (import_module(f"{module}.__main__") if is_package else found).main
-    return main, settings(main, arguments)
+    return main, settings(settings_type(main), arguments)

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from rdc import UNetConfig
-from training.denoising import TrainConfig
-from training.objective import ObjectiveConfig
+from training.config import TrainConfig
+from training.objective_config import ObjectiveConfig
 
 NETWORK = UNetConfig(
     image_size=8, channels=1, width=8, width_multipliers=(1,), blocks_per_level=1,

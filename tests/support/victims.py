@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.attacks.losses import margin
-from rdc.noise import Noise, NoiseMode
+from rdc.choices import NoiseMode
+from rdc.noise import Noise
 from tests.support.oracle import some_images
 
 

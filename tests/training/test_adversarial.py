@@ -18,13 +18,13 @@ from rdc import ImageClassifier, ImageClassifierConfig
 from tests.support.oracle import central_difference, some_images
 from training import adversarial
 from training.adversarial import (
-    ClassifierObjectiveConfig,
     classifier_losses,
     output_distance,
     perturb,
     random_noise,
     random_start,
 )
+from training.objective_config import ClassifierObjectiveConfig
 
 SHAPE = (1, 4, 4)
 PGD = ClassifierObjectiveConfig("pgd", eps=0.1)

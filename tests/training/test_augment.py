@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdc.networks.unet import UNet, UNetConfig
+from rdc.networks.unet import UNet
+from rdc.networks.unet_config import UNetConfig
 from training import augment
-from training.augment import GEOMETRY, diagonal, flip, geometry, rotation, shift
+from training.augment import diagonal, flip, geometry, rotation, shift
+from training.config import GEOMETRY
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,7 +8,8 @@ import pytest
 from rdc import ClassifierConfig, MaximizationConfig
 from rdc.data import load
 from tests.support.tiny import NETWORK, tiny_denoiser
-from training.calibration import Calibration, CalibrationConfig, classifiers, maximizations
+from training.calibration import Calibration, classifiers, maximizations
+from training.config import CalibrationConfig
 
 CONFIG = CalibrationConfig(
     model="x", out=Path("x"), levels=(2, 3), sigma_min=(0.5, 0.7), sigma_max=(2.0,), attacked=4,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.curves import CurvesConfig, draw, main, read_history
+from training.config import CurvesConfig
+from training.curves import draw, main, read_history
 
 ENTRY = {"step": 2, "images": 8, "flop": 80.0, "loss": 0.5, "validation_accuracy": 0.25}
 ROBUST = ENTRY | {"validation_robust_accuracy": 0.125}

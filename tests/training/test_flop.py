@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from rdc.data import load
-from training.adversarial import ClassifierObjectiveConfig
-from training.classifier import ClassifierTask, ClassifierTrainConfig
+from training.classifier import ClassifierTask
+from training.config import ClassifierTrainConfig
 from training.flop import flop_per_image
+from training.objective_config import ClassifierObjectiveConfig
 
 # cnn-4 on 8x8 digits: convolutions at 8x8 and 4x4, one linear layer; multiply and add are two.
 FIRST = 2 * 64 * 9 * 1 * 4

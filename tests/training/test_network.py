@@ -11,9 +11,9 @@ from accelerate.state import AcceleratorState
 from rdc import Denoiser, UNetConfig
 from rdc.data import Dataset
 from tests.support.pictures import noise, save
-from training.config import load_data, start_accelerator
-from training.denoising import TrainConfig
-from training.network import NetworkConfig, network_for
+from training.config import NetworkConfig, TrainConfig
+from training.network import network_for
+from training.setup import load_data, start_accelerator
 from training.train import main
 
 FLAGS = ["--network.width", "8", "--network.width-multipliers", "1", "--steps", "1",

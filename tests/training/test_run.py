@@ -22,8 +22,7 @@ from rdc import Denoiser
 from tests.support.children import train_or_report
 from tests.support.training_runs import NETWORK, assert_same_run, config, history, state
 from training.checkpoint import Checkpoints
-from training.config import rate
-from training.denoising import TrainConfig
+from training.config import TrainConfig, rate
 from training.samples import TITLE
 from training.train import main
 

@@ -26,12 +26,11 @@ from tests.support.oracle import some_images, two_classes
 from tests.support.tiny import NETWORK, tiny_denoiser
 from training import batches
 from training.batches import Batches, batch_rows, step_generator
-from training.denoising import DenoiserTask, TrainConfig, build_teacher
+from training.config import TrainConfig
+from training.denoising import DenoiserTask, build_teacher
 from training.ema import EMA
 from training.objective import (
-    NoiseConfig,
     NoisedBatch,
-    ObjectiveConfig,
     Uncertainty,
     estimates,
     image_losses,
@@ -41,6 +40,7 @@ from training.objective import (
     teacher_losses,
     weighted,
 )
+from training.objective_config import NoiseConfig, ObjectiveConfig
 from training.train import main
 
 pytestmark = pytest.mark.slow

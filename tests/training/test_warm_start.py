@@ -16,7 +16,8 @@ from tests.support.training_runs import NETWORK
 from tests.support.training_runs import config as run_config
 from training.checkpoint import Checkpoints
 from training.denoising import DenoiserTask
-from training.objective import ObjectiveConfig, weighted
+from training.objective import weighted
+from training.objective_config import ObjectiveConfig
 from training.train import main
 from training.warm_start import warm_start
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from evaluation.checks import headline, run
-from evaluation.defenses import DefenseConfig, build
+from evaluation.defense_config import DefenseConfig
+from evaluation.defenses import build
 from purification import DiffusionPurifier, PurifierConfig
 from rdc import (
     ClassifierConfig,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from evaluation.report import write
 from evaluation.report.certificates import certifications
 from evaluation.report.load import load
+from evaluation.report.page import write
 from tests.support.fake_runs import Fake, make
 from tests.support.pages import read
 

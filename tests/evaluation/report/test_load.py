@@ -13,11 +13,11 @@ import tyro
 from safetensors.numpy import save
 
 from evaluation.config import EvaluateConfig
-from evaluation.report import write
 from evaluation.report.__main__ import main
 from evaluation.report.examples import saved
 from evaluation.report.figures import confusion
 from evaluation.report.load import Run, eps_title, load
+from evaluation.report.page import write
 from evaluation.results.records import Record
 from rdc.commands.program import run_program
 from tests.support.fake_runs import Fake, make

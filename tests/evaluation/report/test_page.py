@@ -11,9 +11,8 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from evaluation.report import write
 from evaluation.report.load import Run, load
-from evaluation.report.page import default_out
+from evaluation.report.page import default_out, write
 from evaluation.report.state import state, strength
 from rdc.text import printable
 from tests.support.fake_runs import BROKEN, CHECKS, Fake, make

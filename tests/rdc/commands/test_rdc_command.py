@@ -1,4 +1,4 @@
-"""The command `rdc`: its programs, help, version and completion."""
+"""The command `rdc`: its programs, help and version."""
 
 import subprocess
 import sys
@@ -8,7 +8,6 @@ import pytest
 
 import rdc
 from rdc.commands.main import PROGRAMS, main
-from rdc.commands.program import settings_type
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -37,19 +36,3 @@ def test_a_mistyped_command_is_named(capsys) -> None:
     )
     assert main(["xyz"]) == 2
     assert "rdc --help lists the commands" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_every_program_has_settings_and_help(capsys, name: str) -> None:
-    assert settings_type(PROGRAMS[name].load())
-    with pytest.raises(SystemExit) as ended:
-        main([name, "--help"])
-    assert ended.value.code == 0
-    assert f"usage: rdc {name} " in capsys.readouterr().out
-
-
-def test_completion_knows_programs_and_flags(capsys) -> None:
-    with pytest.raises(SystemExit):
-        main(["--tyro-print-completion", "bash"])
-    script = capsys.readouterr().out
-    assert all(name in script for name in (*PROGRAMS, "--defense.kind", "--batch-size"))

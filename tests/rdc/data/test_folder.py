@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rdc.data import Dataset, Shape, Split, load
+from rdc.choices import Split
+from rdc.data import Dataset, Shape, load
 from tests.support.pictures import Content, noise, save, tree
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from rdc.data import Dataset, Split, load
+from rdc.choices import Split
+from rdc.data import Dataset, load
 from rdc.data.dataset import hold_out, origin, same_classes
 from rdc.runs.fingerprints import data_fingerprint
 from tests.support.pictures import tree

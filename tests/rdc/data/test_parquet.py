@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from rdc.data import Dataset, Split, load
+from rdc.choices import Split
+from rdc.data import Dataset, load
 from tests.support.pictures import noise, tree
 
 CLASSES = ["cat", "dog"]

@@ -28,8 +28,8 @@ from rdc.hub.model_card import (
 from rdc.hub.weights import weight_files, weights_sha256
 from rdc.runs.atomic import write_json
 from tests.support.tiny import NETWORK, tiny_denoiser, tiny_rdc
-from training.classifier import ClassifierTrainConfig
 from training.classifier import main as train
+from training.config import ClassifierTrainConfig
 
 CARD = "README.md"
 SHA = "5b" * 32

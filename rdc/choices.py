@@ -1,0 +1,20 @@
+"""Names that settings choose among, and limits of their numbers.
+
+This module and those named `*config.py` import no torch, so that command lines are read at once.
+"""
+
+from typing import Literal
+
+NoiseMode = Literal["frozen", "fresh"]
+Spacing = Literal["uniform", "log", "lognormal", "vp"]
+Weighting = Literal["elbo", "edm", "published", "epsilon"]
+Split = Literal["train", "validation", "test", "all"]
+Format = Literal["edm", "score-sde", "guided-diffusion", "classifier"]
+"""Code that wrote a published file of weights."""
+
+LOWEST_SIGMA, HIGHEST_SIGMA = 1e-5, 1e5
+"""Noise levels of configurations; beyond them weights and errors overflow in float32."""
+MOST_DRAWS = 100_000
+"""Draws of one image; configurations that ask for more are refused, whatever asks for them."""
+MAX_SHARD_SIZE = "5GB"
+"""Largest file of weights, the Hugging Face hub's own."""
