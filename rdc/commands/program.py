@@ -59,6 +59,7 @@ def run_program(
         return main(config) or 0
     except Exception as error:
         if not is_user_error(error):
+            wait_for_main_process()  # often the main one ended, and this one lost its connection
             raise
         if rest != given:
             traceback.print_exc()
@@ -142,15 +143,22 @@ def is_user_error(error: Exception) -> bool:
 def report_error(message: str) -> None:
     """Print `error: MESSAGE`; of several processes with the same error the main one prints it.
 
-    The launcher ends the others once the main process has ended. One that is still there after
-    `MAIN_PROCESS_SECONDS` is alone with its error, and prints it.
+    One of the others that is still there after waiting is alone with its error, and prints it.
+    """
+    process = wait_for_main_process()
+    place = f" in process {process}" if process else ""
+    print(f"error{place}: {message}", file=sys.stderr, flush=True)
+
+
+def wait_for_main_process() -> int:
+    """The number of this process; one that is not the main one waits `MAIN_PROCESS_SECONDS`.
+
+    The launcher ends it in that time if the main process has ended.
     """
     process = int(os.environ.get("RANK", "0"))
-    if process == 0:
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        return
-    time.sleep(MAIN_PROCESS_SECONDS)
-    print(f"error in process {process}: {message}", file=sys.stderr, flush=True)
+    if process:
+        time.sleep(MAIN_PROCESS_SECONDS)
+    return process
 
 
 def with_flags(message: str, config: Any) -> str:

@@ -48,6 +48,10 @@ def refuse(config: Settings) -> None:
     )  # fmt: skip
 
 
+def lose_connection(config: Settings) -> None:
+    raise RuntimeError("connection closed")
+
+
 def test_the_status_is_that_of_main() -> None:
     def main(config: Settings) -> int:
         return config.batch_size
@@ -144,6 +148,17 @@ def test_the_main_process_prints_what_all_have(monkeypatch, capsys) -> None:
     report_error("b")
     assert capsys.readouterr().err == "error in process 1: b\n"
     assert len(waited) == 1
+
+
+def test_faults_of_other_processes_wait_too(monkeypatch):
+    """A process that loses its connection to the main one is ended before it prints a traceback."""
+    waited: list[float] = []
+    monkeypatch.setattr(program.time, "sleep", waited.append)
+    for process, expected in ("0", 0), ("1", 1):
+        monkeypatch.setenv("RANK", process)
+        with pytest.raises(RuntimeError, match="connection closed"):
+            raising(lose_connection)
+        assert len(waited) == expected
 
 
 @pytest.mark.slow
