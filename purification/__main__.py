@@ -22,6 +22,7 @@ from purification.files import (
     write_file,
 )
 from purification.methods import build
+from purification.noise_level import added_noise, noise_level
 from purification.picture import draw
 from purification.purifier import DiffusionPurifier, resized
 from purification.purify_config import Purify
@@ -61,6 +62,7 @@ def purify_array(command: Purify) -> int:
             purified += run.purify({row: images[row] for row in rows})
             progress.update(len(rows))
     write_array(command.out, torch.cat(purified), like=command.given)
+    run.warn()
     run.draw_picture({row: images[row] for row in run.shown(batches)})
     return 0
 
@@ -87,6 +89,7 @@ def purify_files(command: Purify) -> int:
             progress.update(len(files))
     if failed:
         print(f"{failed} of {len(outputs)} images could not be purified", file=sys.stderr)
+    run.warn()
     run.draw_picture(run.read(run.shown(batches))[0])
     return int(failed > 0)
 
@@ -105,6 +108,8 @@ class Purification:
         self.device = default_device()
         self.purifier = load(command).to(self.device)
         self.shape = self.purifier.denoiser.image_shape
+        self.noise: list[tuple[float, float]] = []
+        """Estimated noise of each image before and after."""
 
     def require_size(self, image: Tensor) -> None:
         """Raise ValueError for an image of another size than the denoiser's, unless resizing."""
@@ -159,12 +164,21 @@ class Purification:
         """The images, purified as one batch, clamped to [0, 1] and at their own sizes."""
         if not images:
             return []
+        given = self._batch(images)
         with torch.no_grad(), using_draws(self.draws(list(images))):
-            purified = self.purifier(self._batch(images)).cpu().split(1)
+            purified = self.purifier(given).clamp(0, 1)
+        levels = (noise_level(each).tolist() for each in (given, purified))
+        self.noise += zip(*levels, strict=True)
         return [
-            resized(part, image.shape[2:]).clamp(0, 1)
-            for part, image in zip(purified, images.values(), strict=True)
+            resized(part, image.shape[2:]).clamp(0, 1)  # resizing may overshoot
+            for part, image in zip(purified.cpu().split(1), images.values(), strict=True)
         ]
+
+    def warn(self) -> None:
+        """Print a warning if the purified images are noisier than the given ones."""
+        before, after = np.mean(self.noise or [(0, 0)], axis=0)
+        if warning := added_noise(before, after):
+            print(f"warning: {warning}", file=sys.stderr)
 
     def draws(self, keys: Sequence[int | Path]) -> list[int]:
         """Number of the frozen draw of each image: of a file, it depends on its name alone."""

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from purification import build
+from purification.noise_level import added_noise, noise_level
 from rdc import (
     Denoiser,
     DenoiserConfig,
@@ -40,6 +42,9 @@ from training.run import Task
 from training.samples import save_samples
 from training.temperature import fit_temperature
 from training.warm_start import warm_start
+
+PURIFIED = 16
+"""Held-out images that a trained denoiser purifies, to see whether it adds noise."""
 
 
 class DenoiserTask(Task[Denoiser]):
@@ -175,6 +180,18 @@ class DenoiserTask(Task[Denoiser]):
 
     def next_commands(self, model: Denoiser, out: Path) -> list[str]:
         return commands(str(out), model, classifies=True)
+
+    @torch.no_grad()
+    def warnings(self, model: Denoiser, data: Dataset) -> list[str]:
+        """A warning if DiffPure with the model makes held-out images noisier."""
+        if min(data.shape[1:]) < 3:
+            return []
+        images = data.subset(slice(PURIFIED)).images.to(self.batches.device)
+        purifier = build("diffpure", model, preset="cifar10-linf", steps=20)
+        purified = purifier(images).clamp(0, 1)
+        before, after = (noise_level(each).mean().item() for each in (images, purified))
+        warning = added_noise(before, after)
+        return [] if warning is None else [f"DiffPure with 20 steps: {warning}"]
 
     def illustrate(self, model: Denoiser, path: Path) -> None:
         save_samples(model, path, sigmas=self.config.objective.noise.range, seed=self.config.seed)

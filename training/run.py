@@ -8,6 +8,7 @@ and a run that was killed continues from its last checkpoint.
 import copy
 import json
 import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -82,6 +83,10 @@ class Task(ABC, Generic[Module]):
     def inputs(self) -> dict[str, str]:
         """Hashes of files that the training depends on, beside the data, by their description."""
         return {}
+
+    def warnings(self, model: Module, data: Dataset) -> list[str]:
+        """Sentences about faults of the model on held-out images; on the main process."""
+        return []
 
     def illustrate(self, model: Module, path: Path) -> None:
         """Write a PNG of what the model has learned; on the main process."""
@@ -260,6 +265,8 @@ class Run(Generic[Module]):
                 f"the model is in {self.config.out}. Next:"
             )
             print("\n".join(f"  {c}" for c in self.task.next_commands(self.shown, self.config.out)))
+            for warning in self.task.warnings(self.shown, self.validation):
+                print(f"warning: {warning}", file=sys.stderr)
         self.accelerator.end_training()
 
     def _save(self, found: list[dict[str, float]], best: int) -> None:

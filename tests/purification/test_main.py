@@ -17,6 +17,7 @@ from purification import DiffusionPurifier, build
 from purification.__main__ import Purification, main
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
 from rdc.commands.program import run_program
+from rdc.data import load
 from tests.support.launchers import printed
 from tests.support.launchers import run as run_module
 from tests.support.pictures import noise, save
@@ -95,6 +96,19 @@ def test_a_folder_keeps_its_sub_folders(models: Path, folder: Path, tmp_path: Pa
     shown = [pixels((tmp_path / "out" / name).with_suffix(".png")) for name in NAMES]
     assert np.abs(np.stack(shown).astype(int) - expected(given)).max() <= 1
     assert capsys.readouterr().out == ""
+
+
+def test_images_that_become_noisier_are_reported(models, tmp_path: Path, capsys) -> None:
+    """A network without training leaves noise on a blank image; a trained one none on a digit."""
+    digit = load("digits", "test").pixels[0, 0].numpy() * 15
+    for name, image, noisier in (
+        (models / "denoiser", np.full_like(digit, 128), 1),
+        ("digits", digit, 0),
+    ):
+        given = save(tmp_path, {"in.png": image}) / "in.png"
+        assert run(models, given, tmp_path / "out.png", "--model", name) == 0
+        printed = capsys.readouterr().err
+        assert printed.count("warning: purified images are noisier than the given ones") == noisier
 
 
 def test_settings_are_kept(models: Path, folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from rdc import (
     AmortizedDiffusionClassifier,
     Denoiser,
+    OptimalDenoiser,
     RobustDiffusionClassifier,
     UNetConfig,
 )
@@ -298,6 +299,17 @@ def test_cnn_trains(tmp_path: Path) -> None:
     assert rdc_command(["train-classifier", "--steps", "60", "--out", str(out)]) == 0
     assert run_record(out)["validation_accuracy"] > 0.8
     assert ImageClassifier.from_pretrained(out).config.class_names == tuple("0123456789")
+
+
+def test_a_denoiser_that_makes_images_noisier_is_reported(tmp_path: Path) -> None:
+    """Of digits, and of images that are noise."""
+    data = load("digits", "validation")
+    config = tyro.cli(TrainConfig, args=["--out", str(tmp_path), *TINY_FLAGS])
+    task = DenoiserTask(config, data, torch.device("cpu"))
+    assert task.warnings(Denoiser.from_pretrained("digits"), data) == []
+    noise = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    (warning,) = task.warnings(OptimalDenoiser(noise, torch.arange(10)), data)  # type: ignore[arg-type]
+    assert warning.startswith("DiffPure with 20 steps: purified images are noisier")
 
 
 CLASSIFIER_FLAGS = [
