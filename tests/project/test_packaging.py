@@ -55,7 +55,7 @@ def test_top_level_names(names: set[str]) -> None:
 
 
 def test_every_module_and_template_is_inside(names: set[str]) -> None:
-    files = [path for name in PACKAGES for kind in ("py", "jinja", "css")
+    files = [path for name in PACKAGES for kind in ("py", "jinja", "css", "npz")
              for path in (ROOT / name).rglob(f"*.{kind}")]  # fmt: skip
     expected = {path.relative_to(ROOT).as_posix() for path in files}
     assert {"rdc/classifier.py", "training/train.py", "evaluation/report/style.css"} <= expected
@@ -109,7 +109,8 @@ STEPS = (
     ("info",),
     ("train", "--out", "run", "--steps", "2", "--batch-size", "4", "--network.width", "8",
      "--network.width-multipliers", "1", "--network.attention-resolutions", "--warmup", "1",
-     "--rdc.classifier.levels", "2", "--rdc.maximization.steps", "1"),
+     "--rdc.classifier.levels", "2", "--rdc.maximization.steps", "1",
+     "--validation-images", "4"),
     ("purify", "in", "out", "--model", "run"),
     ("classify", "out", "--model", "digits", "--json"),
     ("evaluate", "--out", "result", "--defense.kind", "classifier", "--images", "2",
@@ -119,21 +120,26 @@ STEPS = (
 
 
 PROGRAM = """
-import json, os, sys
-import rdc
-import rdc.commands.main
-import accelerate, sklearn.datasets, torch, tyro
+import json, multiprocessing, sys
+import rdc, rdc.commands.main
+import accelerate, evaluation.report.page, purification.__main__, torch._dynamo, training.train
+
+
+def run(step):
+    sys.argv = ["rdc", *step]
+    sys.exit(rdc.commands.main.main())
+
 
 print(rdc.__file__, flush=True)
 for step in json.loads(sys.argv[1]):
     print(step, flush=True)
-    if (child := os.fork()) == 0:
-        sys.argv = ["rdc", *step]
-        sys.exit(rdc.commands.main.main())
-    if status := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        sys.exit(status)
+    child = multiprocessing.get_context("fork").Process(target=run, args=(step,))
+    child.start()
+    child.join()
+    if child.exitcode:
+        sys.exit(child.exitcode)
 """
-"""Every step in a process forked from one that has the packages which take longest to import."""
+"""Every step in a process forked from one that has imported what takes longest."""
 
 
 def test_the_programs_run_from_the_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:

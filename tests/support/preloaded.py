@@ -1,7 +1,6 @@
 """Imports that take long, made once in the process that children of tests are forked from."""
 
 import accelerate
-import sklearn.datasets
 import torch._dynamo
 import torch.distributed.run
 import tyro
@@ -14,5 +13,5 @@ import rdc.commands.main
 import tests.support.children
 import training.train
 
-__all__ = ["accelerate", "evaluation", "purification", "rdc", "sklearn", "tests", "torch",
-           "training", "tyro"]  # fmt: skip
+__all__ = ["accelerate", "evaluation", "purification", "rdc", "tests", "torch", "training",
+           "tyro"]  # fmt: skip

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 
 from rdc.choices import Split
 from rdc.data import Dataset, load
@@ -64,6 +63,8 @@ def test_what_is_no_data_set_is_refused(name: str) -> None:
 
 def test_digits_are_scikit_learns_to_the_bit() -> None:
     """The floats are those on which the packaged models were trained, before pixels were bytes."""
+    from sklearn.datasets import load_digits  # takes seconds to import
+
     pixels, targets = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
     order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
@@ -172,7 +173,7 @@ def test_the_fingerprint_depends_on_values_only() -> None:
 
 
 def test_the_library_starts_light(tmp_path: Path) -> None:
-    """Image folders need neither of the packages that are only for other sources."""
+    """Image folders do not import the package that reads Parquet files."""
     tree(tmp_path, 1)
     code = (
         f"import sys; from rdc.data import load; load({str(tmp_path)!r}, 'train', "
