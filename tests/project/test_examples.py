@@ -82,9 +82,16 @@ def test_every_script_is_short_and_in_the_table() -> None:
     assert [name for name in scripts if f"| `{name}.py` |" not in table] == []
 
 
-def test_own_classifier(run: Callable[..., str], tmp_path: Path) -> None:
-    """The CNN is right on clean digits; three models are in the table and in the report."""
-    text = run("own_classifier", "--images", "1", "--steps", "1")
+def test_own_classifier(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Three models are in the table and in the report; one image and one step for its sizes."""
+    monkeypatch.chdir(tmp_path)
+    source = (EXAMPLES / "own_classifier.py").read_text(encoding="utf-8")
+    assert source.count("images, steps = 8, 5") == 1
+    with torch.random.fork_rng(devices=[]):
+        exec(source.replace("images, steps = 8, 5", "images, steps = 1, 1"), {})
+    text = capsys.readouterr().out
     for name in ("CNN", "DiffPure + CNN", "RDC"):
         assert re.search(rf"^\| *{re.escape(name)} *\| *frozen *\| *\d", text, re.MULTILINE), text
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
