@@ -21,11 +21,11 @@ demo: $(BIN)/.ready
 	$(BIN)/python -m evaluation.demo
 
 test: $(BIN)/.ready
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # What is not marked slow.
 test-fast: $(BIN)/.ready
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 # Ratios to published code, about ten minutes of one core.
 bench: $(BIN)/.ready
@@ -43,7 +43,7 @@ lint: $(BIN)/.ready
 lowest:
 	uv venv --clear $(VENV)
 	uv pip install --python $(BIN)/python --resolution lowest-direct --editable . --group dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 train-digits: $(BIN)/.ready
 	export PATH="$(abspath $(BIN)):$$PATH"; for recipe in digits digits-cnn digits-trades; do \

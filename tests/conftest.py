@@ -1,15 +1,16 @@
 """Settings shared by the tests; the checkout is importable, for `tests.support`."""
 
+import os
 import sys
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-# The tests' networks are tiny: a second thread costs more than it brings.
-torch.set_num_threads(1)
+# The tests' networks are tiny: a second thread costs more than it brings. Set before anything
+# imports torch, which xdist's own process need not wait for.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

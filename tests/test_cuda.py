@@ -24,6 +24,7 @@ from evaluation.attacks.square import square
 from evaluation.defense_config import KINDS, DefenseConfig
 from evaluation.defenses import build
 from evaluation.gradient_modes import surrogates
+from purification import build as build_purifier
 from purification.__main__ import main as purify
 from purification.files import read_file
 from purification.purify_config import Purify
@@ -224,6 +225,8 @@ def test_command_lines_compute_on_the_device(device: str, tmp_path: Path, monkey
     """The files on the device are those on the CPU, to one gray level."""
     given = save(tmp_path / "given", {f"{i}.png": noise(i, 8, 8) for i in range(3)})
     seen: set[str] = set()
+
+    monkeypatch.setattr("purification.__main__.build", partial(build_purifier, steps=3))
 
     def purified(where: str) -> list[Tensor]:
         for module in ("rdc.commands.classify", "purification.__main__"):

@@ -20,7 +20,7 @@ DIGITS = load("digits", "test").subset(slice(4))
 @pytest.mark.parametrize("kind", ["classifier", "denoised"])
 def test_certified_digits_survive_every_attack_of_the_suite(kind):
     radius = 0.8 * SIGMA
-    config = DefenseConfig(kind, sigma=SIGMA, noisy_copies=8)
+    config = DefenseConfig(kind, sigma=SIGMA, noisy_copies=4)
     base = build_base(config, data="digits").eval()
     found = certify(base, DIGITS.images, DIGITS.labels, sigma=SIGMA, radii=(radius,), samples=400)
     rows = [each.image for each in found.certificates if each.certified(radius)]
@@ -28,10 +28,10 @@ def test_certified_digits_survive_every_attack_of_the_suite(kind):
     images, labels = DIGITS.images[rows], DIGITS.labels[rows]
 
     attacked_model = build(config, data="digits").eval()  # g with frozen noise, which attacks know
-    judge = SmoothedClassifier(base, sigma=SIGMA, samples=100)
+    judge = SmoothedClassifier(base, sigma=SIGMA, samples=40)
     assert judge.predict(images) == labels.tolist()
     entries = suite(
-        attacked_model, "l2", Sizes(steps=6, targets=1, queries=20, eot_samples=2),
+        attacked_model, "l2", Sizes(steps=3, targets=1, queries=20, eot_samples=2),
         transfer=ImageClassifier.from_pretrained("digits-trades"),
     )  # fmt: skip
     assert {"exact/apgd-margin", "mean/exact/apgd-margin", "square", "random"} <= entries.keys()

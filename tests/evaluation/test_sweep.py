@@ -25,6 +25,7 @@ from evaluation.sweep_config import DEFENSES, SweepConfig
 from evaluation.target import target_of
 from evaluation.work_queue import Claims
 from rdc.data import load
+from tests.support.pages import without_pictures
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +35,9 @@ SUITE = SuiteConfig(steps=1, eot_samples=2, only=("*exact/apgd-margin", "*exact/
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """One step of purification in place of ten."""
+    """One step of purification in place of ten; reports of words."""
     with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch)
         patch.setitem(DEFENSES, "diffpure", replace(PUBLISHED["diffpure"], steps=1))
         yield
 

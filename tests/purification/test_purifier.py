@@ -86,7 +86,7 @@ def test_a_purification_is_its_steps(name: str, rounds: int) -> None:
 
 @pytest.mark.slow
 @names
-@pytest.mark.parametrize("steps", [1, 2, 37, 100])
+@pytest.mark.parametrize("steps", [1, 2, 37])
 def test_exact_gradient_is_full_back_propagation_bit_for_bit(name: str, steps: int) -> None:
     denoiser = tiny_denoiser() if steps < 10 else mixture()
     dtype = torch.float32 if steps < 10 else torch.float64
@@ -99,10 +99,10 @@ def test_exact_gradient_is_full_back_propagation_bit_for_bit(name: str, steps: i
 
 
 @pytest.mark.slow
-def test_a_network_of_100_steps_too() -> None:
+def test_exact_gradient_of_a_network_in_20_steps() -> None:
     denoiser = tiny_denoiser()
     images = some_images(1, denoiser.image_shape, dtype=torch.float32)
-    purifier = DiffusionPurifier(denoiser, PurifierConfig("sde"))
+    purifier = DiffusionPurifier(denoiser, PurifierConfig("sde", steps=20))
     plain = gradient(lambda x: to_pixels(purifier.trajectory(x)[-1]), images, direction(images))
     assert torch.equal(gradient(purifier, images, direction(images)), plain)
 
@@ -241,7 +241,7 @@ def test_memory_of_a_guided_purifier_grows_by_one_state_per_step() -> None:
 
 @pytest.mark.slow
 @given(st.integers(1, 1000), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_discrete_times_strictly_decrease(first: int, data) -> None:
     """Every t* and respacing runs from the last time of t* to the first, then to the image."""
     steps = data.draw(st.integers(1, first))
@@ -263,7 +263,7 @@ def test_every_small_respacing() -> None:
 
 @pytest.mark.slow
 @given(st.integers(1, 1000), st.sampled_from(["sde", "ode", "heun"]), st.integers(1, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_continuous_times_strictly_decrease(first: int, process, steps: int) -> None:
     try:
         points = PurifierConfig(process, t_star=first / 1000, steps=steps).build().points

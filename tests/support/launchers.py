@@ -5,7 +5,6 @@ launcher is what they are about.
 """
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from functools import cache
@@ -26,7 +25,6 @@ TORCHRUN = ("--standalone", "--nproc_per_node", "2", "-m")
 @cache
 def context() -> ForkServerContext:
     """The context of all tests; it is also the fixture `processes`."""
-    os.environ["OMP_NUM_THREADS"] = "1"
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(["tests.support.preloaded"])
     with chdir(ROOT):  # where it finds `tests`

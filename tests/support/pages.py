@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 VOID = {"meta", "img"}
 
 
@@ -62,3 +64,10 @@ class Tree(HTMLParser):
 
 def read(page: Path) -> Node:
     return Tree(page.read_text(encoding="utf-8")).root
+
+
+def without_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Have reports of words written: pictures take nearly all of their time."""
+    for where in ("figures.confusions", "confidence_figures.reliabilities", "draw"):
+        patch.setattr(f"evaluation.report.page.{where}", lambda *_: b"")
+    patch.setattr("evaluation.report.page.confidence_figures.risks", lambda *_: b"")

@@ -1,5 +1,7 @@
 """Imports that take long, made once in the process that children of tests are forked from."""
 
+import gc
+
 import accelerate
 import torch._dynamo
 import torch.distributed.run
@@ -15,3 +17,7 @@ import training.train
 
 __all__ = ["accelerate", "evaluation", "purification", "rdc", "tests", "torch", "training",
            "tyro"]  # fmt: skip
+
+# Collecting garbage would touch, and so copy, the memory that children share with this process.
+gc.collect()
+gc.freeze()

@@ -1,10 +1,8 @@
-"""A tiny network of diffusers and its scheduler; tests that import this need the library."""
+"""A tiny network of diffusers and its scheduler, for tests that need the library."""
 
 from typing import Any
 
 from tests.support.optional import installed
-
-diffusers = installed("diffusers")
 
 
 def network(classes: int | None = None, **settings: Any) -> Any:
@@ -15,8 +13,8 @@ def network(classes: int | None = None, **settings: Any) -> Any:
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 4,
         "attention_head_dim": 8, "num_class_embeds": classes,
     }  # fmt: skip
-    return diffusers.UNet2DModel(**tiny | settings).eval().requires_grad_(False)
+    return installed("diffusers").UNet2DModel(**tiny | settings).eval().requires_grad_(False)
 
 
 def scheduler(**settings: Any) -> Any:
-    return diffusers.DDPMScheduler(clip_sample=False, **settings)
+    return installed("diffusers").DDPMScheduler(clip_sample=False, **settings)

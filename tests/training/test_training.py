@@ -44,12 +44,10 @@ from training.objective import (
 from training.objective_config import NoiseConfig, ObjectiveConfig
 from training.train import main
 
-pytestmark = pytest.mark.slow
-
 DEFAULT = TrainConfig(out=Path("unused"))
 TINY_FLAGS = [
     "--network.width", "8", "--network.width-multipliers", "1", "--batch-size", "16",
-    "--steps", "4", "--warmup", "1", "--validate-every", "2",
+    "--steps", "4", "--warmup", "1", "--validate-every", "2", "--validation-images", "8",
 ]  # fmt: skip
 
 
@@ -266,6 +264,7 @@ def run_record(out: Path) -> dict:
     return json.loads((out / "training.json").read_text())
 
 
+@pytest.mark.slow
 def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
     """Plain and distilled rows, one process under accelerate and two as torchrun starts them."""
     one, pair = tmp_path / "one", tmp_path / "two"
@@ -285,6 +284,7 @@ def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
     assert Denoiser.from_pretrained(one).config.class_names == tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_label_conditional_network_trains(tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = [*TINY_FLAGS, "--network.conditioning", "label"]
@@ -294,6 +294,7 @@ def test_label_conditional_network_trains(tmp_path: Path) -> None:
     assert not Denoiser.from_pretrained(out).multihead
 
 
+@pytest.mark.slow
 def test_cnn_trains(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert rdc_command(["train-classifier", "--steps", "60", "--out", str(out)]) == 0

@@ -58,16 +58,6 @@ every = pytest.mark.parametrize("name", EVERY)
 both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 
-@pytest.mark.parametrize("ratio", [0.99, 1.01])
-def test_breaks_a_linear_classifier_at_its_optimum(ratio: float) -> None:
-    """Just below the optimal budget nothing breaks, just above everything does."""
-    model = Linear()
-    for i, eps in enumerate((ratio * smallest_eps(model, IMAGES, LABELS, "linf")).tolist()):
-        image, label = IMAGES[i : i + 1], LABELS[i : i + 1]
-        wrong = model(pgd(model, image, label, eps=eps)).argmax(1) != label
-        assert wrong.item() == (ratio > 1)
-
-
 def test_reaches_the_optimal_loss() -> None:
     model = Linear()
     attacked = pgd(model, IMAGES, LABELS, eps=0.1, generator=torch.Generator().manual_seed(0))
@@ -100,12 +90,6 @@ def test_more_steps_do_not_lower_the_loss_and_the_best_point_is_returned() -> No
     assert (losses[0] >= margin(bumpy(IMAGES), labels)).all()
 
 
-def test_an_image_is_attacked_alike_alone_and_in_a_batch() -> None:
-    together = pgd(Linear(), IMAGES, LABELS, eps=0.1)
-    alone = [pgd(Linear(), IMAGES[i : i + 1], LABELS[i : i + 1], eps=0.1) for i in range(20)]
-    torch.testing.assert_close(together, torch.cat(alone))
-
-
 def test_margin_is_positive_exactly_where_misclassified() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0], [1.0, 0.5, 0.0]])
     assert margin(logits, torch.tensor([0, 2, 1])).tolist() == [-1.0, 1.0, 0.5]
@@ -128,7 +112,7 @@ def test_linear_classifiers_break_at_their_optimum(name: str, classes: int, norm
     model = Linear(classes)
     labels = labels_of(model)
     attack = {**UNTARGETED, **TARGETED}[name]
-    for i, eps in enumerate(smallest_eps(model, IMAGES, labels, norm)[:4].tolist()):
+    for i, eps in enumerate(smallest_eps(model, IMAGES, labels, norm)[:2].tolist()):
         image, label = IMAGES[i : i + 1], labels[i : i + 1]
         for ratio in (0.99, 1.01):
             attacked = attack(model, image, label, eps=ratio * eps, norm=norm)
@@ -179,13 +163,12 @@ def test_no_budget_returns_the_images(name: str) -> None:
 @every
 @pytest.mark.parametrize("victim", [Linear(4), Expectation(NoisyImages(4), draws=3, max_rows=7)])
 def test_every_attack_treats_an_image_alike_alone_and_in_a_batch(name: str, victim) -> None:
-    labels = labels_of(Linear(4))
-    seeds = [7, 2**40, *range(18)]
-    together = EVERY[name](victim, IMAGES, labels, eps=0.1, seeds=seeds)
-    assert torch.equal(EVERY[name](victim, IMAGES, labels, eps=0.1, seeds=seeds), together)
-    for i in (0, 1, 12):
+    images, labels, seeds = IMAGES[:6], labels_of(Linear(4))[:6], [7, 2**40, *range(4)]
+    together = EVERY[name](victim, images, labels, eps=0.1, seeds=seeds)
+    assert torch.equal(EVERY[name](victim, images, labels, eps=0.1, seeds=seeds), together)
+    for i in (0, 1, 4):
         alone = EVERY[name](
-            victim, IMAGES[i : i + 1], labels[i : i + 1], eps=0.1, seeds=seeds[i : i + 1]
+            victim, images[i : i + 1], labels[i : i + 1], eps=0.1, seeds=seeds[i : i + 1]
         )
         torch.testing.assert_close(alone, together[i : i + 1])
 

@@ -120,7 +120,7 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", list(HONEST))
 def test_honest_models_are_not_flagged(name: str) -> None:
     small = name not in ("classifier", "trades")
-    count, steps = (4, 3) if small else (16, 10)
+    count, steps = (2, 2) if small else (16, 10)
     found = run(
         HONEST[name]().eval(), DIGITS.images[:count], DIGITS.labels[:count],
         norm="linf", eps=0.2, steps=steps,
@@ -136,7 +136,7 @@ def test_honest_models_pass_in_every_norm(norm, eps: float, applied: int) -> Non
 
 def test_random_defense_passes_on_its_draws() -> None:
     found = run(
-        purified(), DIGITS.images[:4], DIGITS.labels[:4], norm="linf", eps=0.2, steps=2, draws=2
+        purified(), DIGITS.images[:2], DIGITS.labels[:2], norm="linf", eps=0.2, steps=2, draws=2
     )  # fmt: skip
     assert headline(found) == "all 13 checks passed", found
 

@@ -16,7 +16,7 @@ from evaluation.report.page import default_out, write
 from evaluation.report.state import state, strength
 from rdc.text import printable
 from tests.support.fake_runs import BROKEN, CHECKS, Fake, make
-from tests.support.pages import Node, read
+from tests.support.pages import Node, read, without_pictures
 
 HOSTILE = '$x_{$ <img src="https://evil.example/x" onerror="a()">&amp;\x1b[2J\n\u202e'
 
@@ -49,10 +49,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 @pytest.fixture
 def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of words: pictures take nearly all of the time."""
-    for where in ("figures.confusions", "confidence_figures.reliabilities", "draw"):
-        monkeypatch.setattr(f"evaluation.report.page.{where}", lambda *_: b"")
-    monkeypatch.setattr("evaluation.report.page.confidence_figures.risks", lambda *_: b"")
+    without_pictures(monkeypatch)
 
 
 def test_failed_checks_come_first(report: Report) -> None:
@@ -145,9 +142,10 @@ def test_run_has_every_attack_and_is_struck_through_where_it_failed(report: Repo
         assert all(bool(node.all("s")) == (name == "rdc-linf") for node in captions)
 
 
+@pytest.mark.slow
 def test_text_of_files_is_text(tmp_path: Path) -> None:
     check = {"name": HOSTILE, "passed": False, "detail": HOSTILE}
-    classes = tuple(f"{HOSTILE}{number}" for number in range(10))
+    classes = HOSTILE, *"123456789"
     folder = make(
         tmp_path / HOSTILE.replace("/", "-"), Fake(checks=(check,), classes=classes, eps=(0.1,))
     )

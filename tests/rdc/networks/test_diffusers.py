@@ -21,6 +21,7 @@ from rdc import (
     RobustDiffusionClassifier,
 )
 from rdc.denoiser import OneClassAtATime
+from tests.support.optional import installed
 from tests.support.tiny_diffusers import network, scheduler
 
 pytestmark = pytest.mark.slow
@@ -30,6 +31,7 @@ TIMES = (0, 1, 30, 400, 999)
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    installed("diffusers")
     torch.manual_seed(0)
 
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rdc import DiffusersDenoiser
-from tests.support.tiny_diffusers import diffusers, network, scheduler
+from tests.support.optional import installed
+from tests.support.tiny_diffusers import network, scheduler
 
 pytestmark = pytest.mark.slow
 
@@ -19,12 +20,14 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    installed("diffusers")
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Path:
     """The folder of a pipeline, whose scheduler is one for sampling fast."""
+    diffusers = installed("diffusers")
     fast = diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2")
     diffusers.DDPMPipeline(network(), fast).save_pretrained(tmp_path / "pipeline")
     return tmp_path / "pipeline"
@@ -44,7 +47,7 @@ def test_from_a_pipeline(pipeline: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert not denoiser.network.training
     assert not any(weights.requires_grad for weights in denoiser.parameters())
-    live = diffusers.DDPMPipeline.from_pretrained(pipeline)
+    live = installed("diffusers").DDPMPipeline.from_pretrained(pipeline)
     x = torch.randn(2, 1, 8, 8)
     expected = DiffusersDenoiser(live.unet, scheduler(beta_schedule="squaredcos_cap_v2"))
     assert torch.equal(denoiser.denoise(x, 1.0), expected.denoise(x, 1.0))
