@@ -201,6 +201,7 @@ def test_gradients_try_what_only_a_black_box_broke_within_a_smaller_budget() -> 
             assert (again.broken_by, again.broken_at) == ("square", 0.1)
 
 
+@pytest.mark.slow
 def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -> None:
     other = evaluate(Linear(-10.0), name="wrong", checks=False)
     both = evaluation.compare([found, other])
@@ -282,6 +283,7 @@ def test_unknown_figures_are_named(
         found.accuracy(norm, eps, **options)
 
 
+@pytest.mark.slow
 def test_a_factory_is_a_defense_for_the_program(tmp_path: Path) -> None:
     """The program runs in its own process; a factory file that has changed is refused later."""
     file, out, printer = tmp_path / "mine.py", tmp_path / "out", tmp_path / "printed"

@@ -69,6 +69,7 @@ def test_command_line():
         options(Path("x"), max_rows=0)
 
 
+@pytest.mark.slow
 def test_the_program_can_be_started():
     run = [sys.executable, "-W", "error::RuntimeWarning", "-m", "evaluation.certify", "--help"]
     done = subprocess.run(run, capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import rdc
+from tests.support.pictures import tree
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {
@@ -22,7 +23,7 @@ ALLOWED = {
 }
 OURS = {*ALLOWED, "tests", "recipes"}
 HEAVY = ["timm", "accelerate", "torchsde", "sklearn", "matplotlib", "torchvision", "tyro",
-         "diffusers"]  # fmt: skip
+         "diffusers", "pyarrow"]  # fmt: skip
 
 
 def sources(package: str) -> dict[str, str]:
@@ -128,16 +129,19 @@ def test_libraries_import_no_program() -> None:
     [
         ("import rdc; rdc.__version__", []),
         ("import rdc.commands.main", []),
-        (
-            "import rdc, purification; rdc.Denoiser.from_pretrained('digits'); import torch; "
+        pytest.param(
+            "import rdc, purification, torch; from pathlib import Path; "
+            "rdc.Denoiser.from_pretrained('digits'); rdc.data.load('.', 'train', cache=Path('c')); "
             "from rdc.networks import blocks; torch.set_default_device('meta'); "
             "blocks.position_frequencies(4); blocks.closed_position_frequencies(4)",
             ["torch"],
+            marks=pytest.mark.slow,
         ),
     ],
 )
 def test_the_library_starts_light(tmp_path: Path, code: str, expected: list[str]) -> None:
     """Packages that only programs and single functions need are imported inside these."""
+    tree(tmp_path, 1)
     loaded = f"[name for name in {['torch', 'torch._dynamo', *HEAVY]} if name in sys.modules]"
     ran = subprocess.run(
         [sys.executable, "-c", f"{code}; import sys; print({loaded})"],

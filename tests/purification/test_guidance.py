@@ -117,6 +117,7 @@ def test_increment_has_its_own_derivative(name: str) -> None:
     torch.testing.assert_close((got * v).sum(), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 2])
 @pytest.mark.parametrize("name", [*ALONE, "gdmp-actual"])
 def test_gradient_of_the_whole_purifier_is_exact(name: str, rounds: int) -> None:
@@ -139,6 +140,7 @@ def unnoised(name: str, **options) -> DiffusionPurifier:
     return purifier(TERMS[name](), config=replace(CONFIG, forward_noise=False), **options)
 
 
+@pytest.mark.slow
 @every_term
 def test_value_does_not_depend_on_who_wants_gradients(name: str) -> None:
     guided = unnoised(name)
@@ -283,6 +285,7 @@ def test_gdmp_is_the_same_in_a_batch_of_64() -> None:
     torch.testing.assert_close(guided(images), alone, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @every_term
 def test_no_state_survives_a_call(name: str) -> None:
     guided = purifier(TERMS[name](), config=replace(CONFIG, rounds=2))

@@ -88,6 +88,7 @@ def test_gdmp_on_imagenet_is_the_end_of_250_respaced_steps() -> None:
     assert max(abs(a - b) for a, b in zip(indices, respaced, strict=True)) <= 1
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("size", [32, 256])
 def test_every_preset_runs(method, name: str, size: int) -> None:

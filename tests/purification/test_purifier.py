@@ -127,6 +127,7 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(purifier, some_images(1).requires_grad_())
 
 
+@pytest.mark.slow
 @names
 def test_frozen_noise_treats_an_image_alike_alone_and_in_a_batch(name: str) -> None:
     images = some_images(4, (1, 8, 8), dtype=torch.float32)

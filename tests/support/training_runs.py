@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from rdc import UNetConfig
+from rdc import ClassifierConfig, RDCConfig, UNetConfig
 from training.config import TrainConfig
 from training.objective_config import ObjectiveConfig
 
@@ -17,11 +17,15 @@ NETWORK = UNetConfig(
 
 
 def config(out: Path, **changes) -> TrainConfig:
-    """A dozen steps with dropout, accumulation, two averages and learned uncertainty."""
+    """A dozen steps with dropout, accumulation, two averages and learned uncertainty.
+
+    The classifier of its measurements has a single noise level.
+    """
     settings = {
         "steps": 12, "batch_size": 16, "accumulate": 2, "warmup": 2, "validate_every": 4,
         "validation_images": 20, "checkpoint_every": 3, "ema_half_lives": (64.0, 256.0),
         "network": NETWORK, "objective": ObjectiveConfig(uncertainty=True), "resume": "auto",
+        "rdc": RDCConfig(ClassifierConfig(levels=1)),
     }  # fmt: skip
     return TrainConfig(out=out, **{**settings, **changes})
 

@@ -156,17 +156,18 @@ def test_missing_values_are_refused(part: str, run: Path) -> None:
 @pytest.mark.usefixtures("untrained")
 def test_other_data_are_refused(run: Path, monkeypatch) -> None:
     """Under the same name: the run knows them by their hash."""
-    import training.config
+    import training.setup
 
     def fewer(*arguments, **options):
         return load(*arguments, **options).subset(slice(100))
 
-    load = training.config.load
-    monkeypatch.setattr(training.config, "load", fewer)
+    load = training.setup.load
+    monkeypatch.setattr(training.setup, "load", fewer)
     with pytest.raises(ValueError, match=r"data: its content has changed .*validation data: its"):
         main(config(run, **SHORT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["teacher", "init"])
 def test_other_weights_of_a_teacher_or_a_start_are_refused(
     name: str, tmp_path: Path, monkeypatch

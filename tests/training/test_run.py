@@ -28,7 +28,7 @@ from training.train import main
 
 pytestmark = pytest.mark.slow
 
-KILLS = 8
+KILLS = 5
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,7 @@ DEFAULT = TrainConfig(out=Path("unused"))
 TINY_FLAGS = [
     "--network.width", "8", "--network.width-multipliers", "1", "--batch-size", "16",
     "--steps", "4", "--warmup", "1", "--validate-every", "2", "--validation-images", "8",
+    "--rdc.classifier.levels", "2",
 ]  # fmt: skip
 
 

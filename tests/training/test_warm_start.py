@@ -93,6 +93,7 @@ def test_an_exact_teacher_stays_exact(tmp_path: Path) -> None:
     assert torch.equal(*losses)
 
 
+@pytest.mark.slow
 def test_heads_learn_the_estimates_of_a_teacher_with_a_classifier(tmp_path: Path) -> None:
     """The target of class y is D(x, sigma) + sigma^2 grad log p(y | x, sigma) (Bayes, Tweedie)."""
     network = replace(TINY, num_classes=10)
@@ -126,6 +127,7 @@ def test_a_student_starts_from_the_trunk_of_a_teacher_with_a_classifier(tmp_path
     assert torch.equal(student.network.stem.weight, teacher.network.stem.weight)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_over_has_a_model(tmp_path: Path, monkeypatch) -> None:
     """The model is that of the last measurement, or of the moment of the request to stop."""
 

@@ -129,11 +129,12 @@ def plain(image: Tensor, start: Tensor, eps: float, steps: int, norm: Norm) -> l
     return points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 0.15)])
 def test_visits_the_points_of_algorithm_one(norm: Norm, eps: float) -> None:
     """On a landscape where steps are halved, the run goes back and momentum carries it on."""
     image, label = IMAGES[:1], torch.tensor([0])
-    for seed in range(6):
+    for seed in range(3):
         victim = Recorded(bumpy)
         climb = Climb(victim, image, label, eps, norm, margin, None, [seed])
         climb.run(60)
@@ -141,6 +142,7 @@ def test_visits_the_points_of_algorithm_one(norm: Norm, eps: float) -> None:
         torch.testing.assert_close(torch.cat(victim.points), torch.cat(expected))
 
 
+@pytest.mark.slow
 def test_from_the_same_starts_as_strong_as_the_original_in_l2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -188,6 +188,7 @@ def test_the_rise_of_a_linear_model_is_all_that_is_promised() -> None:
     assert "by 1.00 times" in loss_rises(noisy).detail
 
 
+@pytest.mark.slow
 def test_dead_gradients() -> None:
     assert dead_gradients(subject()).passed
     for fake in (fakes.Rounding, fakes.Vanishing, fakes.Saturated, fakes.Detached):
@@ -195,6 +196,7 @@ def test_dead_gradients() -> None:
         assert found.passed is False and "8 of 8 images have no gradient" in found.detail
 
 
+@pytest.mark.slow
 def test_dead_gradients_count_where_answers_change() -> None:
     class Partly(fakes.Fake):
         """Dark images have no gradient; where `firm`, their answer cannot change either."""

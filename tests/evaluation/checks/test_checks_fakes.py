@@ -88,8 +88,8 @@ def purified(steps: int = 2) -> Defense:
 
 
 def maximized() -> Defense:
-    """Likelihood maximization of two steps, whose second derivatives are differences."""
-    config = MaximizationConfig(steps=2)
+    """Likelihood maximization of one step, whose second derivatives are differences."""
+    config = MaximizationConfig(steps=1)
     maximizer = LikelihoodMaximizer(denoiser(), config, second_order="central_difference")
     return Defense(maximizer, CNN)
 
@@ -100,8 +100,8 @@ def denoiser() -> Denoiser:
 
 def rdc() -> RobustDiffusionClassifier:
     """All parts of RDC, with fewer steps, draws and noise levels than the packaged one."""
-    levels = ClassifierConfig(levels=4, sigma_min=0.7, sigma_max=3.0)
-    maximization = MaximizationConfig(steps=2, draws=1, budget=0.1, step_size=0.02)
+    levels = ClassifierConfig(levels=2, sigma_min=0.7, sigma_max=3.0)
+    maximization = MaximizationConfig(steps=1, draws=1, budget=0.1, step_size=0.02)
     config = RDCConfig(levels, maximization)
     return RobustDiffusionClassifier(denoiser(), config, second_order="central_difference")
 

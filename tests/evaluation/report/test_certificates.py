@@ -37,6 +37,7 @@ def certify(folder: Path, change: Callable[[dict], object] = lambda found: None)
     return folder
 
 
+@pytest.mark.slow
 def test_certified_accuracy_stands_beside_the_attack_on_the_same_defense(tmp_path: Path) -> None:
     make(tmp_path / "cnn-l2", Fake(norm="l2", eps=(0.1, 0.5)))
     make(tmp_path / "cnn-linf", Fake())

@@ -79,6 +79,7 @@ def noisy(sigma: Tensor, size: int) -> Tensor:
 # --- EDM ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 4])
 @pytest.mark.parametrize("name", EDM)
 def test_edm(name: str, classes: int, tmp_path: Path) -> None:
@@ -140,6 +141,7 @@ def test_edm_baselines_of_another_process_are_refused(tmp_path: Path) -> None:
         edm.convert(read(tmp_path / "edm.pkl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 4])
 @pytest.mark.parametrize("name", EDM)
 def test_plain_state_dictionaries_of_edm(name: str, classes: int, tmp_path: Path) -> None:
@@ -217,6 +219,7 @@ def assert_agrees_in_time(denoiser: Denoiser, network: nn.Module, dtype: torch.d
         assert_same(got, expected[level, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_score_sde(blocks: int, tmp_path: Path) -> None:
     """The averages of a checkpoint, not its last weights."""
@@ -241,6 +244,7 @@ def test_score_sde_plain(prefix: str) -> None:
     assert_agrees_in_time(precise(published), network.double(), torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_adm")
 @pytest.mark.parametrize("classes", [0, 4])
 def test_guided_diffusion(classes: int, tmp_path: Path) -> None:
@@ -364,6 +368,7 @@ VE = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noi
       "resample_filter": [1, 3, 3, 1]}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "millions"),
     [(CIFAR, 55.7), (CIFAR | {"label_dim": 10}, 55.7), (CIFAR | VE, 56.4), (IMAGENET, 295.9)],
@@ -386,6 +391,7 @@ def test_score_sde_at_its_published_size() -> None:
     assert count(assert_fits(published)) == 106_632_579
 
 
+@pytest.mark.slow
 def test_guided_diffusion_at_its_published_size() -> None:
     network = on_meta(UNetModel, 256, (1, 1, 2, 2, 4, 4), 2, attention=(8, 16, 32))
     assert len(network.state_dict()) == 566

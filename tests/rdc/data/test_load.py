@@ -1,7 +1,5 @@
 """A data set is bytes with a meaning; its splits never overlap and never change."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,15 +168,3 @@ def test_the_fingerprint_depends_on_values_only() -> None:
         == data_fingerprint(every)
         == data_fingerprint(data)
     )
-
-
-def test_the_library_starts_light(tmp_path: Path) -> None:
-    """Image folders do not import the package that reads Parquet files."""
-    tree(tmp_path, 1)
-    code = (
-        f"import sys; from rdc.data import load; load({str(tmp_path)!r}, 'train', "
-        f"cache=__import__('pathlib').Path({str(tmp_path)!r})); "
-        "print([name for name in ('pyarrow', 'sklearn') if name in sys.modules])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert ran.stdout == "[]\n", ran.stderr

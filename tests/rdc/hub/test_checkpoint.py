@@ -195,6 +195,7 @@ def test_the_default_device_has_no_influence(saved: Path) -> None:
     assert torch.equal(loaded.denoise(images(), 0.3), tiny_denoiser().denoise(images(), 0.3))
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_one_model_or_a_clear_error(saved: Path, monkeypatch) -> None:
     """Weights of one model are never read with the settings of another."""
     old, new = tiny_rdc(), tiny_rdc(seed=1)
