@@ -195,7 +195,7 @@ def test_the_sequential_test_gives_up_where_a_larger_p_is_unlikely():
 
 
 def test_giving_up_costs_few_certificates():
-    """Of images that 1000 samples certify in about every second case, and no wrong ones."""
+    """Few of images that 1000 samples certify in about every second case; and no wrong ones."""
     rng = np.random.default_rng(7)
     threshold = probability_of(0.5, sigma=1.0)
     certified, given_up = 0, 0

@@ -116,7 +116,7 @@ def test_epndc_is_the_classifier_on_the_noised_denoiser():
 
 
 def test_noised_kinds_of_an_amortized_classifier_are_posteriors_at_the_noise():
-    """Of an exact denoiser log p_tau(y | x), tau = 0.5, at the noisy and at the denoised image."""
+    """log p_tau(y | x) of an exact denoiser, tau = 0.5, at the noisy and at the denoised image."""
     x = to_x(some_images(12, seed=7))
     denoiser = OptimalDenoiser(x, torch.arange(12) % 3, bandwidth=0.2)
     posterior = ClassifierConfig(estimator="posterior", draws=4, temperature=2.0)

@@ -304,7 +304,7 @@ def test_cnn_trains(tmp_path: Path) -> None:
 
 
 def test_a_denoiser_that_makes_images_noisier_is_reported(tmp_path: Path) -> None:
-    """Of digits, and of images that are noise."""
+    """Digits, and images that are noise."""
     data = load("digits", "validation")
     config = tyro.cli(TrainConfig, args=["--out", str(tmp_path), *TINY_FLAGS])
     task = DenoiserTask(config, data, torch.device("cpu"))
