@@ -88,8 +88,8 @@ def purified(steps: int = 2) -> Defense:
 
 
 def maximized() -> Defense:
-    """Likelihood maximization of one step, whose second derivatives are differences."""
-    config = MaximizationConfig(steps=1)
+    """Likelihood maximization of two steps, whose second derivatives are differences."""
+    config = MaximizationConfig(steps=2)
     maximizer = LikelihoodMaximizer(denoiser(), config, second_order="central_difference")
     return Defense(maximizer, CNN)
 
@@ -100,8 +100,8 @@ def denoiser() -> Denoiser:
 
 def rdc() -> RobustDiffusionClassifier:
     """All parts of RDC, with fewer steps, draws and noise levels than the packaged one."""
-    levels = ClassifierConfig(levels=2, sigma_min=0.7, sigma_max=3.0)
-    maximization = MaximizationConfig(steps=1, draws=1, budget=0.1, step_size=0.02)
+    levels = ClassifierConfig(levels=4, sigma_min=0.7, sigma_max=3.0)
+    maximization = MaximizationConfig(steps=2, draws=1, budget=0.1, step_size=0.02)
     config = RDCConfig(levels, maximization)
     return RobustDiffusionClassifier(denoiser(), config, second_order="central_difference")
 
@@ -120,7 +120,7 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", list(HONEST))
 def test_honest_models_are_not_flagged(name: str) -> None:
     small = name not in ("classifier", "trades")
-    count, steps = (2, 2) if small else (16, 10)
+    count, steps = (4, 3) if small else (16, 10)
     found = run(
         HONEST[name]().eval(), DIGITS.images[:count], DIGITS.labels[:count],
         norm="linf", eps=0.2, steps=steps,
@@ -136,7 +136,7 @@ def test_honest_models_pass_in_every_norm(norm, eps: float, applied: int) -> Non
 
 def test_random_defense_passes_on_its_draws() -> None:
     found = run(
-        purified(), DIGITS.images[:2], DIGITS.labels[:2], norm="linf", eps=0.2, steps=2, draws=2
+        purified(), DIGITS.images[:4], DIGITS.labels[:4], norm="linf", eps=0.2, steps=2, draws=2
     )  # fmt: skip
     assert headline(found) == "all 13 checks passed", found
 
