@@ -1,4 +1,4 @@
-"""Packages whose names are imported at first use: torch takes seconds, and help should not.
+"""Packages whose names are imported at first use, so that `--help` need not wait for torch.
 
 Such a package has its names in a module `public`, and its submodules as attributes.
 """

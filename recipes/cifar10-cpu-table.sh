@@ -10,7 +10,7 @@ source recipes/cifar10-settings.sh
 [[ -f $RUNS/cifar10-rdc/calibration.json ]] ||
     "$PYTHON" -m training.calibration --model "$(model cifar10)" --out "$RUNS/cifar10-rdc" \
         --data "$DATA" --images "${CALIBRATION_IMAGES:-250}" --attacked "${ATTACKED:-100}" \
-        --steps 10 --estimator posterior --draws 8 --sigma-min 0.35 0.5 0.7 1.0 \
+        --steps 10 --estimator posterior --draws 32 --sigma-min 0.7 1.0 \
         --budget 0.031373 --maximization-sigma 0.4
 
 export PYTHON DATA RDC="$RUNS/cifar10-rdc"

@@ -88,11 +88,11 @@ def test_surrogates_keep_the_models_second_order_and_refuse_fresh_noise(model) -
         surrogates(rdc.RobustDiffusionClassifier(model.denoiser, model.config, noise="fresh"))
 
 
-def test_packaged_models_are_small_and_have_cards() -> None:
-    assert rdc.packaged_models() == ["digits"]
-    names = rdc.packaged_models("config.json")
+def test_packaged_digits_models_are_small_and_have_cards() -> None:
+    assert "digits" in rdc.packaged_models()
+    names = [name for name in rdc.packaged_models("config.json") if name.startswith("digits")]
     assert names == ["digits", "digits-cnn", "digits-trades"]
-    files = [path for path in PACKAGED.rglob("*") if path.is_file()]
+    files = [path for name in names for path in (PACKAGED / name).iterdir()]
     assert sum(path.stat().st_size for path in files) <= 3 * 2**20
     for name in names:
         assert "## Data" in (PACKAGED / name / "README.md").read_text()
