@@ -16,7 +16,7 @@ def samples() -> rdc.data.Dataset:
 
 
 def test_cifar10_recognizes_most_sample_images(samples) -> None:
-    """Its card says three of four; 12 of 20 is the lower end of the 95 % interval."""
+    """Its card says 70 to 75 %; 12 of 20 are 60 %."""
     prediction = rdc.classify(samples.images, "cifar10")
     assert prediction.class_names == samples.class_names
     assert (prediction.labels == samples.labels).sum() >= 12
