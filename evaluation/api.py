@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from evaluation.arguments import given_target
 from evaluation.config import Options
 from evaluation.evaluation import Evaluation, evaluated
-from evaluation.given import given_target
 from evaluation.runner import Runner
 from evaluation.suite_config import Kind, SuiteConfig, Threat
 

@@ -22,7 +22,7 @@ class DefenseConfig:
     """`kind`: an ordinary "classifier"; a "module" of your own; the "diffusion" classifier; "rdc";
     likelihood "maximization" in front of the classifier; or one of the purifiers in front of it.
     For images with noise `sigma`, the diffusion classifiers "epndc" and "apndc", and the classifier
-    behind one denoising pass, "denoised" (see `evaluation.certification.noised`).
+    behind one denoising pass, "denoised" (see `evaluation.certification.classifiers`).
 
     `factory`: of kind "module"; "package.module:function" or "path/to/file.py:function", where the
         function takes no arguments and returns a module from [0, 1] images to logits.

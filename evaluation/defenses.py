@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evaluation.certification.noised import build_noised
+from evaluation.certification.classifiers import build_noised
 from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.defense_config import GENERATIVE, METHODS, NOISED, DefenseConfig, is_factory
 from evaluation.factories import from_factory, source_file

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluation.arguments import given_target
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.pgd import pgd
@@ -21,7 +22,6 @@ from evaluation.config import DemoConfig, Options
 from evaluation.entries import Entry
 from evaluation.eps import written
 from evaluation.evaluation import Evaluation, evaluated
-from evaluation.given import given_target
 from evaluation.gradient_modes import surrogates
 from evaluation.picture import draw
 from evaluation.results.metrics import WORST

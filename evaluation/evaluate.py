@@ -6,9 +6,9 @@ import sys
 from dataclasses import fields
 
 from evaluation.config import EvaluateConfig, Options
+from evaluation.distributed import make_accelerator, stoppable
 from evaluation.eps import written
 from evaluation.evaluation import evaluated
-from evaluation.processes import make_accelerator, stoppable
 from evaluation.results.summary import SUMMARY
 from evaluation.runner import Runner
 from evaluation.target import target_of

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from evaluation.answers import Answers, answers
-from evaluation.attacks.grid import rounded
+from evaluation.attacks.eight_bits import rounded
 from evaluation.attacks.rng import spawn
 from evaluation.batch import Batch
 from evaluation.config import Options
 from evaluation.costs import Costs
+from evaluation.detection import scores_of
 from evaluation.entries import Entry, broken
 from evaluation.eps import written
 from evaluation.gradient_modes import noises
 from evaluation.history import History
 from evaluation.journal import FolderJournal, Journal, Kept, MemoryJournal
-from evaluation.likelihood import scores_of
 from evaluation.progress import Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
 from evaluation.suites import run, suite

@@ -13,6 +13,7 @@ from evaluation import suite_config
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.corruptions import CORRUPTIONS, Corruption, corrupt
 from evaluation.attacks.diffhammer import LOSSES, diffhammer
+from evaluation.attacks.eight_bits import OnGrid, inside
 from evaluation.attacks.ensembles import (
     Attack,
     Attacked,
@@ -22,7 +23,6 @@ from evaluation.attacks.ensembles import (
     stochastic_attacks,
 )
 from evaluation.attacks.eot import Expectation
-from evaluation.attacks.grid import OnGrid, inside
 from evaluation.attacks.lagrange import MULTIPLIERS, lagrange
 from evaluation.attacks.losses import cross_entropy, margin, targeted_dlr
 from evaluation.attacks.low_frequency import low_frequency

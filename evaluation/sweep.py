@@ -10,9 +10,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from evaluation.distributed import make_accelerator, stoppable
 from evaluation.evaluate import options
 from evaluation.evaluation import tasks
-from evaluation.processes import make_accelerator, stoppable
 from evaluation.progress import Progress
 from evaluation.results.compare import Results, comparison, results
 from evaluation.runner import Runner

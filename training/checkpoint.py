@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rdc.config import read_json
 from rdc.hub.weights import sha256
 from rdc.runs.atomic import replacing
-from training.processes import on_main
+from training.distributed import on_main
 
 KEEP = 2
 UNREADABLE = (AttributeError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError)

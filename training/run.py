@@ -31,10 +31,10 @@ from training.batches import seed_layers
 from training.card import described
 from training.checkpoint import Checkpoints, OptimizerState, Part
 from training.config import RunConfig, rate
+from training.distributed import on_main
 from training.ema import EMA
 from training.flop import flop_per_image
 from training.interrupt import Interrupt
-from training.processes import on_main
 from training.progress import Meter, Progress, in_words
 
 RECORD = "training.json"  # written last: a folder that has it holds a finished run

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Judgment, Model
+from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import TARGETED, UNTARGETED, Loss, cross_entropy
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
 from evaluation.attacks.rng import generators, spawn
-from evaluation.attacks.search import Search
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection, top_classes
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Model
+from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import targeted_margin
 from evaluation.attacks.norms import Norm, random_start, size, to_hyperplane, wide
 from evaluation.attacks.rng import generators, pick, spawn
-from evaluation.attacks.search import Search
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import top_classes
 

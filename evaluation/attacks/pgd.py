@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Judgment, Model
+from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
 from evaluation.attacks.rng import spawn
-from evaluation.attacks.search import Search
 from evaluation.attacks.validation import checked, prepared
 
 

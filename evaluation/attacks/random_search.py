@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Model
+from evaluation.attacks.iterate import Search
 from evaluation.attacks.norms import Norm, project, random_start
 from evaluation.attacks.rng import generators, normal, spawn
-from evaluation.attacks.search import Search
 from evaluation.attacks.validation import checked, prepared
 
 PER_DRAW = 50  # trials until a random model draws anew

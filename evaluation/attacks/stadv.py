@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Judgment, Model
+from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.rng import spawn
-from evaluation.attacks.search import Search
 from evaluation.attacks.validation import checked, prepared
 
 

@@ -12,7 +12,7 @@ from evaluation.certification.certify import certify
 from evaluation.certification.config import CertifyConfig
 from evaluation.certification.sampling import classify
 from evaluation.defenses import build_base
-from evaluation.processes import make_accelerator
+from evaluation.distributed import make_accelerator
 from rdc.data import load
 from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance

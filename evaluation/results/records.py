@@ -32,7 +32,7 @@ class Record:
         a defense that draws nothing.
     `linf`, `l2`: norms of the change, in pixels of [0, 1].
     `seconds`: time of the attack for this image.
-    `log_likelihood`: of the image to the defense's diffusion model; see `evaluation.likelihood`.
+    `log_likelihood`: of the image to the defense's diffusion model; see `evaluation.detection`.
         None for a defense without one, and in files that are older than the field.
     `frozen_8_bit`: class under the frozen draw of the image rounded to 8 bits, as files store it;
         None in older files.

@@ -11,8 +11,8 @@ import torch
 import tyro
 
 from evaluation import certify
+from evaluation.certification.classifiers import apndc, epndc
 from evaluation.certification.config import CertifyConfig
-from evaluation.certification.noised import apndc, epndc
 from evaluation.certification.program import SUMMARY, main
 from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.defense_config import DefenseConfig

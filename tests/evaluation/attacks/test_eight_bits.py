@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.apgd import apgd
+from evaluation.attacks.eight_bits import OnGrid, inside, rounded
 from evaluation.attacks.eot import Expectation
-from evaluation.attacks.grid import OnGrid, inside, rounded
 from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import size
 from evaluation.suite_config import Sizes

@@ -9,12 +9,12 @@ from torch import Tensor
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.fab import fab
+from evaluation.attacks.iterate import batch_size
 from evaluation.attacks.lagrange import lagrange
 from evaluation.attacks.losses import margin, targeted_dlr
 from evaluation.attacks.low_frequency import low_frequency
 from evaluation.attacks.pgd import pgd
 from evaluation.attacks.random_search import random_search
-from evaluation.attacks.search import batch_size
 from evaluation.attacks.square import square
 from evaluation.attacks.stadv import stadv
 from tests.support.victims import IMAGES, Linear, labels_of

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evaluation import evaluate
-from evaluation.likelihood import STREAM, denoiser_of, log_likelihoods
+from evaluation.detection import STREAM, denoiser_of, log_likelihoods
 from evaluation.results.abstention import auroc
 from rdc import RobustDiffusionClassifier
 from rdc.levels import Levels
