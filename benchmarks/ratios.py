@@ -9,6 +9,9 @@ pyautoattack, a development dependency. The rows are
     mean        a PGD step on the mean over draws, against a loop over the draws
     RDC         against the published algorithm, step by step: the same math, then fewer noise
                 levels, then a multi-head network (see `benchmarks.published`)
+
+"network" is the share of our time that the attacked network's passes take, forward and backward:
+what no attack of as many passes can save.
 """
 
 import statistics
@@ -63,12 +66,14 @@ class Row:
     case: str
     theirs: float
     ours: float
+    network: float | None = None
     note: str = ""
 
     def __str__(self) -> str:
+        share = "" if self.network is None else f"{self.network:.0%}"
         return (
             f"| {self.what:<20} | {self.case:<26} | {self.theirs:>8.3g} | {self.ours:>8.3g} "
-            f"| {self.theirs / self.ours:>5.2f} | {self.note:<26} |"
+            f"| {self.theirs / self.ours:>5.2f} | {share:>7} | {self.note:<26} |"
         )
 
 
@@ -76,16 +81,17 @@ def main(config: RatioConfig) -> None:
     """Print the table row by row."""
     torch.set_num_threads(1)
     heads = (
-        f"{'what':<20} | {'case':<26} | {'theirs, s':>8} | {'ours, s':>8} | ratio | {'note':<26}"
+        f"{'what':<20} | {'case':<26} | {'theirs, s':>8} | {'ours, s':>8} | ratio | network "
+        f"| {'note':<26}"
     )
-    print(f"| {heads} |\n|{'|'.join('-' * width for width in (22, 28, 10, 10, 7, 28))}|")
+    print(f"| {heads} |\n|{'|'.join('-' * width for width in (22, 28, 11, 10, 7, 9, 28))}|")
     for row in chain(attack_rows(config), mean_rows(config), published_rows(config)):
         print(row, flush=True)
 
 
 def attack_rows(config: RatioConfig) -> Iterator[Row]:
     """Attacks against AutoAttack's."""
-    model = ImageClassifier.from_pretrained(config.model).eval().requires_grad_(False)
+    model = Timed(ImageClassifier.from_pretrained(config.model).eval().requires_grad_(False))
     data = load("digits", "test").subset(slice(config.images))
     right = model(data.images).argmax(1) == data.labels
     images, labels = data.images[right], data.labels[right]
@@ -96,7 +102,7 @@ def attack_rows(config: RatioConfig) -> Iterator[Row]:
             times, found = alternate(pair, config.repeats)
             left = [int((model(attacked).argmax(1) == labels).sum()) for attacked in found]
             note = f"left right: {left[0]}, ours {left[1]}" if name == "standard" else ""
-            yield Row(name, f"{norm}, {len(images)} images", times[0], times[1], note)
+            yield Row(name, f"{norm}, {len(images)} images", *times, share_of(model, pair[1]), note)
 
 
 def mean_rows(config: RatioConfig) -> Iterator[Row]:
@@ -159,6 +165,42 @@ def pairs(
             lambda: standard(model, *given, eps=eps, norm=norm, **sizes).images,
         ),
     }
+
+
+class Timed(nn.Module):
+    """A network that counts the CPU seconds of its forward and backward passes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.seconds = network, 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        self.seconds -= time.process_time()
+        logits = _Clock.apply(self.network(_Clock.apply(images, self, 1)), self, -1)
+        self.seconds += time.process_time()
+        return logits
+
+
+class _Clock(torch.autograd.Function):
+    """Identity whose backward pass adds `sign` times the present time to a network's seconds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, timed: Timed, sign: int) -> Tensor:
+        ctx.timed, ctx.sign = timed, sign
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        ctx.timed.seconds += ctx.sign * time.process_time()
+        return gradient, None, None
+
+
+def share_of(model: Timed, attack: Callable[[], Tensor]) -> float:
+    """The share of an attack's CPU time that passes of the network take."""
+    model.seconds, started = 0.0, time.process_time()
+    attack()
+    return model.seconds / (time.process_time() - started)
 
 
 def alternate(pair: Pair, repeats: int) -> tuple[list[float], list[Tensor]]:
