@@ -42,7 +42,10 @@ lint: $(BIN)/.ready
 # The oldest versions that pyproject.toml allows; needs uv and an empty VENV.
 lowest:
 	uv venv --clear $(VENV)
-	uv pip install --python $(BIN)/python --resolution lowest-direct --editable . --group dev
+	uv pip compile --quiet --python $(BIN)/python --resolution lowest-direct --group dev \
+		--output-file $(VENV)/lowest.txt pyproject.toml
+	uv pip install --python $(BIN)/python --requirement $(VENV)/lowest.txt
+	uv pip install --python $(BIN)/python --no-deps --editable .
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 train-digits: $(BIN)/.ready
