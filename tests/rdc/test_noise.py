@@ -190,7 +190,7 @@ class Drawing(Dataset):
         return self.source.normal(some_images(1), 1).flatten()
 
 
-@pytest.mark.parametrize("start", ["fork", "forkserver"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_workers_with_copies_of_a_module_draw_differently(start: str, processes) -> None:
     """A forked process has a copy of the memory, one of the fork server a pickled copy."""
     source = Noise("fresh")

@@ -39,10 +39,10 @@ def tiny_denoiser(
     return denoiser
 
 
-def tiny_rdc(*, seed: int = 0) -> RobustDiffusionClassifier:
+def tiny_rdc(network: UNetConfig = NETWORK, *, seed: int = 0) -> RobustDiffusionClassifier:
     """RDC with settings that differ from the defaults, on `tiny_denoiser`."""
     config = RDCConfig(
         ClassifierConfig(levels=2, sigma_max=1.5, temperature=20.0),
         MaximizationConfig(steps=1, budget=4 / 255),
     )
-    return RobustDiffusionClassifier(tiny_denoiser(seed=seed), config)
+    return RobustDiffusionClassifier(tiny_denoiser(network, seed=seed), config)

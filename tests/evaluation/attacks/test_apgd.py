@@ -87,13 +87,15 @@ def nearest(image: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
     the box, by the factor that bisection finds."""
     if norm == "linf":
         return torch.minimum(torch.maximum(x, image - eps), image + eps).clamp(0, 1)
+    whole = x.clamp(0, 1)
+    if (whole - image).norm() <= eps:
+        return whole
     low, high = 0.0, 1.0
-    for _ in range(100):
+    for _ in range(55):
         middle = (low + high) / 2
         fits = ((image + middle * (x - image)).clamp(0, 1) - image).norm() <= eps
         low, high = (middle, high) if fits else (low, middle)
-    whole = x.clamp(0, 1)
-    return whole if (whole - image).norm() <= eps else (image + low * (x - image)).clamp(0, 1)
+    return (image + low * (x - image)).clamp(0, 1)
 
 
 def plain(image: Tensor, start: Tensor, eps: float, steps: int, norm: Norm) -> list[Tensor]:
@@ -134,7 +136,7 @@ def plain(image: Tensor, start: Tensor, eps: float, steps: int, norm: Norm) -> l
 def test_visits_the_points_of_algorithm_one(norm: Norm, eps: float) -> None:
     """On a landscape where steps are halved, the run goes back and momentum carries it on."""
     image, label = IMAGES[:1], torch.tensor([0])
-    for seed in range(3):
+    for seed in range(2):
         victim = Recorded(bumpy)
         climb = Climb(victim, image, label, eps, norm, margin, None, [seed])
         climb.run(60)
@@ -153,18 +155,18 @@ def test_from_the_same_starts_as_strong_as_the_original_in_l2(
     """
     base = pytest.importorskip("pyautoattack.autopgd_base", reason="pyautoattack is missing")
     model = ImageClassifier.from_pretrained("digits-cnn").eval().requires_grad_(False)
-    data, eps = load("digits", "test").subset(slice(24)), 0.75
+    data, eps = load("digits", "test").subset(slice(12)), 0.75
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(0))
     starts = (data.images + eps * steepest(noise, "l2")).clamp(0, 1)
 
-    original = base.APGDAttack(model, n_iter=100, norm="L2", eps=eps, loss="dlr", device="cpu")
+    original = base.APGDAttack(model, n_iter=50, norm="L2", eps=eps, loss="dlr", device="cpu")
     original.init_hyperparam(data.images)
     with torch.random.fork_rng(devices=[]):
         _, standing, _, _ = original.attack_single_run(data.images, data.labels, x_init=starts)
     monkeypatch.setattr(apgd_module, "random_start", lambda *_: starts)
     victim = Expectation(model)
-    climb = Climb(victim, data.images, data.labels, eps, "l2", dlr, None, list(range(24)))
-    left = model(climb.run(100)).argmax(1) == data.labels
+    climb = Climb(victim, data.images, data.labels, eps, "l2", dlr, None, list(range(12)))
+    left = model(climb.run(50)).argmax(1) == data.labels
     assert 0 < left.sum() <= standing.sum()
 
 

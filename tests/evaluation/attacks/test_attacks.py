@@ -112,11 +112,11 @@ def test_linear_classifiers_break_at_their_optimum(name: str, classes: int, norm
     model = Linear(classes)
     labels = labels_of(model)
     attack = {**UNTARGETED, **TARGETED}[name]
-    for i, eps in enumerate(smallest_eps(model, IMAGES, labels, norm)[:2].tolist()):
-        image, label = IMAGES[i : i + 1], labels[i : i + 1]
-        for ratio in (0.99, 1.01):
-            attacked = attack(model, image, label, eps=ratio * eps, norm=norm)
-            assert (model(attacked).argmax(1) != label).item() == (ratio > 1)
+    image, label = IMAGES[:1], labels[:1]
+    eps = smallest_eps(model, image, label, norm).item()
+    for ratio in (0.99, 1.01):
+        attacked = attack(model, image, label, eps=ratio * eps, norm=norm)
+        assert (model(attacked).argmax(1) != label).item() == (ratio > 1)
 
 
 def test_noise_on_the_margin_does_not_change_which_point_is_best() -> None:
@@ -143,7 +143,7 @@ def test_low_frequencies_reach_their_own_optimum() -> None:
 
 @balls
 @both_norms
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(eps=st.floats(0.001, 1), seed=st.integers(0, 1000))
 def test_every_attack_stays_in_ball_and_box(name: str, norm, eps: float, seed: int) -> None:
     model = Linear(3)
@@ -163,10 +163,10 @@ def test_no_budget_returns_the_images(name: str) -> None:
 @every
 @pytest.mark.parametrize("victim", [Linear(4), Expectation(NoisyImages(4), draws=3, max_rows=7)])
 def test_every_attack_treats_an_image_alike_alone_and_in_a_batch(name: str, victim) -> None:
-    images, labels, seeds = IMAGES[:6], labels_of(Linear(4))[:6], [7, 2**40, *range(4)]
+    images, labels, seeds = IMAGES[:3], labels_of(Linear(4))[:3], [7, 2**40, 0]
     together = EVERY[name](victim, images, labels, eps=0.1, seeds=seeds)
     assert torch.equal(EVERY[name](victim, images, labels, eps=0.1, seeds=seeds), together)
-    for i in (0, 1, 4):
+    for i in (0, 1):
         alone = EVERY[name](
             victim, images[i : i + 1], labels[i : i + 1], eps=0.1, seeds=seeds[i : i + 1]
         )

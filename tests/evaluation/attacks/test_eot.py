@@ -50,7 +50,7 @@ def test_images_share_no_draws_and_seeds_name_them() -> None:
     torch.testing.assert_close(logits[1:], victim.logits(same[1:], seeds=[9]))
 
 
-@pytest.mark.parametrize("max_rows", [1, 3, 20, 37, 1000])
+@pytest.mark.parametrize("max_rows", [3, 37, 1000])
 def test_chunks_change_nothing(max_rows: int) -> None:
     model = NoisyImages(4)
     labels, targets = model(IMAGES).topk(2, dim=1).indices.unbind(1)
@@ -76,20 +76,20 @@ def test_our_defenses_have_the_draws_of_their_numbers(name: str) -> None:
         classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 3, bias=False))
         classifier[1].weight.data = torch.arange(192.0).sin().view(3, 64)
         defense = Defense(purifier, classifier)
-    images = some_images(3, (1, 8, 8), dtype=torch.float32)
-    labels = torch.tensor([0, 1, 2])
+    images = some_images(2, (1, 8, 8), dtype=torch.float32)
+    labels = torch.tensor([0, 1])
     found = [
-        Expectation(defense, draws=4, max_rows=max_rows).gradient(images, labels, seeds=[3, 4, 5])
-        for max_rows in (12, 5)
+        Expectation(defense, draws=3, max_rows=max_rows).gradient(images, labels, seeds=[3, 4])
+        for max_rows in (6, 4)
     ]
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
     total = torch.zeros_like(images)
-    for i, seed in enumerate((3, 4, 5)):
-        for draw in range(4):
+    for i, seed in enumerate((3, 4)):
+        for draw in range(3):
             image = images[i : i + 1].clone().requires_grad_()
             with using_draws([(seed << 32) + draw + 1]):
                 value = margin(defense(image), labels[i : i + 1])
-                total[i] += torch.autograd.grad(value.sum(), image)[0][0] / 4
+                total[i] += torch.autograd.grad(value.sum(), image)[0][0] / 3
     torch.testing.assert_close(found[0][1], total, rtol=1e-4, atol=1e-4)
 
 

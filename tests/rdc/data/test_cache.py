@@ -241,6 +241,7 @@ def test_two_at_once(root: Path, decoding: list[str], monkeypatch: pytest.Monkey
     assert (len(decoding), len(kept(root))) == (20, 1)
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_cache(root: Path, decoding: list[str], processes) -> None:
     """Killed with all written and nothing in place, a process leaves what nobody will read."""
     child = processes.Process(target=load_and_die, args=(root, root.parent / "cache"))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -31,7 +30,8 @@ TIMM = {
     "vit_tiny_patch16_224": 8,
     "deit_tiny_patch16_224": 8,
 }
-EVERY = ["cnn-4", "wrn-10-1", *TIMM]
+# timm takes seconds to import.
+EVERY = ["cnn-4", "wrn-10-1", *(pytest.param(name, marks=pytest.mark.slow) for name in TIMM)]
 
 
 def images(count: int = 2) -> Tensor:
@@ -93,6 +93,7 @@ def test_normalization_is_inside_and_images_have_gradients(architecture: str) ->
     assert gradient.isfinite().all() and (gradient.flatten(1).abs().amax(1) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", TIMM)
 def test_a_small_stem_keeps_a_map_of_small_images(architecture: str) -> None:
     network: Any = build(architecture).network
@@ -101,7 +102,10 @@ def test_a_small_stem_keeps_a_map_of_small_images(architecture: str) -> None:
     assert list(sides) == [TIMM[architecture]] * 2
 
 
+@pytest.mark.slow
 def test_the_original_stem_is_timms_own() -> None:
+    import timm
+
     timms = timm.create_model("resnet18", num_classes=5)
     config = replace(CONFIG, architecture="resnet18", stem="original")
     model = ImageClassifier(config)
@@ -109,6 +113,7 @@ def test_the_original_stem_is_timms_own() -> None:
     torch.testing.assert_close(model.eval().network(images()), timms.eval()(images()))
 
 
+@pytest.mark.slow
 def test_the_original_stem_takes_other_sizes() -> None:
     """Also of a transformer, whose positions belong to one size: 48 pixels are 3 x 3 patches."""
     config = replace(CONFIG, architecture="vit_tiny_patch16_224", image_size=48, stem="original")
@@ -116,6 +121,7 @@ def test_the_original_stem_takes_other_sizes() -> None:
     assert network.forward_features(torch.zeros(1, 3, 48, 48)).shape == (1, 1 + 9, 192)
 
 
+@pytest.mark.slow
 def test_one_channel_and_tiny_images() -> None:
     config = ImageClassifierConfig("resnet18", 8, 1, 10)
     assert ImageClassifier(config)(some_images(2, (1, 8, 8), dtype=torch.float32)).shape == (2, 10)
