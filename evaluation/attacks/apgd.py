@@ -1,6 +1,7 @@
 """Auto-PGD (Croce & Hein, ICML 2020): gradient ascent that adapts its step size."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -62,7 +63,10 @@ def apgd(
 
         def run(index: Tensor, seeds: list[int], aim: Tensor | None = aim) -> Tensor:
             aimed = None if aim is None else aim[index]
-            climb = Climb(victim, images[index], labels[index], eps, norm, loss, aimed, seeds)
+            climb = Climb(
+                victim, images[index], labels[index], seeds, eps=eps, norm=norm, loss=loss,
+                targets=aimed,
+            )  # fmt: skip
             return climb.run(steps)
 
         selection.run(run, number)
@@ -79,30 +83,25 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(step for step in reached if step < steps)
 
 
+@dataclass(eq=False, kw_only=True)
 class Climb(Search):
     """One run of algorithm 1 on a batch, from one random start."""
 
-    def __init__(
-        self,
-        victim: Expectation,
-        images: Tensor,
-        labels: Tensor,
-        eps: float,
-        norm: Norm,
-        loss: Loss,
-        targets: Tensor | None,
-        seeds: Sequence[int],
-    ) -> None:
-        super().__init__(victim, images, labels, seeds)
-        self.norm: Norm = norm
-        self.eps, self.loss, self.targets = eps, loss, targets
-        self.draws = spawn(seeds, 0)
-        start = random_start(images, eps, norm, generators(spawn(seeds, 1)))
+    eps: float
+    norm: Norm
+    loss: Loss
+    targets: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.draws = spawn(self.seeds, 0)
+        sources = generators(spawn(self.seeds, 1))
+        start = random_start(self.images, self.eps, self.norm, sources)
         self.point = self.before = start
         self.now, self.gradient = self._gradient(start)
         self.best, self.best_gradient, self.best_loss = start, self.gradient, self.now.loss
         self.worst, self.harm = start, self.now
-        self.step_size = images.new_full((len(images),), 2 * eps)
+        self.step_size = self.images.new_full((len(self.images),), 2 * self.eps)
         self.rises = torch.zeros_like(self.now.loss)
         self.halved = torch.zeros_like(self.now.loss, dtype=torch.bool)
         self.best_loss_before = self.best_loss

@@ -64,7 +64,9 @@ def diffhammer(
     for number, loss in enumerate(losses, start=1):
 
         def run(index: Tensor, seeds: list[int], loss: Loss = loss) -> Tensor:
-            climb = Averaged(grafted, images[index], labels[index], eps, norm, loss, None, seeds)
+            climb = Averaged(
+                grafted, images[index], labels[index], seeds, eps=eps, norm=norm, loss=loss
+            )
             return climb.run(steps)
 
         selection.run(run, number, index=index)

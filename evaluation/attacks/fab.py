@@ -1,8 +1,10 @@
 """FAB: the closest misclassified image (Croce & Hein, ICML 2020, "Minimally distorted ...")."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import inf
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -60,8 +62,9 @@ def fab(
         if not len(index):
             break
         walk = Walk(
-            victim, images[index], labels[index], aim[index], norm, pick(draws, index), eps or 0
-        )
+            victim, images[index], labels[index], pick(draws, index), targets=aim[index],
+            norm=norm, eps=eps or 0,
+        )  # fmt: skip
         if restart:
             near = distance[index].clamp_max(1.0 if eps is None else eps) / 2
             walk.start_within(near, generators(spawn(pick(seeds, index), number)))
@@ -72,26 +75,20 @@ def fab(
     return closest if eps is None else torch.where(wide(distance <= eps), closest, images)
 
 
+@dataclass(eq=False, kw_only=True)
 class Walk(Search):
     """One run toward one wrong class per image."""
 
-    results = ("closest", "distance")
+    targets: Tensor
+    norm: Norm
+    eps: float
 
-    def __init__(
-        self,
-        victim: Expectation,
-        images: Tensor,
-        labels: Tensor,
-        targets: Tensor,
-        norm: Norm,
-        draws: Sequence[int],
-        eps: float,
-    ) -> None:
-        super().__init__(victim, images, labels, draws)
-        self.norm: Norm = norm
-        self.targets, self.eps = targets, eps
-        self.point = self.closest = images
-        self.distance = torch.full_like(images[:, 0, 0, 0], inf)
+    results: ClassVar[tuple[str, ...]] = ("closest", "distance")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.point = self.closest = self.images
+        self.distance = torch.full_like(self.images[:, 0, 0, 0], inf)
 
     def start_within(self, radius: Tensor, sources: Sequence[torch.Generator]) -> None:
         """Start at random points at most `radius` (B,) from the images."""

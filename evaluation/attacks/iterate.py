@@ -1,7 +1,8 @@
 """The loop that iterative attacks share: step by step, without the images that have fallen."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from evaluation.attacks.rng import pick, spawn
 CLEAR = 0.1
 
 
+@dataclass(eq=False)
 class Search:
     """A search over B images at once; subclasses define `step`.
 
@@ -21,22 +23,25 @@ class Search:
     attribute that is a tensor, a Judgment or a list has an entry for each image.
     """
 
-    results: tuple[str, ...] = ("worst",)
+    victim: Expectation
+    images: Tensor
+    labels: Tensor
+    seeds: Sequence[int]
+
+    results: ClassVar[tuple[str, ...]] = ("worst",)
     """attributes (tensors) that `run` returns for all images"""
-    worst: Tensor
+    worst: Tensor = field(init=False)
     """(B, C, H, W), the most harmful points so far"""
-    harm: Judgment
+    harm: Judgment = field(init=False)
     """the model's judgment of them"""
-    draws: list[int]
+    draws: list[int] = field(init=False)
     """seeds of the draws that judge them"""
-    clear: Tensor | None = None
+    clear: Tensor | None = field(init=False, default=None)
     """margins (B,) with which images leave"""
 
-    def __init__(
-        self, victim: Expectation, images: Tensor, labels: Tensor, seeds: Sequence[int]
-    ) -> None:
-        self.victim, self.images, self.labels, self.seeds = victim, images, labels, list(seeds)
-        self.rows = torch.arange(len(images), device=images.device)
+    def __post_init__(self) -> None:
+        self.seeds = list(self.seeds)
+        self.rows = torch.arange(len(self.images), device=self.images.device)
 
     def step(self, number: int) -> None:
         """Step `number`, from 1."""

@@ -1,6 +1,7 @@
 """The Lagrange attack on likelihood maximization (Chen et al., ICML 2024, section 4)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -76,35 +77,26 @@ def lagrange(
     return selection.images
 
 
+@dataclass(eq=False, kw_only=True)
 class Ascent(Search):
     """The run of one multiplier from a random start; the point that harms the victim most."""
 
-    def __init__(
-        self,
-        victim: Expectation,
-        images: Tensor,
-        labels: Tensor,
-        seeds: Sequence[int],
-        *,
-        surrogate: Model,
-        penalty: Penalty,
-        multiplier: float,
-        eps: float,
-        norm: Norm,
-        loss: Loss,
-        step_size: float,
-    ) -> None:
-        super().__init__(victim, images, labels, seeds)
-        self.surrogate = victim.having(model=surrogate)
-        self.penalty = victim.having(model=_logits(penalty))
-        self.multiplier, self.loss, self.step_size = multiplier, loss, step_size
-        self.norm: Norm = norm
-        self.eps = eps
+    surrogate: Model
+    penalty: Penalty
+    multiplier: float
+    eps: float
+    norm: Norm
+    loss: Loss
+    step_size: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rising = self.victim.having(model=self.surrogate)
+        self.falling = self.victim.having(model=_logits(self.penalty))
         self.weight: Tensor | None = None  # lambda (B,), from the first gradient on
-        start = random_start(images, eps, norm, generators(spawn(seeds, 0)))
-        self.point = self.worst = start
-        self.draws = spawn(seeds, 1)
-        self.harm = victim.evaluate(start, labels, seeds=self.draws)
+        sources = generators(spawn(self.seeds, 0))
+        self.point = self.worst = random_start(self.images, self.eps, self.norm, sources)
+        self.redraw(1)
 
     def step(self, number: int) -> None:
         ahead = self.point + self.step_size * steepest(self._gradient(), self.norm)
@@ -116,11 +108,11 @@ class Ascent(Search):
     def _gradient(self) -> Tensor:
         """Gradient (B, C, H, W) of the Lagrangian, both terms averaged over the victim's draws."""
         options = {"seeds": self.draws, "loss": self.loss}
-        _, up = self.surrogate.gradient(self.point, self.labels, **options)
+        _, up = self.rising.gradient(self.point, self.labels, **options)
         if self.multiplier == 0:
             return up
         options["loss"] = lambda logits, _: logits[:, 0]
-        _, down = self.penalty.gradient(self.point, torch.zeros_like(self.labels), **options)
+        _, down = self.falling.gradient(self.point, torch.zeros_like(self.labels), **options)
         if self.weight is None:
             sizes = [gradient.abs().mean((1, 2, 3)) for gradient in (up, down)]
             flat = sizes[1] == 0

@@ -1,6 +1,7 @@
 """Projected gradient descent (Madry et al., ICLR 2018)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -49,29 +50,21 @@ def pgd(
     return ascent.run(steps)
 
 
+@dataclass(eq=False, kw_only=True)
 class Ascent(Search):
     """Steps of `step_size` from `start` along the part of the gradient that `restrict` keeps."""
 
-    def __init__(
-        self,
-        victim: Expectation,
-        images: Tensor,
-        labels: Tensor,
-        seeds: Sequence[int],
-        *,
-        start: Tensor,
-        eps: float,
-        norm: Norm,
-        loss: Loss,
-        step_size: float,
-        restrict: Callable[[Tensor], Tensor] = lambda gradient: gradient,
-    ) -> None:
-        super().__init__(victim, images, labels, seeds)
-        self.norm: Norm = norm
-        self.eps, self.loss = eps, loss
-        self.step_size, self.restrict = step_size, restrict
-        self.point, self.worst, self.taken = start, images, 0
-        lowest = torch.full_like(images[:, 0, 0, 0], -torch.inf)
+    start: Tensor
+    eps: float
+    norm: Norm
+    loss: Loss
+    step_size: float
+    restrict: Callable[[Tensor], Tensor] = lambda gradient: gradient
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.point, self.worst, self.taken = self.start, self.images, 0
+        lowest = torch.full_like(self.images[:, 0, 0, 0], -torch.inf)
         self.harm = Judgment(lowest, torch.zeros_like(lowest), torch.zeros_like(lowest))
 
     def step(self, number: int) -> None:

@@ -1,6 +1,7 @@
 """Random search: the harm of noise alone, which every attack must exceed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -36,25 +37,17 @@ def random_search(
     return Trials(Expectation.of(model), images, labels, seeds, eps=eps, norm=norm).run(trials)
 
 
+@dataclass(eq=False, kw_only=True)
 class Trials(Search):
     """Random points, two kinds in turn."""
 
-    def __init__(
-        self,
-        victim: Expectation,
-        images: Tensor,
-        labels: Tensor,
-        seeds: Sequence[int],
-        *,
-        eps: float,
-        norm: Norm,
-    ) -> None:
-        super().__init__(victim, images, labels, seeds)
-        self.norm: Norm = norm
-        self.eps = eps
-        self.sources, self.draws = generators(spawn(seeds, 0)), spawn(seeds, 1)
-        self.worst = images
-        self.harm = victim.evaluate(images, labels, seeds=self.draws)
+    eps: float
+    norm: Norm
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sources, self.worst = generators(spawn(self.seeds, 0)), self.images
+        self.redraw(1)
 
     def step(self, number: int) -> None:
         trial = number - 1

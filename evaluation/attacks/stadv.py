@@ -1,6 +1,7 @@
 """StAdv (Xiao et al., ICLR 2018): displacement of pixels in place of change of color."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,6 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
-from evaluation.attacks.rng import spawn
 from evaluation.attacks.validation import checked, prepared
 
 
@@ -41,33 +41,30 @@ def stadv(
     seeds = checked(images, labels, eps=eps, seeds=seeds, steps=steps)
     if eps == 0:
         return images
-    victim = Expectation.of(model)
-    options = {"eps": eps, "step_size": step_size, "smoothness": smoothness, "loss": loss}
-    return Displacement(victim, images, labels, seeds, **options).run(steps)
+    displacement = Displacement(
+        Expectation.of(model), images, labels, seeds, eps=eps, step_size=step_size,
+        smoothness=smoothness, loss=loss,
+    )  # fmt: skip
+    return displacement.run(steps)
 
 
+@dataclass(eq=False, kw_only=True)
 class Displacement(Search):
     """Adam's ascent of the flow (B, 2, H, W), from none."""
 
-    def __init__(
-        self,
-        victim: Expectation,
-        images: Tensor,
-        labels: Tensor,
-        seeds: Sequence[int],
-        *,
-        eps: float,
-        step_size: float,
-        smoothness: float,
-        loss: Loss,
-    ) -> None:
-        super().__init__(victim, images, labels, seeds)
-        self.eps, self.step_size, self.smoothness, self.loss = eps, step_size, smoothness, loss
-        self.flow = images.new_zeros(len(images), 2, *images.shape[2:])
+    eps: float
+    step_size: float
+    smoothness: float
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count, _, height, width = self.images.shape
+        self.flow = self.images.new_zeros(count, 2, height, width)
         self.first = self.second = torch.zeros_like(self.flow, dtype=torch.float64)
-        self.largest = self.first.new_zeros(len(images), 1, 1, 1)
-        self.worst, self.draws = images, spawn(seeds, 0)
-        self.harm = victim.evaluate(images, labels, seeds=self.draws)
+        self.largest = self.first.new_zeros(count, 1, 1, 1)
+        self.worst = self.images
+        self.redraw(0)
 
     def step(self, number: int) -> None:
         if self.victim.draws > 1:

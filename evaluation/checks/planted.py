@@ -136,8 +136,8 @@ def searched(subject: Subject, readout: Readout) -> Tensor:
         if len(index):
             left = subject.only(index)
             climb = Climb(
-                left.victim, left.images, left.labels, left.eps, left.ball, readout, index,
-                spawn(left.seeds, 6),
+                left.victim, left.images, left.labels, spawn(left.seeds, 6), eps=left.eps,
+                norm=left.ball, loss=readout, targets=index,
             )  # fmt: skip
             climb.run(steps)
             found[index] = readout(features(left, [climb.best])[:, 0], left.labels, index) > 0

@@ -36,7 +36,9 @@ class Scripted(Expectation):
 def step_sizes(losses: list[float]) -> list[float]:
     """The step size, in units of 2 eps, after each step of a run that sees `losses`."""
     image = torch.full((1, 1, 2, 2), 0.5)
-    climb = Climb(Scripted(losses), image, torch.tensor([0]), 0.25, "linf", margin, None, [0])
+    climb = Climb(
+        Scripted(losses), image, torch.tensor([0]), [0], eps=0.25, norm="linf", loss=margin
+    )
     sizes, reconsider = [], climb._reconsider
 
     def record(length: int) -> None:
@@ -138,7 +140,7 @@ def test_visits_the_points_of_algorithm_one(norm: Norm, eps: float) -> None:
     image, label = IMAGES[:1], torch.tensor([0])
     for seed in range(2):
         victim = Recorded(bumpy)
-        climb = Climb(victim, image, label, eps, norm, margin, None, [seed])
+        climb = Climb(victim, image, label, [seed], eps=eps, norm=norm, loss=margin)
         climb.run(60)
         expected = plain(image, victim.points[0], eps, 60, norm)
         torch.testing.assert_close(torch.cat(victim.points), torch.cat(expected))
@@ -165,7 +167,7 @@ def test_from_the_same_starts_as_strong_as_the_original_in_l2(
         _, standing, _, _ = original.attack_single_run(data.images, data.labels, x_init=starts)
     monkeypatch.setattr(apgd_module, "random_start", lambda *_: starts)
     victim = Expectation(model)
-    climb = Climb(victim, data.images, data.labels, eps, "l2", dlr, None, list(range(12)))
+    climb = Climb(victim, data.images, data.labels, range(12), eps=eps, norm="l2", loss=dlr)
     left = model(climb.run(50)).argmax(1) == data.labels
     assert 0 < left.sum() <= standing.sum()
 
@@ -213,7 +215,7 @@ class Lucky(Expectation):
 def test_nobody_stays_the_best_by_luck() -> None:
     victim = Lucky()
     image = torch.full((1, 1, 2, 2), 0.5)
-    climb = Climb(victim, image, torch.tensor([0]), 0.25, "linf", margin, None, [0])
+    climb = Climb(victim, image, torch.tensor([0]), [0], eps=0.25, norm="linf", loss=margin)
     assert not torch.equal(climb.run(20), victim.points[2])
 
 
