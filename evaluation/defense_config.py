@@ -10,7 +10,7 @@ from rdc.config import require
 NoisedKind = Literal["epndc", "apndc", "denoised"]
 Kind = Literal["classifier", "module", "diffusion", "rdc", "maximization", Method]
 METHODS = get_args(Method)
-KINDS = ("classifier", "module", "diffusion", "rdc", "maximization", *METHODS)
+KINDS = get_args(Kind)
 NOISED = get_args(NoisedKind)
 """Kinds that need the noise `sigma` of a smoothed classifier."""
 GENERATIVE = ("diffusion", "rdc", "epndc", "apndc")
@@ -35,7 +35,7 @@ class DefenseConfig:
         images; its answer is then the mean probability over `noisy_copies` of the image.
     """
 
-    kind: Kind | NoisedKind = "rdc"
+    kind: Literal[Kind, NoisedKind] = "rdc"
     factory: str | None = None
     model: str = "digits"
     classifier: str = "digits-cnn"
@@ -54,7 +54,6 @@ class DefenseConfig:
     def __post_init__(self) -> None:
         require(
             self,
-            kind=(self.kind in (*KINDS, *NOISED), f"one of {(*KINDS, *NOISED)}"),
             copies=(self.copies >= 1, "at least 1"),
             sigma=(self.sigma is None or self.sigma > 0, "None or positive"),
             noisy_copies=(self.noisy_copies >= 1, "at least 1"),

@@ -1,7 +1,7 @@
 """Settings of a diffusion purifier."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from rdc.config import require
 
@@ -52,7 +52,6 @@ class PurifierConfig:
         most = self._most_steps(times)
         require(
             self,
-            process=(self.process in get_args(ProcessName), f"one of {get_args(ProcessName)}"),
             t_star=(times >= 1, "in (0, 1], at least 1/1000"),
             steps=(
                 self.steps is None or 1 <= self.steps <= most,
@@ -61,7 +60,6 @@ class PurifierConfig:
             rounds=(1 <= self.rounds <= 1000, "from 1 to 1000"),
             eta=(0 <= self.eta <= 1, "in [0, 1]"),
             churn=(0 <= self.churn <= 1e6, "from 0 to 1e6"),
-            variance=(self.variance in ("small", "large"), "'small' or 'large'"),
             surrogate_steps=(1 <= self.surrogate_steps <= MOST_STEPS, f"from 1 to {MOST_STEPS}"),
         )
 

@@ -6,9 +6,10 @@ Where a paper and its released code differ, the numbers are the code's. Times t*
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from purification.config import PurifierConfig
+from rdc.choices import require_choice
 
 Method = Literal["diffpure", "gdmp", "contrastive", "agdm", "coup"]
 
@@ -98,8 +99,7 @@ PRESETS: dict[Method, dict[str, Preset]] = {
 
 def find(method: Method, name: str) -> Preset:
     """The preset `name` of `method`, or an error that lists what there is."""
-    if method not in get_args(Method):
-        raise ValueError(f"method={method!r} must be one of {get_args(Method)}")
+    require_choice("method", method, Method)
     presets = PRESETS[method]
     if name not in presets:
         raise ValueError(f"preset={name!r}: {method} has {sorted(presets)}; give one of these")

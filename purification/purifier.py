@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from purification.config import PurifierConfig
 from purification.guidance.base import Guidance, Moment
 from purification.processes import Point, Process
-from rdc.choices import NoiseMode
+from rdc.choices import NoiseMode, require_choice
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import State, chain, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
@@ -50,7 +50,8 @@ class DiffusionPurifier(nn.Module):
         _require_fit(denoiser, guidance)
         self.denoiser = denoiser
         self.config = config or PurifierConfig()
-        self.gradient = checked(gradient)
+        require_choice("gradient", gradient, GradientMode)
+        self.gradient: GradientMode = gradient
         self.weights = [weight for weight, _ in guidance if weight != 0]
         self.terms = nn.ModuleList(term for weight, term in guidance if weight != 0)
         self.process = self.config.build()
@@ -64,8 +65,9 @@ class DiffusionPurifier(nn.Module):
 
     def with_gradient(self, gradient: GradientMode) -> "DiffusionPurifier":
         """A copy with another derivative; the networks and the noise are shared."""
+        require_choice("gradient", gradient, GradientMode)
         other = shallow_copy(self)
-        other.gradient = checked(gradient)
+        other.gradient = gradient
         return other
 
     def forward(self, images: Tensor) -> Tensor:
@@ -149,12 +151,6 @@ def _require_fit(denoiser: DenoiserLike, guidance: Sequence[tuple[float, Guidanc
                     f"but the denoiser takes {tuple(denoiser.image_shape)} (channels, height, "
                     "width); give a network for the denoiser's images"
                 )
-
-
-def checked(gradient: GradientMode) -> GradientMode:
-    if gradient not in get_args(GradientMode):
-        raise ValueError(f"gradient={gradient!r} must be one of {get_args(GradientMode)}")
-    return gradient
 
 
 @dataclass(frozen=True)

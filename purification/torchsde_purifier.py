@@ -4,7 +4,7 @@
 the published gradient, the adjoint method, whose error `benchmarks/adjoint.py` measures.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from purification.config import END
 from purification.purifier import entered, resized
 from rdc import vp
-from rdc.choices import NoiseMode
+from rdc.choices import NoiseMode, require_choice
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import straight_through
 from rdc.images import to_pixels
@@ -52,8 +52,7 @@ class TorchsdePurifier(nn.Module):
             raise ValueError(f"t_star={t_star!r} must be in ({END}, 1]")
         if not 1e-6 <= dt <= t_star:
             raise ValueError(f"dt={dt!r} must be at least 1e-6 and at most t_star={t_star!r}")
-        if gradient not in get_args(GradientMode):
-            raise ValueError(f"gradient={gradient!r} must be one of {get_args(GradientMode)}")
+        require_choice("gradient", gradient, GradientMode)
         self.denoiser = denoiser
         self.t_star, self.dt, self.resize = t_star, dt, resize
         self.gradient: GradientMode = gradient

@@ -3,7 +3,7 @@
 This module and those named `*config.py` import no torch, so that command lines are read at once.
 """
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 NoiseMode = Literal["frozen", "fresh"]
 Spacing = Literal["uniform", "log", "lognormal", "vp"]
@@ -18,3 +18,9 @@ MOST_DRAWS = 100_000
 """Draws of one image; configurations that ask for more are refused, whatever asks for them."""
 MAX_SHARD_SIZE = "5GB"
 """Largest file of weights, the Hugging Face hub's own."""
+
+
+def require_choice(name: str, value: Any, choices: Any) -> None:
+    """Refuse a value of the argument `name` that is none of the names of a `Literal`."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name}={value!r} must be one of {get_args(choices)}")

@@ -1,7 +1,7 @@
 """Settings of the diffusion classifier, of likelihood maximization and of RDC."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from rdc.choices import HIGHEST_SIGMA, LOWEST_SIGMA, MOST_DRAWS, Spacing, Weighting
 from rdc.config import ADDED, require
@@ -43,7 +43,6 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         require(
             self,
-            estimator=(self.estimator in get_args(Estimator), f"one of {get_args(Estimator)}"),
             levels=(1 <= self.levels <= MOST_DRAWS, f"1 to {MOST_DRAWS}"),
             sigma_min=(
                 LOWEST_SIGMA <= self.sigma_min < self.sigma_max,
@@ -55,8 +54,6 @@ class ClassifierConfig:
                 f"at least 1, and levels x draws at most {MOST_DRAWS}",
             ),
             antithetic=(not self.antithetic or self.draws % 2 == 0, "False where draws is odd"),
-            spacing=(self.spacing in get_args(Spacing), f"one of {get_args(Spacing)}"),
-            weighting=(self.weighting in get_args(Weighting), f"one of {get_args(Weighting)}"),
             temperature=(1e-6 <= self.temperature <= 1e6, "from 1e-6 to 1e6"),
             sigma_data=(1e-3 <= self.sigma_data <= 1e3, "from 0.001 to 1000"),
         )
@@ -105,7 +102,6 @@ class MaximizationConfig:
     def __post_init__(self) -> None:
         require(
             self,
-            rule=(self.rule in get_args(Rule), f"one of {get_args(Rule)}"),
             steps=(0 <= self.steps <= MOST_DRAWS, f"0 to {MOST_DRAWS}"),
             budget=(0 < self.budget <= 1, "in (0, 1], on the scale of [0, 1] images"),
             step_size=(0 < self.step_size <= 1, "in (0, 1], on the scale of [0, 1] images"),

@@ -1,7 +1,7 @@
 """A denoiser is the only thing the methods know: E[x0 | x, sigma], with and without the class."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -91,10 +91,6 @@ class DenoiserConfig:
             self,
             sigma_data=(1e-3 <= self.sigma_data <= 1e3, "from 0.001 to 1000"),
             class_names=(named, f"empty, or {count} different names: one per class"),
-            preconditioning=(
-                self.preconditioning in get_args(Preconditioning),
-                f"one of {get_args(Preconditioning)}",
-            ),
         )
 
 

@@ -1,12 +1,12 @@
 """Likelihood maximization: raise an image's likelihood under the unconditional diffusion model."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rdc.backward import Room, activation_bytes
-from rdc.choices import NoiseMode
+from rdc.choices import NoiseMode, require_choice
 from rdc.classifier_config import MaximizationConfig
 from rdc.denoiser import DenoiserLike
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
@@ -46,20 +46,19 @@ class LikelihoodMaximizer(nn.Module):
         second_order: SecondOrder = "double_backward",
     ) -> None:
         super().__init__()
-        if second_order not in get_args(SecondOrder):
-            raise ValueError(
-                f"second_order={second_order!r} must be one of {get_args(SecondOrder)}"
-            )
+        require_choice("gradient", gradient, GradientMode)
+        require_choice("second_order", second_order, SecondOrder)
         self.denoiser = denoiser
         self.config = config or MaximizationConfig()
         self.noise = Noise(noise, seed=seed, stream=1)
-        self.gradient = checked(gradient)
+        self.gradient: GradientMode = gradient
         self.second_order: SecondOrder = second_order
 
     def with_gradient(self, gradient: GradientMode) -> "LikelihoodMaximizer":
         """A copy with another derivative; the denoiser and the noise are shared."""
+        require_choice("gradient", gradient, GradientMode)
         other = shallow_copy(self)
-        other.gradient = checked(gradient)
+        other.gradient = gradient
         return other
 
     def forward(self, images: Tensor) -> Tensor:
@@ -143,9 +142,3 @@ class LikelihoodMaximizer(nn.Module):
         v = beta2 * v + (1 - beta2) * g.square()
         root = (v / (1 - beta2**number) + torch.finfo(g.dtype).tiny).sqrt()
         return -2 * self.config.step_size * m / (1 - beta1**number) / (root + epsilon), (m, v)
-
-
-def checked(gradient: GradientMode) -> GradientMode:
-    if gradient not in get_args(GradientMode):
-        raise ValueError(f"gradient={gradient!r} must be one of {get_args(GradientMode)}")
-    return gradient

@@ -4,14 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from rdc.choices import NoiseMode
+from rdc.choices import NoiseMode, require_choice
 
 _NUMBERS: ContextVar[tuple[int, ...]] = ContextVar("draws", default=(0,))
 
@@ -53,8 +52,7 @@ class Noise:
     """
 
     def __init__(self, mode: NoiseMode, *, seed: int = 0, stream: int = 0) -> None:
-        if mode not in get_args(NoiseMode):
-            raise ValueError(f"noise={mode!r} must be one of {get_args(NoiseMode)}")
+        require_choice("noise", mode, NoiseMode)
         self.mode = mode
         self.seed = seed
         self.stream = stream

@@ -88,13 +88,10 @@ class ClassifierObjectiveConfig:
         largest = 1 if self.norm == "linf" else float("inf")
         require(
             self,
-            kind=(self.kind in ("standard", "pgd", "trades"), "'standard', 'pgd' or 'trades'"),
-            norm=(self.norm in ("linf", "l2"), "'linf' or 'l2'"),
             eps=(0 <= self.eps <= largest, f"in [0, {largest}], on the [0, 1] scale of images"),
             attack_steps=(self.attack_steps >= 1, "at least 1"),
             relative_step=(self.relative_step > 0, "positive"),
             weight=(self.weight >= 0, "0 or positive"),
-            distance=(self.distance in ("kl", "l2"), "'kl' or 'l2'"),
             noise=(self.noise >= 0, "0 or positive"),
             label_smoothing=(0 <= self.label_smoothing < 1, "in [0, 1)"),
         )

@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from evaluation.attacks.rng import generators, normal
+from rdc.choices import require_choice
 
 Corruption = Literal["noise", "blur", "jpeg", "brightness", "contrast"]
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
@@ -35,8 +36,7 @@ def corrupt(
 
     `seeds`, one per image, number the noise; by default 0 to B - 1.
     """
-    if kind not in STRENGTHS:
-        raise ValueError(f"kind={kind!r} must be one of {CORRUPTIONS}")
+    require_choice("kind", kind, Corruption)
     if strength not in (1, 2, 3, 4, 5):
         raise ValueError(f"strength={strength} of a corruption must be 1, 2, 3, 4 or 5")
     amount, clean = STRENGTHS[kind][int(strength) - 1], images.detach()

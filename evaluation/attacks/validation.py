@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.norms import Norm
+from rdc.choices import require_choice
 
 F = TypeVar("F", bound=Callable)
 
@@ -91,8 +92,7 @@ def checked(
         )
     if labels.min() < 0:
         raise ValueError(f"labels: {labels.min()} is no class; they count from 0")
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm={norm!r} must be one of {get_args(Norm)}")
+    require_choice("norm", norm, Norm)
     most = 1 if norm == "linf" else images[0].numel() ** 0.5
     if not 0 <= eps <= most:
         raise ValueError(

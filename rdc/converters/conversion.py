@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from rdc.choices import Format
+from rdc.choices import Format, require_choice
 from rdc.converters import classifiers, edm, guided_diffusion, score_sde
 from rdc.converters.classifiers import ClassifierFacts
 from rdc.converters.unpickle import read
@@ -69,8 +69,7 @@ def convert(
     executed. Raises ValueError, and writes nothing, where the file is not whole and of this format,
     and FileNotFoundError.
     """
-    if format not in get_args(Format):
-        raise ValueError(f"format={format!r} must be one of {get_args(Format)}")
+    require_choice("format", format, Format)
     if (format == "classifier") != (classifier is not None):
         raise ValueError(
             f"format={format!r}: architecture, mean and std are for the format 'classifier', which "

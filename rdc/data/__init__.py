@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from rdc.choices import Split
+from rdc.choices import Split, require_choice
 from rdc.data.arrays import read_arrays
 from rdc.data.cache import cached_pixels
 from rdc.data.cifar import ARCHIVES, read_cifar
@@ -52,8 +51,7 @@ def load(
     Raises:
         ValueError, FileNotFoundError: names the source, what is wrong and what to give.
     """
-    if split not in get_args(Split):
-        raise ValueError(f"split={split!r} must be one of {get_args(Split)}")
+    require_choice("split", split, Split)
     if shape is not None:
         _check_shape(shape)
     with torch.device("cpu"):  # whatever torch's default is

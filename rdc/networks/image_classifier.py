@@ -49,7 +49,6 @@ class ImageClassifierConfig:
             mean=(len(self.mean) in counts and all(0 <= m <= 1 for m in self.mean),
                   f"in [0, 1]{one_each}"),
             std=(len(self.std) in counts and all(s > 0 for s in self.std), f"positive{one_each}"),
-            stem=(self.stem in ("small", "original"), "'small' or 'original'"),
             class_names=(named, f"empty, or {self.num_classes} different names: one per class"),
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Settings of the UNet."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from rdc.config import ADDED, require
 
@@ -60,10 +60,6 @@ class UNetConfig:
                 self.num_classes == 0 if unconditional else 2 <= self.num_classes <= 100_000,
                 "0 where conditioning is 'none'" if unconditional else "2 to 100000",
             ),
-            conditioning=(
-                self.conditioning in get_args(Conditioning),
-                f"one of {get_args(Conditioning)}",
-            ),
             width=(8 <= self.width <= 4096 and self.width % 8 == 0, "a multiple of 8, 8 to 4096"),
             width_multipliers=(
                 len(multipliers) > 0 and all(1 <= each <= 64 for each in multipliers),
@@ -75,10 +71,6 @@ class UNetConfig:
             head_width=(1 <= self.head_width <= 4096, "1 to 4096"),
             dropout=(0 <= self.dropout < 1, "in [0, 1)"),
             augment_features=(0 <= self.augment_features <= 1000, "0 to 1000"),
-            architecture=(
-                self.architecture in get_args(Architecture),
-                f"one of {get_args(Architecture)}",
-            ),
             patch=(
                 self.patch == 1 or (self.patch > 1 and self.architecture == "rdc"),
                 "1, or more where architecture is 'rdc'",
