@@ -27,12 +27,11 @@ def no_budget(subject: Subject) -> Finding:
         f"within eps {NOTHING:g} an attack changes the answers to {changed} of {len(before)} "
         f"images (accuracy {before.mean():.1%} before, {after.mean():.1%} after)"
     )
-    if changed:
-        detail += (
-            "; images that move by less than float32 rounding cannot change their class: look for "
-            "randomness, memory, or a cliff in the preprocessing"
-        )
-    return not changed, detail
+    remedy = (
+        "images that move by less than float32 rounding cannot change their class: look for "
+        "randomness, memory, or a cliff in the preprocessing"
+    )
+    return not changed, detail, remedy
 
 
 @check("any budget")
@@ -57,9 +56,8 @@ def any_budget(subject: Subject) -> Finding:
         f"at eps {eps:g}, where every image can become the same gray, {count} of {total} withstand "
         f"the attack; chance is {total / classes:.1f}"
     )
-    if not passed:
-        detail += "; the attack is broken or the gradients are: no number of this run counts"
-    return passed, detail
+    remedy = "the attack is broken or the gradients are: no number of this run counts"
+    return passed, detail, remedy
 
 
 @check("inside the budget")
@@ -72,9 +70,8 @@ def inside(subject: Subject, attacked: Tensor) -> Finding:
         far = size(attacked.double() - subject.images, subject.norm).max().item()
         passed = passed and far <= limit(subject.eps)
         detail += f" and are at most {far:.6g} away in {subject.norm} (eps {subject.eps:g})"
-    if not passed:
-        detail += "; project after every step: what is outside is no attack of this budget"
-    return passed, detail
+    remedy = "project after every step: what is outside is no attack of this budget"
+    return passed, detail, remedy
 
 
 def limit(eps: float) -> float:

@@ -6,7 +6,8 @@ from functools import wraps
 from typing import ParamSpec
 
 P = ParamSpec("P")
-Finding = tuple[bool | None, str]
+Finding = tuple[bool | None, str] | tuple[bool | None, str, str]
+"""Whether the check passed, the detail of its `Check`, and what to do where it did not pass."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Check:
 
 
 def check(name: str) -> Callable[[Callable[P, Finding]], Callable[P, Check]]:
-    """Names a function that returns (passed, detail).
+    """Names a function that returns a `Finding`.
 
     A model that answers with an error, such as NaN or no way back to the images, fails the check.
     """
@@ -31,9 +32,10 @@ def check(name: str) -> Callable[[Callable[P, Finding]], Callable[P, Check]]:
         @wraps(function)
         def named(*args: P.args, **options: P.kwargs) -> Check:
             try:
-                return Check(name, *function(*args, **options))
+                passed, detail, *remedy = function(*args, **options)
             except (ValueError, FloatingPointError) as error:
-                return Check(name, False, f"could not be measured: {error}")
+                passed, detail, remedy = False, f"could not be measured: {error}", []
+            return Check(name, passed, "; ".join([detail, *(remedy if passed is False else [])]))
 
         return named
 

@@ -39,9 +39,8 @@ def addressable(subject: Subject) -> Finding:
         f"of {len(first)} answers asked for twice with the same seeds {other} changed class, "
         f"and logits by at most {apart:.2g} of their range ({SAME:g} allowed)"
     )
-    if apart > SAME:
-        detail += "; build the defense with noise='frozen', or draw its noise from rdc.noise.Noise"
-    return apart <= SAME, detail
+    remedy = "build the defense with noise='frozen', or draw its noise from rdc.noise.Noise"
+    return apart <= SAME, detail, remedy
 
 
 @check("alone and in a batch")
@@ -65,12 +64,11 @@ def alone_and_in_a_batch(subject: Subject) -> Finding:
         f"alone and in batches logits differ by at most {apart:.2g} of their range ({SAME:g} "
         f"allowed), gradients by {bent:.2g} of their length ({SAME_GRADIENT:g} allowed)"
     )
-    if not passed:
-        detail += (
-            "; the score belongs to a batch and not to images: call model.eval(), or declare "
-            "batch_coupled = True and evaluate with --max-rows 1"
-        )
-    return passed, detail
+    remedy = (
+        "the score belongs to a batch and not to images: call model.eval(), or declare "
+        "batch_coupled = True and evaluate with --max-rows 1"
+    )
+    return passed, detail, remedy
 
 
 @check("the same with a gradient")
@@ -83,12 +81,11 @@ def with_a_gradient(subject: Subject) -> Finding:
         f"margins with and without a gradient differ by at most {apart:.2g} of the logits' range "
         f"({SAME:g} allowed)"
     )
-    if apart > SAME:
-        detail += (
-            "; attacks differentiate another function than the one that is scored: the forward "
-            "pass must not depend on whether gradients are recorded"
-        )
-    return apart <= SAME, detail
+    remedy = (
+        "attacks differentiate another function than the one that is scored: the forward pass must "
+        "not depend on whether gradients are recorded"
+    )
+    return apart <= SAME, detail, remedy
 
 
 @check("no memory")
@@ -114,12 +111,11 @@ def no_memory(subject: Subject, before: "Before", attacked: Tensor) -> Finding:
     )
     if before.copy is None:
         detail += "; attacked images were left out: the model cannot be copied by copy.deepcopy"
-    if apart > SAME:
-        detail += (
-            "; the model remembers questions or draws from a generator: attack and score it "
-            "without that state, and report apart what the state is worth"
-        )
-    return apart <= SAME, detail
+    remedy = (
+        "the model remembers questions or draws from a generator: attack and score it without that "
+        "state, and report apart what the state is worth"
+    )
+    return apart <= SAME, detail, remedy
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,7 @@ def steps_doubled(subject: Subject, attacked: Tensor) -> Finding:
         f"{once.mean():.1%} of {len(once)} images withstand {subject.steps} steps, "
         f"{twice.mean():.1%} twice as many ({allowed:.1%} allowed)"
     )
-    if not passed:
-        detail += "; raise --suite.steps until doubling it changes nothing"
-    return passed, detail
+    return passed, detail, "raise --suite.steps until doubling it changes nothing"
 
 
 @check("draws doubled")
@@ -59,9 +57,7 @@ def draws_doubled(subject: Subject) -> Finding:
         f"{twice.mean():.1%} twice as many ({allowed:.1%} allowed); gradients of independent "
         f"draws have a mean cosine of {cosine:.2f} (random ones of 0 +- {chance:.2f})"
     )
-    if not passed:
-        detail += "; raise --suite.eot-samples until doubling it changes nothing"
-    return passed, detail
+    return passed, detail, "raise --suite.eot-samples until doubling it changes nothing"
 
 
 def random(subject: Subject) -> bool:

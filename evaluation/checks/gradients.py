@@ -73,12 +73,11 @@ def finite_differences(subject: Subject) -> Finding:
         f"{errors.median():.2g} of their size (median), and by more than {WRONG:g} at {wrong:.0%} "
         f"of {len(points)} points ({KINKED:.0%} allowed)"
     )
-    if wrong > KINKED:
-        detail += (
-            "; the backward pass is not the derivative of the forward pass: take out detach() and "
-            "straight-through estimates, or name the gradient as the surrogate that it is"
-        )
-    return wrong <= KINKED, detail
+    remedy = (
+        "the backward pass is not the derivative of the forward pass: take out detach() and "
+        "straight-through estimates, or name the gradient as the surrogate that it is"
+    )
+    return wrong <= KINKED, detail, remedy
 
 
 def in_float64(subject: Subject) -> Subject:
@@ -154,12 +153,11 @@ def loss_rises(subject: Subject) -> Finding:
         f"promises (median of {len(kept)}; at least {FOLLOWS:g} wanted), and {rises:.0%} raise it "
         "at all"
     )
-    if median < FOLLOWS:
-        detail += (
-            "; gradients do not say where the loss rises: attack without the rippled part, "
-            "through a smooth stand-in for it, and with more queries of square"
-        )
-    return median >= FOLLOWS, detail
+    remedy = (
+        "gradients do not say where the loss rises: attack without the rippled part, through a "
+        "smooth stand-in for it, and with more queries of square"
+    )
+    return median >= FOLLOWS, detail, remedy
 
 
 @check("dead gradients")
@@ -184,17 +182,15 @@ def dead_gradients(subject: Subject) -> Finding:
         seeds=said.seeds,
     )  # fmt: skip
     changed = int((said.logits(searched).argmax(1) != said.labels).sum())
-    passed = not changed and count < total
     detail = (
         f"{count} of {total} images have no gradient in any loss, and {QUERIES} queries of square "
         f"change the answer of {changed} of these"
     )
-    if not passed:
-        detail += (
-            "; attacks by gradient only seem to fail: differentiate through a smooth stand-in for "
-            "what rounds or saturates, or in higher precision"
-        )
-    return passed, detail
+    remedy = (
+        "attacks by gradient only seem to fail: differentiate through a smooth stand-in for what "
+        "rounds or saturates, or in higher precision"
+    )
+    return not changed and count < total, detail, remedy
 
 
 def slope_size(subject: Subject, losses: Sequence[Loss]) -> Tensor:

@@ -58,12 +58,11 @@ def planted(subject: Subject) -> Finding:
     )
     if passed and lucky >= found:
         detail += "; with so few classes, or so large a budget, that says little"
-    if not passed:
-        detail += (
-            "; an attack that misses what is there says nothing about robustness: use more steps, "
-            "or a gradient that leads there"
-        )
-    return passed, detail
+    remedy = (
+        "an attack that misses what is there says nothing about robustness: use more steps, or a "
+        "gradient that leads there"
+    )
+    return passed, detail, remedy
 
 
 @dataclass(frozen=True)

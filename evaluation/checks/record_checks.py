@@ -74,11 +74,8 @@ def falling(records: Sequence[Record]) -> Finding:
         f"accuracy {steps}; from one budget to the next at most {again} of {count} images are "
         "right again"
     )
-    if not passed:
-        detail += (
-            "; attacks fail at larger budgets: use more steps, or start where smaller ones end"
-        )
-    return passed, detail
+    remedy = "attacks fail at larger budgets: use more steps, or start where smaller ones end"
+    return passed, detail, remedy
 
 
 @check("white box beats black box")
@@ -99,12 +96,10 @@ def white_box_wins(records: Sequence[Record], black_box: Collection[str]) -> Fin
             only_black = sum(white[image] - black[image] > chance for image in black)
             counts[eps] = max(only_black, counts.get(eps, 0))
     eps, most = max(sorted(counts.items()), key=lambda item: item[1])
-    passed = rare(most, count)
     names = ", ".join(sorted(black_box))
     detail = f"at most {most} of {count} images (eps {written(eps)}) fall only to {names}"
-    if not passed:
-        detail += "; gradients are masked: read the checks of gradients, and find a surrogate"
-    return passed, detail
+    remedy = "gradients are masked: read the checks of gradients, and find a surrogate"
+    return rare(most, count), detail, remedy
 
 
 @check("recorded inside the budget")
@@ -114,7 +109,7 @@ def recorded_inside(records: Sequence[Record], norm: Threat) -> Finding:
         return None, "records have no displacements"
     outside = sum(getattr(record, norm) > limit(record.eps) for record in records)
     detail = f"{outside} of {len(records)} attacked images lie outside their budget in {norm}"
-    return not outside, detail + ("; those are no attacks of this budget" if outside else "")
+    return not outside, detail, "those are no attacks of this budget"
 
 
 def number(records: Iterable[Record]) -> int:
