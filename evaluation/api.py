@@ -1,6 +1,6 @@
 """Evaluation of any model on any images: `evaluation.evaluate`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,9 @@ def evaluate(
     Raises:
         ValueError: names the argument, what it is and what it should be.
     """
+    budgets = [eps] if isinstance(eps, int | float) else eps
     chosen = Options(
-        attack=attack, norm=norm, eps=tuple(float(each) for each in listed(eps)),
+        attack=attack, norm=norm, eps=tuple(map(float, budgets)),
         suite=SuiteConfig(
             steps=steps, targets=targets, queries=queries, eot_samples=draws, only=tuple(only),
             every_attack=every_attack,
@@ -86,7 +87,3 @@ def evaluate(
     found = evaluated(runner, name=target.settings["defense"]["name"], show=progress)
     assert found is not None
     return found
-
-
-def listed(eps: float | Sequence[float]) -> Iterable[float]:
-    return [eps] if isinstance(eps, int | float) else eps

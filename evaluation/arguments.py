@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from evaluation.attacks.validation import in_float32
 from evaluation.config import GIVEN
 from evaluation.factories import as_module
 from evaluation.target import Target, copied, first_answer, fit, fit_transfer
 from rdc.data import Dataset
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
-
-ROUNDING = 1e-5
-"""Excess over [0, 1] that counts as rounding, as of resized images."""
 
 
 def given_target(
@@ -93,7 +91,7 @@ def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Datase
     if isinstance(images, Tensor | np.ndarray):
         if labels is None:
             raise ValueError("labels: none given; give one integer for each image")
-        return Dataset.of(in_range(torch.as_tensor(images)), labels, class_names)
+        return Dataset.of(in_float32(torch.as_tensor(images)), labels, class_names)
     if labels is not None:
         raise ValueError(
             f"labels: images is a {type(images).__name__}; give labels with a tensor or an array, "
@@ -103,14 +101,7 @@ def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Datase
     if not parts:
         raise ValueError("images: an empty data set; give at least one image")
     every, of_every = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Dataset.of(in_range(every), of_every, class_names)
-
-
-def in_range(images: Tensor) -> Tensor:
-    """The images; float values that rounding put outside [0, 1] are cut off."""
-    if images.is_floating_point() and (images - images.clamp(0, 1)).abs().max() < ROUNDING:
-        return images.clamp(0, 1)
-    return images
+    return Dataset.of(in_float32(every), of_every, class_names)
 
 
 def batches(images: Any) -> Iterable[tuple[Any, Any]]:

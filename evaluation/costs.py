@@ -30,22 +30,21 @@ class Costs:
 
     def passes(self, name: str) -> int:
         """Forward passes of an attack and of its judgments; gradients count as GRADIENT."""
-        if name == CLEAN:
-            return self.judgments
-        entry = self.entries[name]
-        attack = entry.draws * (GRADIENT * entry.gradients + entry.forwards)
-        return attack + self.judgments * len(entry.stages or ("",))
+        return int(self._total(name, lambda model, gradient: GRADIENT if gradient else 1))
 
     def seconds(self, name: str) -> float:
         """Time of these passes."""
-        answer = self.pass_seconds(self.model)
+        return self._total(name, self.pass_seconds)
+
+    def _total(self, name: str, price: Callable[[nn.Module, bool], float]) -> float:
+        """The sum over all passes; `price` of a gradient (True) or a forward pass of a model."""
+        answer = self.judgments * price(self.model, False)
         if name == CLEAN:
-            return self.judgments * answer
+            return answer
         entry = self.entries[name]
-        gradients = entry.gradients * self.pass_seconds(entry.surrogate, gradient=True)
-        forwards = entry.forwards * self.pass_seconds(entry.surrogate)
-        attack = entry.draws * (gradients + forwards)
-        return attack + self.judgments * len(entry.stages or ("",)) * answer
+        gradients = entry.gradients * price(entry.surrogate, True)
+        forwards = entry.forwards * price(entry.surrogate, False)
+        return entry.draws * (gradients + forwards) + len(entry.stages or ("",)) * answer
 
     def per_image(self, budgets: int) -> dict[str, int]:
         """Calls of the models per image, over all attacks and budgets."""
@@ -57,7 +56,7 @@ class Costs:
             "forwards": budgets * (stages * self.judgments + forwards),
         }
 
-    def pass_seconds(self, model: nn.Module, *, gradient: bool = False) -> float:
+    def pass_seconds(self, model: nn.Module, gradient: bool = False) -> float:
         """Seconds per image of a forward pass, or with `gradient` of a gradient."""
         return self.measured.get((model, gradient), GRADIENT if gradient else 1.0)
 

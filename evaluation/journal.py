@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -32,19 +32,8 @@ class Kept:
     purified: Tensor | None = None
 
 
-class Journal(Protocol):
-    """Storage of an evaluation: `kept` and `keep` go by the names of units."""
-
-    def records(self) -> list[Record]: ...
-    def append(self, records: Iterable[Record]) -> None: ...
-    def kept(self, name: str) -> Kept | None: ...
-    def keep(self, name: str, kept: Kept) -> None: ...
-    def checks(self) -> list[Check] | None: ...
-    def keep_checks(self, checks: Sequence[Check]) -> None: ...
-
-
 class MemoryJournal:
-    """A journal that ends with the process."""
+    """A journal that ends with the process; `kept` and `keep` go by the names of units."""
 
     def __init__(self) -> None:
         self._records: list[Record] = []
@@ -71,7 +60,7 @@ class MemoryJournal:
 
 
 class FolderJournal:
-    """A journal in a folder that belongs to `settings` and `inputs` (see `rdc.runs.settings`).
+    """The same in a folder that belongs to `settings` and `inputs` (see `rdc.runs.settings`).
 
     Raises:
         ValueError: the folder was begun with others.
@@ -112,6 +101,9 @@ class FolderJournal:
 
     def keep_checks(self, checks: Sequence[Check]) -> None:
         write_json(self.folder / CHECKS, [asdict(check) for check in checks])
+
+
+Journal = MemoryJournal | FolderJournal
 
 
 def images_file(folder: Path, name: str) -> Path:

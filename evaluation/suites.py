@@ -1,6 +1,5 @@
 """Suites of attacks on a defense: through every useful gradient, and without one."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -9,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation import suite_config
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.corruptions import CORRUPTIONS, Corruption, corrupt
 from evaluation.attacks.diffhammer import LOSSES, diffhammer
@@ -261,16 +259,11 @@ def run(
     seeds: list[int],
     stop_when_wrong: bool = False,
     round: bool = False,
-    chunk: int | None = None,
 ) -> list[Tensor]:
     """The attacked images (B, C, H, W) of one entry: after each of its stages, if it has some.
 
-    `stop_when_wrong`: see `Expectation`; `round`: the images have 8 bits; `chunk`: the former name
-    of `max_rows`, deprecated.
+    `stop_when_wrong`: see `Expectation`; `round`: the images have 8 bits.
     """
-    if chunk is not None:
-        warnings.warn("chunk is now called max_rows", DeprecationWarning, stacklevel=2)
-        max_rows = chunk
     kind = OnGrid if round else Expectation
     victim = kind(
         entry.surrogate, draws=entry.draws, max_rows=max_rows,
@@ -280,11 +273,3 @@ def run(
     found = entry.attack(victim, images, labels, eps=eps, seeds=seeds, **options)
     stages = list(found.stages.values()) if isinstance(found, Attacked) else [found]
     return [inside(stage, images, eps, norm) for stage in stages] if round else stages
-
-
-def __getattr__(name: str) -> Any:
-    """Settings of suites, which this module had before `evaluation.suite_config`; deprecated."""
-    if name not in ("SIZES", "SuiteConfig"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{name} is now in evaluation.suite_config", DeprecationWarning, stacklevel=2)
-    return getattr(suite_config, name)

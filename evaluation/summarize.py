@@ -11,7 +11,7 @@ from evaluation.costs import GRADIENT
 from evaluation.progress import Progress, Task
 from evaluation.results.card import measurement
 from evaluation.results.metrics import accuracies
-from evaluation.results.records import CLEAN, Record
+from evaluation.results.records import CLEAN
 from evaluation.results.summary import SUMMARY, Summary
 from evaluation.runner import Runner
 from evaluation.suites import black_box
@@ -26,16 +26,20 @@ def finish(runner: Runner, progress: Progress) -> Summary:
     Raises:
         ValueError: records are missing.
     """
-    target, records = runner.target, runner.journal.records()
+    target, records, norm = runner.target, runner.journal.records(), runner.options.norm
+    without = {record.attack for record in records if record.eps and black_box(record.attack)}
     answering = [record.seconds for record in records if record.attack == CLEAN]
     summary = Summary(
         config={**runner.settings, "out": runner.out and str(runner.out)},
         provenance=provenance(target.data),
         weights=target.weights,
         class_names=target.data.class_names,
-        norm=runner.options.norm,
+        norm=norm,
         accuracies=accuracies(records),
-        checks=(*of_model(runner, progress), *of_records(runner, records)),
+        checks=(
+            *of_model(runner, progress),
+            *from_records(records, black_box=without, norm=norm),
+        ),
         calls_per_image=runner.costs.per_image(len(runner.options.eps)),
         seconds_per_image=statistics.median(answering),
     )
@@ -80,11 +84,3 @@ def checks_task(runner: Runner) -> Task:
     passes *= checked_images(runner)
     seconds = passes * runner.costs.pass_seconds(runner.target.model)
     return Task(runner.name, "first images", "checks", float(passes), seconds)
-
-
-def of_records(runner: Runner, records: list[Record]) -> list[Check]:
-    """Checks on what all attacks have found."""
-    attacks = {record.attack for record in records if record.eps}
-    return from_records(
-        records, black_box={name for name in attacks if black_box(name)}, norm=runner.options.norm
-    )

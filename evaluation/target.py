@@ -1,8 +1,9 @@
 """Target of an evaluation: a model, the images that it is asked about, and their identity."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -43,8 +44,7 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        """The device of the model's weights; the CPU where it has none."""
-        return next((tensor.device for tensor in tensors(self.model)), torch.device("cpu"))
+        return device_of(self.model)
 
     def part(self, rows: range) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,) on the device."""
@@ -52,9 +52,10 @@ class Target:
         return part.images.to(self.device), part.labels.to(self.device)
 
 
-def tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's weights; the CPU where it has none."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def target_of(config: EvaluateConfig, device: torch.device) -> Target:
@@ -171,9 +172,8 @@ def first_answer(model: nn.Module, data: Dataset, model_name: str) -> Tensor:
     Raises:
         ValueError: it gives something else.
     """
-    device = next((tensor.device for tensor in tensors(model)), torch.device("cpu"))
     # A copy is asked: a model that remembers images must not know this one.
-    logits = copied(model)(data.subset(slice(1)).images.to(device))
+    logits = copied(model)(data.subset(slice(1)).images.to(device_of(model)))
     if not isinstance(logits, Tensor):
         raise ValueError(
             f"{model_name}: returns {type(logits).__name__}; it must return a tensor of logits "

@@ -51,11 +51,6 @@ def apndc(rdc: RobustDiffusionClassifier, *, sigma: float, seed: int = 0) -> Def
     return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
 
 
-def denoised(rdc: RobustDiffusionClassifier, classifier: nn.Module, *, sigma: float) -> Defense:
-    """Denoised smoothing: one unconditional denoising pass, then any image classifier."""
-    return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)
-
-
 def build_noised(
     kind: NoisedKind,
     rdc: RobustDiffusionClassifier,
@@ -66,9 +61,9 @@ def build_noised(
 ) -> nn.Module:
     """The classifier `kind` for images with noise `sigma` on the scale of [0, 1].
 
-    `classifier` is that of "denoised". The diffusion classifiers keep as many network rows per
-    image, the weights, the temperature and the largest level of `rdc`; EPNDC of an amortized
-    classifier has one row.
+    "denoised" is denoised smoothing: one unconditional denoising pass, then `classifier`. The
+    diffusion classifiers keep as many network rows per image, the weights, the temperature and the
+    largest level of `rdc`; EPNDC of an amortized classifier has one row.
 
     Raises:
         ValueError: the noise reaches that largest level.
@@ -83,4 +78,4 @@ def build_noised(
     if kind == "apndc":
         return apndc(rdc, sigma=sigma, seed=seed)
     assert classifier is not None
-    return denoised(rdc, classifier, sigma=sigma)
+    return Defense(OneShotDenoiser(rdc.denoiser, sigma=sigma), classifier)

@@ -1,6 +1,6 @@
 """The result of one check."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import ParamSpec
@@ -42,11 +42,15 @@ def check(name: str) -> Callable[[Callable[P, Finding]], Callable[P, Check]]:
     return decorate
 
 
+def failed(checks: Iterable[Check]) -> list[str]:
+    """The names of the checks that failed."""
+    return [check.name for check in checks if check.passed is False]
+
+
 def headline(checks: Sequence[Check]) -> str:
     """The first line of every report."""
-    failed = [check.name for check in checks if check.passed is False]
-    if failed:
-        return f"CHECKS FAILED: {', '.join(failed)}"
+    if names := failed(checks):
+        return f"CHECKS FAILED: {', '.join(names)}"
     applied = sum(check.passed is True for check in checks)
     if not applied:
         return "checks were not run"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.certification.program import SUMMARY as CERTIFICATES
+from evaluation.checks.check import failed
 from evaluation.config import GIVEN
 from evaluation.eps import written
 from evaluation.results.metrics import WORST, Accuracy
@@ -17,7 +18,7 @@ from evaluation.results.protocols import FROZEN
 from evaluation.results.records import Record, read_records, worst
 from evaluation.results.summary import SUMMARY, Summary
 from rdc.config import read_json
-from rdc.runs.settings import INPUTS, SETTINGS
+from rdc.runs.settings import INPUTS, SETTINGS, flag
 
 NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "stAdv", "corruption": "corruptions"}
 """Titles of the threats, in the order of tables."""
@@ -85,7 +86,7 @@ class Run:
     @property
     def broken(self) -> list[str]:
         """The checks that failed."""
-        return [check.name for check in self.summary.checks if check.passed is False]
+        return failed(self.summary.checks)
 
     @property
     def failed(self) -> bool:
@@ -164,7 +165,7 @@ def unfinished(folder: Path) -> str:
             f"{folder} has no {SUMMARY}: the run is not finished. The same call of "
             "evaluation.evaluate continues it"
         )
-    flags = [word for name, value in flatten(settings) for word in flag(name, value)]
+    flags = [word for name, value in flatten(settings) for word in typed(name, value)]
     program = "evaluation.certify" if "sigma" in settings else "evaluation.evaluate"
     command = shlex.join(["python", "-m", program, "--out", str(folder), *flags])
     return (
@@ -182,9 +183,9 @@ def flatten(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
             yield above + name, value
 
 
-def flag(name: str, value: Any) -> list[str]:
+def typed(name: str, value: Any) -> list[str]:
     """A setting as words of a command line; None is a default."""
-    word = f"--{name}".replace("_", "-")
+    word = flag(name)
     if value is None:
         return []
     if isinstance(value, bool):

@@ -150,7 +150,7 @@ def charts(group: Group, number: int, out: Path) -> Iterator[Picture]:
     """Accuracy over the budget under each norm."""
     for norm in group.norms:
         png = figures.accuracy(group.of(norm), group.defenses, norm)
-        keep(out, f"accuracy-{number}-{norm}.png", png)
+        write_atomically(out / f"accuracy-{number}-{norm}.png", png)
         yield Picture(png, f"accuracy over the budget, {NORMS[norm]}")
 
 
@@ -166,7 +166,7 @@ def bounds(proven: Sequence[Certified], runs: Sequence[Run], out: Path) -> Itera
             f"certified: {found.name}, sigma {found.config['sigma']:g}",
             f"attacked: {run.name}, {run.images} images",
         )  # fmt: skip
-        keep(out, f"certified-{number}.png", png)
+        write_atomically(out / f"certified-{number}.png", png)
         yield Picture(
             png, f"certified accuracy of {found.name} and attacked accuracy of {run.name}"
         )
@@ -178,7 +178,7 @@ def run_page(run: Run, number: int, out: Path) -> RunPage:
     photos, drawn = dict(photographs(run, eps)), dict(run_charts(run, eps))
     for kind, picture in (photos | drawn).items():
         # Different names must not share a file, and a name may hold what a file's may not.
-        keep(out, f"{quote(run.name, safe='')}-{kind}.png", picture.png)
+        write_atomically(out / f"{quote(run.name, safe='')}-{kind}.png", picture.png)
     return RunPage(run, number, eps, list(photos.values()), list(drawn.values()))
 
 
@@ -225,7 +225,3 @@ def run_charts(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
 def heading(run: Run) -> str:
     """The first line of a figure's title."""
     return f"{run.name} (checks failed)" if run.failed else run.name
-
-
-def keep(out: Path, name: str, png: bytes) -> None:
-    write_atomically(out / name, png)

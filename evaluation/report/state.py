@@ -37,7 +37,8 @@ def counts(runs: Sequence[Run]) -> str:
 
 def strength(runs: Sequence[Run]) -> str:
     """The numbers of images and of attack steps, each beside what it is to be compared with."""
-    widest = max(share.high - share.low for run in runs for share in every(run))
+    shares = [run.share(eps) for run in runs for eps in (0.0, *run.budgets)]
+    widest = max(share.high - share.low for share in shares)
     images = f"{span(run.images for run in runs)} images"
     intervals = f"95 % intervals up to {100 * widest:.0f} points wide"
     suites = [run.summary.config.get("suite") or {} for run in runs]
@@ -45,11 +46,6 @@ def strength(runs: Sequence[Run]) -> str:
     usual = f"AutoAttack: {SIZES['standard'].steps}"
     attacks = f"{span(steps)} steps per attack ({usual})" if steps else "attack steps not recorded"
     return f"Strength: {images} ({intervals}), {attacks}."
-
-
-def every(run: Run) -> list:
-    """The worst-case accuracies of a run, clean images first."""
-    return [run.share(eps) for eps in (0.0, *run.budgets)]
 
 
 def span(values: Iterable[int]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.checks.check import Check
+from evaluation.checks.check import Check, failed
 from evaluation.eps import written
 from evaluation.results.metrics import WORST
 from evaluation.results.protocols import PROTOCOLS
@@ -41,13 +41,13 @@ def text(summary: Summary) -> str:
 def _checks(checks: tuple[Check, ...]) -> list[str]:
     if not checks:
         return ["No checks of this measurement were recorded."]
-    failed = [check.name for check in checks if check.passed is False]
+    names = failed(checks)
     warning = (
-        f"**Checks of this measurement failed ({', '.join(failed)}): the accuracies under attack "
+        f"**Checks of this measurement failed ({', '.join(names)}): the accuracies under attack "
         "below are no evidence of robustness.**"
     )
     lines = {check.name: f"{STATES[check.passed]}. {check.detail}" for check in checks}
-    return [*([warning] if failed else []), "Checks of the measurement:", _listed(lines)]
+    return [*([warning] if names else []), "Checks of the measurement:", _listed(lines)]
 
 
 def _table(summary: Summary) -> list[str]:

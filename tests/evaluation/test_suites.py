@@ -9,7 +9,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from evaluation import suites
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.ensembles import standard, stochastic
 from evaluation.attacks.eot import Expectation
@@ -50,19 +49,6 @@ def test_plain_classifier_under_one_gradient_and_none() -> None:
         *(f"exact/{name}" for name in white), *WITHOUT_GRADIENT, "transfer/apgd-margin"
     }  # fmt: skip
     assert set(suite(cnn(), "stadv", SMALL)) == {"exact/stadv"}
-
-
-def test_former_names_are_taken_with_a_warning() -> None:
-    with pytest.warns(DeprecationWarning, match=r"suite_config"):
-        assert suites.SuiteConfig is SuiteConfig
-    with pytest.raises(AttributeError):
-        _ = suites.never_there
-    entry = suite(cnn(), "linf", SMALL, only=("exact/apgd-ce",))["exact/apgd-ce"]
-    options: dict[str, Any] = {"eps": 0.1, "norm": "linf", "seeds": [0, 1]}
-    with pytest.warns(DeprecationWarning, match="max_rows"):
-        (found,) = run(entry, DIGITS.images, DIGITS.labels, chunk=1, **options)
-    (expected,) = run(entry, DIGITS.images, DIGITS.labels, max_rows=1, **options)
-    assert torch.equal(found, expected)
 
 
 def test_every_surrogate_of_a_purifier_on_its_frozen_draw_and_on_means() -> None:
