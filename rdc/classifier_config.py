@@ -62,14 +62,9 @@ class ClassifierConfig:
         from rdc.levels import Levels  # imports torch
 
         return Levels.build(
-            count=self.levels,
-            low=self.sigma_min,
-            high=self.sigma_max,
-            spacing=self.spacing,
-            weighting=self.weighting,
-            draws=self.draws,
-            sigma_data=self.sigma_data,
-        )
+            count=self.levels, low=self.sigma_min, high=self.sigma_max, spacing=self.spacing,
+            weighting=self.weighting, draws=self.draws, sigma_data=self.sigma_data,
+        )  # fmt: skip
 
     @classmethod
     def released(cls, levels: int = 125) -> "ClassifierConfig":

@@ -5,6 +5,7 @@ import inspect
 import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,12 @@ def short(value: Any) -> str:
 def cut(text: str) -> str:
     """The text, cut after 200 characters."""
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def some(texts: Sequence[str]) -> str:
+    """The first three of the texts, each cut, and their number."""
+    shown = ", ".join([*map(cut, texts[:3]), *(["..."] if len(texts) > 3 else [])])
+    return f"{shown} ({len(texts)} in all)"
 
 
 def to_json(config: Any) -> str:

@@ -1,5 +1,6 @@
 """A denoiser is the only thing the methods know: E[x0 | x, sigma], with and without the class."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -61,6 +62,23 @@ class NoisyClassifier(DenoiserLike, Protocol):
     def class_log_posterior(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """log p(y | x, sigma) for every class: (B, K)."""
         ...
+
+
+def of_each_class(
+    estimate: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    sigma: Tensor | float,
+    count: int,
+) -> Tensor:
+    """estimate(x, sigma, labels) of every class of every image: (B, `count`, C, H, W).
+
+    All classes of all images x (B, C, H, W) are rows of one batch.
+    """
+    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+    labels = torch.arange(count, device=x.device).repeat(len(x))
+    rows = repeat(x, "b c h w -> (b k) c h w", k=count)
+    found = estimate(rows, sigma.repeat_interleave(count), labels)
+    return rearrange(found, "(b k) c h w -> b k c h w", k=count)
 
 
 Preconditioning = Literal["edm", "ve", "vp-continuous", "vp-discrete"]
@@ -206,17 +224,10 @@ class Denoiser(
         self._require_classes()
         if self.multihead:
             return self(x, sigma, outputs="classes")
-        count = self.num_classes
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        labels = torch.arange(count, device=x.device).repeat(len(x))
-        rows = repeat(x, "b c h w -> (b k) c h w", k=count)
-        levels = sigma.repeat_interleave(count)
         if self.has_classifier:  # one pass of the decoder for all classes
-            unconditional = self.denoise(x, sigma)[:, None]
-            guidance = self._guidance(rows, levels, labels)
-            return unconditional + rearrange(guidance, "(b k) c h w -> b k c h w", k=count)
-        denoised = self(rows, levels, labels=labels)
-        return rearrange(denoised, "(b k) c h w -> b k c h w", k=count)
+            guidance = of_each_class(self._guidance, x, sigma, self.num_classes)
+            return self.denoise(x, sigma)[:, None] + guidance
+        return of_each_class(self.denoise_class, x, sigma, self.num_classes)
 
     def class_log_posterior(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """log p(y | x, sigma) of the network's classifier: (B, K)."""

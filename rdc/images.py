@@ -49,9 +49,8 @@ def check_form(images: Tensor, shape: Shape) -> Tensor:
             f"images: shape {tuple(images.shape)}, but this model takes (B, {shape[0]}, "
             f"{shape[1]}, {shape[2]}): B images, channels first"
         )
-    if (
-        not images.is_floating_point() or images.dtype.itemsize == 1
-    ):  # 8-bit floats do no arithmetic
+    # Floats of 8 bits do no arithmetic.
+    if not images.is_floating_point() or images.dtype.itemsize == 1:
         raise ValueError(
             f"images: dtype {images.dtype}; give float images in [0, 1] (for uint8: images.float() "
             "/ 255)"

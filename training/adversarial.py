@@ -1,12 +1,12 @@
 """Objectives of classifiers: standard training, and adversarial training (PGD, TRADES)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from purification.guidance.base import evaluating
 from training.objective_config import ClassifierObjectiveConfig, Distance
 
 
@@ -64,7 +64,7 @@ def perturb(
     running statistics never see a point on the way; nothing accumulates in the gradients of its
     weights.
     """
-    with _evaluating(model):
+    with evaluating(model):
         loss = _attacked_loss(model, images, labels, config, noise)
         point = project(images + random_start(images, config, generator), images, config)
         for _ in range(config.attack_steps):
@@ -151,18 +151,6 @@ def _step(
     if config.norm == "linf":
         return length * gradient.sign()
     return length * gradient / _norms(gradient)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards each module is in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _norms(x: Tensor) -> Tensor:

@@ -139,8 +139,9 @@ class Run(Generic[Module]):
             self.accelerator.print(f"{self.config.out} holds a finished run: nothing left to do")
             return
         self.checkpoints.load_latest()
-        self._start_trackers()
         config, done = self.config, self.progress.step
+        settings = {key: str(value) for key, value in asdict(config).items()}
+        self.accelerator.init_trackers("rdc", config=settings)
         bar = tqdm(
             range(done, config.steps), initial=done, total=config.steps,
             desc=f"training on {config.data}", unit="step",
@@ -178,10 +179,6 @@ class Run(Generic[Module]):
         lock_settings(out, self.config, inputs=inputs, file=SETTINGS, free=FREE)
         if (out / RECORD).exists():
             shutil.rmtree(out / LATEST, ignore_errors=True)
-
-    def _start_trackers(self) -> None:
-        settings = {key: str(value) for key, value in asdict(self.config).items()}
-        self.accelerator.init_trackers("rdc", config=settings)
 
     def step(self, step: int) -> Tensor:
         """One optimizer step; the mean loss of this process's share, on its device."""
@@ -225,7 +222,8 @@ class Run(Generic[Module]):
         if self.accelerator.is_main_process:
             bar.write(f"step {step} of {config.steps}: {in_words(figures)}")
             self._keep_latest()
-            self._write_history()
+            lines = (json.dumps(entry) + "\n" for entry in self.progress.history)
+            write_atomically(config.out / HISTORY, "".join(lines))
             if picture_is_due(before, step, config.steps):
                 self.task.illustrate(self.shown, config.out / "samples" / f"step_{step:08d}.png")
         self.meter.restart()
@@ -234,10 +232,6 @@ class Run(Generic[Module]):
         """Save the copied averages as a model, before the run is over."""
         with replacing(self.config.out / LATEST) as folder:
             self.task.save(self.shown, folder, None)
-
-    def _write_history(self) -> None:
-        lines = (json.dumps(entry) + "\n" for entry in self.progress.history)
-        write_atomically(self.config.out / HISTORY, "".join(lines))
 
     def _leave(self, signal: int) -> None:
         self.ema.copy_to(self.shown, 0)

@@ -53,10 +53,9 @@ def export(
         saved = RobustDiffusionClassifier(network, from_json(RDCConfig, folder / RDC_SETTINGS))
     facts = Facts(sources=(source,))
     saved.save_pretrained(out, facts=facts, dtype=dtype, max_shard_size=max_shard_size)
-    if (folder / CARD).is_file():
-        write_atomically(out / CARD, (folder / CARD).read_bytes())
-    if (folder / TRAINING).is_file():
-        write_atomically(out / TRAINING, (folder / TRAINING).read_bytes())
+    for name in (CARD, TRAINING):
+        if (folder / name).is_file():
+            write_atomically(out / name, (folder / name).read_bytes())
     sections["Weights"] = weights(out, [source])
     card = (out / CARD).read_text(encoding="utf-8")
     write_atomically(out / CARD, with_sections(card, sections))

@@ -14,13 +14,11 @@ from rdc.hub.model_card import describe
 from rdc.hub.weights import sha256, weight_files
 from rdc.networks.image_classifier import ImageClassifier
 
-Kind = type[Denoiser] | type[ImageClassifier]
-
 
 def open_model(model: str | Path) -> tuple[Denoiser | ImageClassifier, Path]:
     """The network of a packaged model, directory or hub id, whatever it is, and its folder."""
     settings = locate(model, CONFIG)
-    kind: Kind = Denoiser if "network" in read_json(settings) else ImageClassifier
+    kind = Denoiser if "network" in read_json(settings) else ImageClassifier
     return kind.from_pretrained(settings.parent), settings.parent
 
 

@@ -62,7 +62,7 @@ def convert(document: Any, facts: ClassifierFacts) -> Published:
     counts = {name: torch.zeros((), dtype=torch.long) for name in names if name.endswith(COUNT)}
     tensors = counts | tensors
     rules = [Rule(name, (name,)) for name in names]
-    weights = convert_weights(rules, tensors, network, "network.")
+    weights = convert_weights(rules, tensors, network)
     note = "The file does not name its license, its data or its normalization: see its source."
     notes = (note, chosen) if chosen else (note,)
     return Published(facts.architecture, config, weights, "other", notes)

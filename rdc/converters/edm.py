@@ -25,7 +25,7 @@ from rdc.converters.weights import (
     attention_rows,
     block_rules,
     blocks,
-    denoiser_weights,
+    convert_weights,
     layer,
     plain_tensors,
     skeleton,
@@ -102,7 +102,7 @@ def _published(
     if network.num_classes and not arguments["label_dropout"]:
         notes.append(NO_NULL_LABEL)
     net = skeleton(network)
-    weights = denoiser_weights(_rules(net), tensors, net)
+    weights = convert_weights(_rules(net), tensors, net)
     config = DenoiserConfig(network, sigma_data, preconditioning=preconditioning)
     return Published(f"EDM {kind}", config, weights, "cc-by-nc-sa-4.0", tuple(notes))
 

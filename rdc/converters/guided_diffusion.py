@@ -20,7 +20,7 @@ from rdc.converters.weights import (
     attention_rows,
     block_rules,
     blocks,
-    denoiser_weights,
+    convert_weights,
     layer,
     plain_tensors,
     skeleton,
@@ -50,7 +50,7 @@ def convert(document: Any) -> Published:
         name += ", class-conditional"
         notes.append("It was trained with every label given: without one it is untrained.")
     config = DenoiserConfig(network, preconditioning="vp-discrete")
-    weights = denoiser_weights(_rules(net), tensors, net)
+    weights = convert_weights(_rules(net), tensors, net)
     return Published(name, config, weights, "mit", tuple(notes))
 
 

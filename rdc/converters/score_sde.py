@@ -19,7 +19,7 @@ from rdc.converters.weights import (
     attention,
     block_rules,
     blocks,
-    denoiser_weights,
+    convert_weights,
     layer,
     plain_tensors,
     require_names,
@@ -53,7 +53,7 @@ def convert(document: Any) -> Published:
     return Published(
         "score_sde DDPM++",
         DenoiserConfig(net.config, preconditioning="vp-continuous"),
-        denoiser_weights(rules, model, net),
+        convert_weights(rules, model, net),
         "apache-2.0",
         ("Its authors' repository is under the Apache license 2.0.", note),
     )

@@ -8,8 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from rdc.config import cut, short
+from rdc.config import cut, short, some
 from rdc.denoiser import DenoiserConfig
+from rdc.hub import building
 from rdc.networks.blocks import Attention, Block
 from rdc.networks.image_classifier import ImageClassifierConfig
 from rdc.networks.unet import UNet
@@ -70,26 +71,18 @@ def attention(block: Block) -> Attention | None:
 
 def skeleton(config: UNetConfig) -> UNet:
     """The network without memory for its weights: its structure and shapes."""
-    with torch.device("meta"):
-        return UNet(config)
-
-
-def denoiser_weights(
-    rules: Iterable[Rule], tensors: Mapping[str, Tensor], network: UNet
-) -> dict[str, Tensor]:
-    """Weights of a `Denoiser` with this network."""
-    return convert_weights(rules, tensors, network, "network.")
+    return building.skeleton(lambda: UNet(config), "the file")
 
 
 def convert_weights(
-    rules: Iterable[Rule], tensors: Mapping[str, Tensor], module: nn.Module, prefix: str = ""
+    rules: Iterable[Rule], tensors: Mapping[str, Tensor], network: nn.Module
 ) -> dict[str, Tensor]:
-    """The state dictionary that the rules make of `tensors`, with `prefix` before every name.
+    """Weights of a `Denoiser` or `ImageClassifier` with this network, made by the rules.
 
     Raises ValueError where `tensors` are not those that the rules ask for, do not have the shapes
-    of `module`, are not finite, or are of types that float32 does not hold exactly.
+    of `network`, are not finite, or are of types that float32 does not hold exactly.
     """
-    rules, own = list(rules), module.state_dict()
+    rules, own = list(rules), network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     require_names((source for rule in rules for source in rule.sources), tensors)
     _require_types(rules, tensors, own)
@@ -103,9 +96,9 @@ def convert_weights(
         elif not value.isfinite().all():
             broken += rule.sources
         else:
-            made[prefix + rule.target] = value.detach()
+            made[f"network.{rule.target}"] = value.detach()
     _refuse(wrongly_shaped=wrong, not_finite=broken)
-    assert {prefix + name for name in shapes} == set(made)
+    assert {f"network.{name}" for name in shapes} == set(made)
     return made
 
 
@@ -143,13 +136,7 @@ def _made(rule: Rule, tensors: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def _refuse(**found: list[str]) -> None:
-    parts = [
-        f"{kind.replace('_', ' ')}: {', '.join(map(cut, names[:3]))}"
-        f"{', ...' if len(names) > 3 else ''} "
-        f"({len(names)} in all)"
-        for kind, names in found.items()
-        if names
-    ]
+    parts = [f"{kind.replace('_', ' ')}: {some(names)}" for kind, names in found.items() if names]
     if parts:
         raise ValueError("its tensors are not those of this network; " + "; ".join(parts))
 

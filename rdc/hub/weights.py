@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rdc.choices import MAX_SHARD_SIZE
-from rdc.config import read_json, short
+from rdc.config import read_json, short, some
 from rdc.runs.atomic import make_folder, replace_files
 
 WEIGHTS = "model.safetensors"
@@ -218,16 +218,12 @@ def require_fit(module: nn.Module, directory: Path) -> None:
             if found[name].dtype not in _types(own[name].dtype)
         ],
     }
-    texts = [f"{kind}: {_some(names)}" for kind, names in wrong.items() if names]
+    texts = [f"{kind}: {some(names)}" for kind, names in wrong.items() if names]
     if texts:
         raise ValueError(
             f"{_where(directory)} does not fit the network in its config.json; tensors "
             f"{'; tensors '.join(texts)}"
         )
-
-
-def _some(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)} in all)"
 
 
 def _types(dtype: torch.dtype) -> tuple[str, ...]:
@@ -261,11 +257,11 @@ def load_weights(module: nn.Module, directory: Path) -> None:
         elif stored.dtype == torch.float64 and not torch.equal(own[name].to(stored), stored):
             inexact.append(name)
     if broken:
-        raise ValueError(f"{_where(directory)}: NaN or infinity in {_some(broken)}")
+        raise ValueError(f"{_where(directory)}: NaN or infinity in {some(broken)}")
     if inexact:
         raise ValueError(
             f"{_where(directory)}: float64 that {own[inexact[0]].dtype} does not hold exactly in "
-            f"{_some(inexact)}; round them yourself: tensor.float()"
+            f"{some(inexact)}; round them yourself: tensor.float()"
         )
 
 

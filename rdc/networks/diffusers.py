@@ -1,12 +1,14 @@
 """Networks of the diffusers library as denoisers; see `DiffusersDenoiser`."""
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
+
+from rdc.config import read_json
+from rdc.denoiser import of_each_class
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -147,12 +149,7 @@ class DiffusersDenoiser(nn.Module):
 
     def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x, sigma, y] for every class y: (B, K, C, H, W)."""
-        count = self.num_classes
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        labels = torch.arange(count, device=x.device).repeat(len(x))
-        rows = repeat(x, "b c h w -> (b k) c h w", k=count)
-        denoised = self.denoise_class(rows, sigma.repeat_interleave(count), labels)
-        return rearrange(denoised, "(b k) c h w -> b k c h w", k=count)
+        return of_each_class(self.denoise_class, x, sigma, self.num_classes)
 
 
 def _diffusers() -> Any:
@@ -285,10 +282,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{path} does not exist; a pipeline's save_pretrained writes it, with all its parts"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} must be a JSON object")
     return values

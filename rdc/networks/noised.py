@@ -32,22 +32,10 @@ class NoisedDenoiser(nn.Module):
             raise ValueError(f"tau={tau!r} must be 0 or more, the noise on the scale of [-1, 1]")
         self.denoiser = denoiser
         self.tau = tau
-
-    @property
-    def num_classes(self) -> int:
-        return self.denoiser.num_classes
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.denoiser.image_shape
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.denoiser.class_names
-
-    @property
-    def rows_per_image(self) -> int:
-        return self.denoiser.rows_per_image
+        self.num_classes = denoiser.num_classes
+        self.image_shape = denoiser.image_shape
+        self.class_names = denoiser.class_names
+        self.rows_per_image = denoiser.rows_per_image
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 + tau n | x, sigma]: (B, C, H, W)."""
