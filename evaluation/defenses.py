@@ -11,12 +11,7 @@ from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.defense_config import GENERATIVE, METHODS, NOISED, DefenseConfig, is_factory
 from evaluation.factories import from_factory, source_file
 from purification.methods import build as build_purifier
-from rdc import (
-    Defense,
-    Denoiser,
-    ImageClassifier,
-    RobustDiffusionClassifier,
-)
+from rdc import Defense, Denoiser, ImageClassifier, RobustDiffusionClassifier
 from rdc.data import Dataset, load
 from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.hub.weights import sha256

@@ -36,10 +36,7 @@ def finish(runner: Runner, progress: Progress) -> Summary:
         class_names=target.data.class_names,
         norm=norm,
         accuracies=accuracies(records),
-        checks=(
-            *of_model(runner, progress),
-            *from_records(records, black_box=without, norm=norm),
-        ),
+        checks=(*of_model(runner, progress), *from_records(records, black_box=without, norm=norm)),
         calls_per_image=runner.costs.per_image(len(runner.options.eps)),
         seconds_per_image=statistics.median(answering),
     )

@@ -18,10 +18,10 @@ from rdc.choices import Spacing, Weighting
 P_MEAN, P_STD = -1.2, 1.2  # EDM's training distribution of ln(sigma), Karras et al. 2022, table 1
 
 
-def lognormal_density(sigma: Tensor, mean: float = P_MEAN, std: float = P_STD) -> Tensor:
-    """Density of sigma when ln(sigma) ~ N(mean, std^2); integrates to 1."""
-    z = (sigma.log() - mean) / std
-    return (-z.square() / 2).exp() / (sigma * std * math.sqrt(2 * math.pi))
+def lognormal_density(sigma: Tensor) -> Tensor:
+    """Density of sigma when ln(sigma) ~ N(P_MEAN, P_STD^2); integrates to 1."""
+    z = (sigma.log() - P_MEAN) / P_STD
+    return (-z.square() / 2).exp() / (sigma * P_STD * math.sqrt(2 * math.pi))
 
 
 def weight(sigma: Tensor, weighting: Weighting, *, sigma_data: float = 0.5) -> Tensor:

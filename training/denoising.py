@@ -12,12 +12,7 @@ from torch import Tensor, nn
 
 from purification import build
 from purification.noise_level import added_noise, noise_level
-from rdc import (
-    Denoiser,
-    DenoiserConfig,
-    OptimalDenoiser,
-    RobustDiffusionClassifier,
-)
+from rdc import Denoiser, DenoiserConfig, OptimalDenoiser, RobustDiffusionClassifier
 from rdc.classifier import build_classifier
 from rdc.commands.info import commands
 from rdc.data import Dataset

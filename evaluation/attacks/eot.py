@@ -55,12 +55,7 @@ class Expectation:
     """
 
     def __init__(
-        self,
-        model: Model,
-        *,
-        draws: int = 1,
-        max_rows: int = 256,
-        stop_when_wrong: bool = False,
+        self, model: Model, *, draws: int = 1, max_rows: int = 256, stop_when_wrong: bool = False
     ) -> None:
         if draws < 1 or max_rows < 1:
             raise ValueError(f"draws={draws} and max_rows={max_rows} must be at least 1")

@@ -33,10 +33,7 @@ class Selection:
         return ((self.judged.wrong < 1) | ~self._attacked).nonzero()[:, 0]
 
     def run(
-        self,
-        attack: Callable[[Tensor, list[int]], Tensor],
-        *path: int,
-        index: Tensor | None = None,
+        self, attack: Callable[[Tensor, list[int]], Tensor], *path: int, index: Tensor | None = None
     ) -> Tensor:
         """Attack the images `index` (M,), by default those standing; keep the most harmful ones.
 

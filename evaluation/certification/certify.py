@@ -7,15 +7,14 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from evaluation.attacks.validation import checked, refuse_training_mode
 from evaluation.certification.certificate import Certificate, Certification
 from evaluation.certification.config import SamplingMethod, SmoothingConfig
 from evaluation.certification.sampling import Candidate, certificates, classify
 from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.work_queue import Claims
 from rdc.defense import batch_coupled
-from rdc.images import check_images
 from rdc.runs.fingerprints import tensors_hash, weights_hash
 from rdc.runs.run_log import RunLog
 
@@ -64,7 +63,7 @@ def certify(
         sigma=sigma, radii=None if radii is None else tuple(radii), method=method, samples=samples,
         selection=selection, alpha=alpha, seed=seed,
     )  # fmt: skip
-    require_data(images, labels)
+    checked(images, labels, eps=0)
     require_certifiable(model, images)
     if max_rows < 1:
         raise ValueError(f"max_rows={max_rows} must be at least 1")
@@ -148,19 +147,6 @@ class Records:
         return [Certificate(**record) for record in self._log.read()]
 
 
-def require_data(images: Tensor, labels: Tensor) -> None:
-    """Refuse images outside [0, 1], and labels that are not one class number for each of them."""
-    if images.ndim != 4:
-        raise ValueError(f"images: shape {tuple(images.shape)}; give (N, C, H, W)")
-    channels, height, width = images.shape[1:]
-    check_images(images, (channels, height, width))
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"labels: {labels.dtype} of shape {tuple(labels.shape)} for {len(images)} images; give "
-            f"class numbers ({len(images)},) int64"
-        )
-
-
 def require_certifiable(model: nn.Module, images: Tensor) -> None:
     """Refuse a model about which randomized smoothing proves nothing."""
     if isinstance(model, SmoothedClassifier):
@@ -174,9 +160,5 @@ def require_certifiable(model: nn.Module, images: Tensor) -> None:
             "noisy copies of an image are not independent; use a defense without batch_coupled "
             "guidance"
         )
-    if any(part.training for part in model.modules() if isinstance(part, _BatchNorm)):
-        raise ValueError(
-            "model: batch normalization in training mode makes answers depend on the batch; call "
-            "model.eval() first"
-        )
+    refuse_training_mode(model)
     classify(model, images[:1])  # refuses other shapes before any work

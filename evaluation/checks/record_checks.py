@@ -32,11 +32,7 @@ def from_records(
     """
     if norm == "corruption":
         return []
-    return [
-        falling(records),
-        white_box_wins(records, black_box),
-        recorded_inside(records, norm),
-    ]
+    return [falling(records), white_box_wins(records, black_box), recorded_inside(records, norm)]
 
 
 @check("accuracy falls with eps")

@@ -6,15 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.report.load import CERTIFICATES, Run
-from evaluation.results.fields import (
-    COUNT,
-    NUMBER,
-    OBJECT,
-    SHARE,
-    TEXT,
-    list_of,
-    require_fields,
-)
+from evaluation.results.fields import COUNT, NUMBER, OBJECT, SHARE, TEXT, list_of, require_fields
 from evaluation.results.metrics import Accuracy
 from rdc.config import read_json
 

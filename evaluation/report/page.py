@@ -195,29 +195,17 @@ def run_charts(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
     curves = {}
     for name, budget in {"clean": 0.0, "attacked": eps}.items():
         found, where = run.answers[budget], f"attacked, {eps_title(eps)}" if budget else "clean"
-        lines, row = (
-            (heading(run), f"{where}, {run.images} images"),
-            tables.confidence_row(run, budget),
-        )
+        lines = heading(run), f"{where}, {run.images} images"
+        right = f"{sum(r.right for r in found)} of {len(found)} images right"
+        error = f"ECE {100 * tables.confidence_row(run, budget).calibration_error:.1f} %"
+        drawn = {
+            "confusion": (figures.confusions(found, run.classes, *lines), right),
+            "reliability": (confidence_figures.reliabilities(found, *lines), error),
+        }
+        for kind, (png, figure) in drawn.items():
+            alt = f"{kind} of {run.name}, {name}"
+            yield f"{kind}-{name}", Picture(png, alt, caption=name.capitalize(), figure=figure)
         curves[where] = found
-        yield (
-            f"confusion-{name}",
-            Picture(
-                figures.confusions(found, run.classes, *lines),
-                f"confusion of {run.name}, {name}",
-                caption=name.capitalize(),
-                figure=f"{sum(r.right for r in found)} of {len(found)} images right",
-            ),
-        )
-        yield (
-            f"reliability-{name}",
-            Picture(
-                confidence_figures.reliabilities(found, *lines),
-                f"reliability of {run.name}, {name}",
-                caption=name.capitalize(),
-                figure=f"ECE {100 * row.calibration_error:.1f} %",
-            ),
-        )
     png = confidence_figures.risks(curves, heading(run))
     yield "risk", Picture(png, f"risk over coverage of {run.name}")
 

@@ -205,10 +205,7 @@ class FolderRun:
                 "done: they must write to the same folder"
             )
         failed = 0
-        with (
-            replacing(self.out / PREDICTIONS) as part,
-            part.open("w", encoding="utf-8") as file,
-        ):
+        with replacing(self.out / PREDICTIONS) as part, part.open("w", encoding="utf-8") as file:
             for number, _ in enumerate(self.batches()):
                 for row in read_rows(*places[number]):
                     failed += "error" in row

@@ -33,11 +33,7 @@ MAIN_PROCESS_SECONDS = 20.0
 
 
 def run_program(
-    main: Main,
-    arguments: Sequence[str] | None = None,
-    *,
-    kind: Any = None,
-    prog: str | None = None,
+    main: Main, arguments: Sequence[str] | None = None, *, kind: Any = None, prog: str | None = None
 ) -> int:
     """Run a program with the arguments of a command line and return its exit status.
 

@@ -72,11 +72,7 @@ def _map(path: Path) -> np.memmap:
 
 
 def _write(path: Path, encoded: Encoded, target: Target) -> None:
-    header = {
-        "descr": "|u1",
-        "fortran_order": False,
-        "shape": (len(encoded.labels), *target.shape),
-    }
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(encoded.labels), *target.shape)}
     with replacing(path) as part, part.open("xb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for pixels in decoded(encoded, target):

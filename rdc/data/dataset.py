@@ -13,6 +13,11 @@ from rdc.images import check_images
 
 Shape = tuple[int, int, int]
 
+SPLITS: dict[str, Split] = {
+    "train": "train", "validation": "validation", "val": "validation", "valid": "validation",
+    "test": "test",
+}  # fmt: skip
+"""Names of splits in folders and files, and what they mean."""
 HOLD_OUT_SEED = 0
 HOLD_OUT_SHARE, HOLD_OUT_MOST = 10, 5_000
 

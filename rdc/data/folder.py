@@ -7,15 +7,9 @@ from pathlib import Path
 import torch
 
 from rdc.choices import Split
-from rdc.data.dataset import hold_out, origin, same_classes
+from rdc.data.dataset import SPLITS, hold_out, origin, same_classes
 from rdc.data.decode import BATCH, Batch, Encoded
 from rdc.image_files import check_regular, image_files
-
-FOLDERS: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test",),
-}
 
 
 def read_folder(root: Path, split: Split) -> Encoded:
@@ -48,15 +42,15 @@ def read_folder(root: Path, split: Split) -> Encoded:
 
 def _split_folders(root: Path) -> dict[Split, Path]:
     folders: dict[Split, Path] = {}
-    for split, names in FOLDERS.items():
-        found = [root / name for name in names if (root / name).is_dir()]
-        if len(found) > 1:
+    for name, split in SPLITS.items():
+        if not (root / name).is_dir():
+            continue
+        if split in folders:
             raise ValueError(
-                f"source: {root} has {' and '.join(f.name for f in found)}, all of which mean "
-                f"{split}; keep one"
+                f"source: {root} has {folders[split].name} and {name}, both of which mean {split}; "
+                "keep one"
             )
-        if found:
-            folders[split] = found[0]
+        folders[split] = root / name
     return folders
 
 

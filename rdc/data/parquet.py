@@ -12,18 +12,11 @@ import numpy as np
 import torch
 
 from rdc.choices import Split
-from rdc.data.dataset import hold_out, origin, same_classes
+from rdc.data.dataset import SPLITS, hold_out, origin, same_classes
 from rdc.data.decode import BATCH, Batch, Encoded
 
 IMAGES = ("image", "img")
 LABELS = ("label", "fine_label")
-SPLITS: dict[str, Split] = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-}
 
 
 def parquet_files(root: Path) -> list[Path]:

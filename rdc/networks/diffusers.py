@@ -72,11 +72,7 @@ class DiffusersDenoiser(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        null_label: int | None = None,
-        class_names: tuple[str, ...] = (),
+        cls, folder: str | Path, *, null_label: int | None = None, class_names: tuple[str, ...] = ()
     ) -> Self:
         """Load a pipeline's folder, or one that holds the network and the scheduler side by side.
 

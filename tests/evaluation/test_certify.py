@@ -254,7 +254,7 @@ def frozen() -> nn.Module:
         (HalfSpace(), {"samples": 12, "radii": (0.0,)}, "too few"),
         (HalfSpace(), {"samples": 100, "radii": (0.4,)}, "too few for the radius 0.4"),
         (Coupled(), {}, "depends on the other images of the batch"),
-        (norm_in_training(), {}, r"model.eval\(\) first"),
+        (norm_in_training(), {}, r"call model.eval\(\)"),
         (frozen(), {}, "frozen smoothing noise has none"),
         (nn.Identity(), {}, "must give logits"),
         (HalfSpace(), {"sigma": 0.0}, "sigma=0.0 must be positive"),
@@ -262,10 +262,10 @@ def frozen() -> nn.Module:
         (HalfSpace(), {"method": "both"}, "method='both' must be one of"),
         (HalfSpace(), {"radii": (-0.1,)}, "radii"),
         (HalfSpace(), {"max_rows": 0}, "max_rows=0 must be at least 1"),
-        (HalfSpace(), {"labels": torch.tensor([1])}, "labels: torch.int64 of shape"),
-        (HalfSpace(), {"labels": torch.ones(6)}, "labels: torch.float32"),
-        (HalfSpace(), {"images": 2 * IMAGES}, r"expected \[0, 1\]"),
-        (HalfSpace(), {"images": IMAGES[0]}, "images: shape .1, 2, 2.; give"),
+        (HalfSpace(), {"labels": torch.tensor([1])}, "labels: shape .1,. and torch.int64"),
+        (HalfSpace(), {"labels": torch.ones(6)}, "labels: shape .6,. and torch.float32"),
+        (HalfSpace(), {"images": 2 * IMAGES}, r"must lie in \[0, 1\]"),
+        (HalfSpace(), {"images": IMAGES[0]}, "images: shape .1, 2, 2. and"),
     ],
 )  # fmt: skip
 def test_refused_with_the_reason(model, options, message):
