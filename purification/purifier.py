@@ -1,6 +1,7 @@
 """DiffPure and its guided relatives: noise an image, then follow a diffusion model back."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from typing import Literal
@@ -190,7 +191,8 @@ class _Walk:
         memories = split(state[1:], self.sizes[1])
         point = self.process.points[k]
         position = self._position(k)
-        moments = [Moment(position, point, self._own(i, number, k)) for i in range(len(self.terms))]
+        own = [None if draws is None else self._drawn(draws, number, k) for draws in self.draws.own]
+        moments = [Moment(position, point, noise) for noise in own]
         known = list(zip(self.terms, moments, contexts, memories, strict=True))
 
         def denoised(y: Tensor, at: Point) -> Tensor:
@@ -217,23 +219,14 @@ class _Walk:
 
     def _increment(self, x: Tensor, at: Point, known: list) -> Tensor:
         """The weighted sum of all terms' G."""
-        if self.purifier.gradient == "detached_guidance":
-            with torch.no_grad():
-                return self._sum(x.detach(), at, known)
-        return self._sum(x, at, known)
-
-    def _sum(self, x: Tensor, at: Point, known: list) -> Tensor:
-        total = torch.zeros_like(x)
-        for weight, (term, moment, context, memory) in zip(
-            self.purifier.weights, known, strict=True
-        ):
-            moment = replace(moment, point=at)
-            total = total + weight * term.increment(x, moment, context, memory)
+        weights, detached = self.purifier.weights, self.purifier.gradient == "detached_guidance"
+        with torch.no_grad() if detached else nullcontext():
+            x = x.detach() if detached else x
+            total = torch.zeros_like(x)
+            for weight, (term, moment, context, memory) in zip(weights, known, strict=True):
+                moment = replace(moment, point=at)
+                total = total + weight * term.increment(x, moment, context, memory)
         return total
-
-    def _own(self, term: int, number: int, k: int) -> Tensor | None:
-        draws = self.draws.own[term]
-        return None if draws is None else self._drawn(draws, number, k)
 
     def _drawn(self, draws: Tensor, number: int, k: int) -> Tensor:
         """The draw of a step; a shorter process takes those of the times that it visits."""

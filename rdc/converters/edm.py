@@ -30,6 +30,7 @@ from rdc.converters.weights import (
     plain_tensors,
     skeleton,
     swap_halves,
+    with_no_label,
 )
 from rdc.denoiser import DenoiserConfig, Preconditioning
 from rdc.networks.blocks import STYLES, Block, low_pass
@@ -53,10 +54,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "attn_resolutions": (32, 16, 8),
     },
 }  # fmt: skip
-SONG_TYPES: dict[tuple, Architecture] = {
-    ("positional", 1, "standard", "standard", (1, 1)): "ddpmpp",
-    ("fourier", 2, "residual", "standard", (1, 3, 3, 1)): "ncsnpp",
-}
 
 
 def convert(document: Any) -> Published:
@@ -195,11 +192,11 @@ def _network(kind: str, arguments: dict[str, Any]) -> UNetConfig:
 def _architecture(kind: str, arguments: dict[str, Any]) -> Architecture:
     if kind == "DhariwalUNet":
         return "adm"
-    names = ("embedding_type", "channel_mult_noise", "encoder_type", "decoder_type")
-    found = tuple(arguments[name] for name in (*names, "resample_filter"))
-    if found not in SONG_TYPES:
-        raise ValueError(f"its SongUNet is neither DDPM++ nor NCSN++: {found}")
-    return SONG_TYPES[found]
+    found = tuple(arguments[name] for name in edm_state.SONG_NAMES)
+    for architecture, values in edm_state.SONG_TYPES.items():
+        if found == values:
+            return architecture
+    raise ValueError(f"its SongUNet is neither DDPM++ nor NCSN++: {found}")
 
 
 def _drop_filters(tensors: dict[str, Tensor], taps: tuple[int, ...]) -> None:
@@ -245,12 +242,11 @@ def _embedding(net: UNet) -> Iterator[Rule]:
 
 def _song_labels(weight: Tensor, bias: Tensor) -> Tensor:
     """The linear layer of sqrt(K) times the one-hot label, and of no label, as a table."""
-    rows = torch.cat([weight.T * sqrt(weight.shape[1]), torch.zeros_like(weight.T[:1])])
-    return swap_halves(rows + bias)
+    return swap_halves(with_no_label(weight.T * sqrt(weight.shape[1])) + bias)
 
 
 def _adm_labels(weight: Tensor) -> Tensor:
-    return torch.cat([weight.T, torch.zeros_like(weight.T[:1])])
+    return with_no_label(weight.T)
 
 
 def _blocks(net: UNet) -> Iterator[tuple[str, str, Block]]:

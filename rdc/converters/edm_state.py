@@ -11,6 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from rdc.converters.weights import plain_tensors
+from rdc.networks.unet_config import Architecture
+
+SONG_NAMES = ("embedding_type", "channel_mult_noise", "encoder_type", "decoder_type",
+              "resample_filter")  # fmt: skip
+"""Arguments that tell the kinds of a SongUNet apart."""
+SONG_TYPES: dict[Architecture, tuple[Any, ...]] = {
+    "ddpmpp": ("positional", 1, "standard", "standard", (1, 1)),
+    "ncsnpp": ("fourier", 2, "residual", "standard", (1, 3, 3, 1)),
+}
 
 
 def unprefixed(document: Any) -> dict[str, Tensor]:
@@ -57,15 +66,8 @@ def inferred(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
 
 def _song(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of DDPM++ or, where the embedding is Fourier's, of NCSN++."""
-    if "map_noise.freqs" not in tensors:
-        return {
-            "embedding_type": "positional", "encoder_type": "standard", "resample_filter": (1, 1),
-            "channel_mult_noise": 1, "decoder_type": "standard",
-        }  # fmt: skip
-    return {
-        "embedding_type": "fourier", "encoder_type": "residual", "resample_filter": (1, 3, 3, 1),
-        "channel_mult_noise": 2, "decoder_type": "standard",
-    }  # fmt: skip
+    kind = "ncsnpp" if "map_noise.freqs" in tensors else "ddpmpp"
+    return dict(zip(SONG_NAMES, SONG_TYPES[kind], strict=True))
 
 
 def _inputs(tensors: Mapping[str, Tensor], name: str) -> int:

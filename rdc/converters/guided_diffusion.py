@@ -24,6 +24,7 @@ from rdc.converters.weights import (
     layer,
     plain_tensors,
     skeleton,
+    with_no_label,
 )
 from rdc.denoiser import DenoiserConfig
 from rdc.networks.blocks import Block
@@ -62,7 +63,7 @@ def _rules(net: UNet) -> Iterator[Rule]:
     yield from layer("embed_noise.mlp.0", "time_embed.0")
     yield from layer("embed_noise.mlp.2", "time_embed.2")
     if net.config.num_classes:
-        yield Rule("embed_label.weight", ("label_emb.weight",), _with_none)
+        yield Rule("embed_label.weight", ("label_emb.weight",), with_no_label)
     yield from layer("stem", "input_blocks.0.0")
     for names in _blocks(net):
         yield from _block(*names)
@@ -73,10 +74,6 @@ def _rules(net: UNet) -> Iterator[Rule]:
 def _frequencies(count: int) -> Tensor:
     """10000^(-k / count), to the bit as the network was trained with them."""
     return torch.exp(-math.log(10_000) * torch.arange(count, dtype=torch.float32) / count)
-
-
-def _with_none(table: Tensor) -> Tensor:
-    return torch.cat([table, torch.zeros_like(table[:1])])
 
 
 def _half(x: Tensor, channels: int) -> Tensor:

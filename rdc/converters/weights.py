@@ -160,6 +160,11 @@ def swap_halves(x: Tensor) -> Tensor:
     return torch.cat(x.chunk(2, dim=1)[::-1], dim=1)
 
 
+def with_no_label(table: Tensor) -> Tensor:
+    """The embeddings of labels (K, N) with one of zeros for no label (K + 1, N)."""
+    return torch.cat([table, torch.zeros_like(table[:1])])
+
+
 def attention_rows(heads: int, published: str) -> Callable[[Tensor], Tensor]:
     """Queries, keys and values (n) of heads (e) with channels (c): ours are in the order n e c."""
 
