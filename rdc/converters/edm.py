@@ -237,16 +237,13 @@ def _embedding(net: UNet) -> Iterator[Rule]:
     yield from layer("embed_noise.mlp.2", "map_layer1")
     if net.config.num_classes:
         sources = ("map_label.weight", "map_label.bias") if song else ("map_label.weight",)
-        yield Rule("embed_label.weight", sources, _song_labels if song else _adm_labels)
+        make = _song_labels if song else lambda weight: with_no_label(weight.T)
+        yield Rule("embed_label.weight", sources, make)
 
 
 def _song_labels(weight: Tensor, bias: Tensor) -> Tensor:
     """The linear layer of sqrt(K) times the one-hot label, and of no label, as a table."""
     return swap_halves(with_no_label(weight.T * sqrt(weight.shape[1])) + bias)
-
-
-def _adm_labels(weight: Tensor) -> Tensor:
-    return with_no_label(weight.T)
 
 
 def _blocks(net: UNet) -> Iterator[tuple[str, str, Block]]:

@@ -167,10 +167,6 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Te
     return storage.as_strided(size, stride, offset)
 
 
-def _parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
 class _Dtype:
     """A NumPy type. NumPy's own would take any state, and one that does not fit breaks memory."""
 
@@ -190,11 +186,6 @@ def _scalar(dtype: _Dtype, content: bytes) -> Any:
     return value.item()
 
 
-def _dtypes() -> dict[tuple[str, str], torch.dtype]:
-    names = ("float16", "bfloat16", "float32", "float64", "uint8", "int32", "int64", "bool")
-    return {("torch", name): getattr(torch, name) for name in names}
-
-
 NUMPY: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "scalar"): _scalar,
@@ -204,15 +195,16 @@ _NUMPY_SCALARS: list[Any] = [(made, ".".join(name)) for name, made in NUMPY.item
 _TORCH_LOCK = Lock()
 
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
+DTYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int32", "int64", "bool")
 ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _object,
     ("dnnlib.util", "EasyDict"): dict,
     **{("torch.nn.modules.container", name): Node for name in CONTAINERS},
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
     **NUMPY,
-    **_dtypes(),
+    **{("torch", name): getattr(torch, name) for name in DTYPES},
 }

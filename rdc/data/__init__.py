@@ -52,8 +52,8 @@ def load(
         ValueError, FileNotFoundError: names the source, what is wrong and what to give.
     """
     require_choice("split", split, Split)
-    if shape is not None:
-        _check_shape(shape)
+    if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
+        raise ValueError(f"shape={shape} must be (C, H, W), with 1 or 3 channels and H, W >= 1")
     with torch.device("cpu"):  # whatever torch's default is
         return _load(source, split, shape, resize, cache)
 
@@ -63,29 +63,26 @@ def _load(
 ) -> Dataset:
     path = Path(source)
     if source == "digits":
-        return _of_shape(read_digits(split), shape, resize, source)
-    if source == CIFAR10_SAMPLES:
-        return _of_shape(read_samples(split), shape, resize, source)
-    if path.name in ARCHIVES:
-        return _of_shape(read_cifar(path, split), shape, resize, source)
-    if path.suffix in (".npy", ".npz"):
-        return _of_shape(read_arrays(path, split), shape, resize, source)
-    if not path.is_dir():
+        data = read_digits(split)
+    elif source == CIFAR10_SAMPLES:
+        data = read_samples(split)
+    elif path.name in ARCHIVES:
+        data = read_cifar(path, split)
+    elif path.suffix in (".npy", ".npz"):
+        data = read_arrays(path, split)
+    elif path.is_dir():
+        encoded = read_parquet(path, split) if parquet_files(path) else read_folder(path, split)
+        folder = cache or Path.home() / ".cache" / "rdc"
+        pixels = torch.from_numpy(cached_pixels(encoded, shape, folder, resize=resize))
+        notes = (_resized_note(pixels.shape[1:], "images of"),) if resize else ()
+        return Dataset(pixels, encoded.labels, encoded.class_names, notes=notes)
+    else:
         raise ValueError(
             f"source={str(source)!r} is unknown; give 'digits', {CIFAR10_SAMPLES!r}, the path of "
             f"one of {sorted(ARCHIVES)}, a .npz or .npy file, or an existing folder of images "
             "(split/class/image.png or class/image.png) or parquet files"
         )
-    encoded = read_parquet(path, split) if parquet_files(path) else read_folder(path, split)
-    folder = cache or Path.home() / ".cache" / "rdc"
-    pixels = torch.from_numpy(cached_pixels(encoded, shape, folder, resize=resize))
-    notes = (_resized_note(pixels.shape[1:], "images of"),) if resize else ()
-    return Dataset(pixels, encoded.labels, encoded.class_names, notes=notes)
-
-
-def _check_shape(shape: Shape) -> None:
-    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
-        raise ValueError(f"shape={shape} must be (C, H, W), with 1 or 3 channels and H, W >= 1")
+    return _of_shape(data, shape, resize, source)
 
 
 def _of_shape(data: Dataset, shape: Shape | None, resize: bool, source: str | Path) -> Dataset:

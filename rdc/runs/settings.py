@@ -39,7 +39,8 @@ def lock_settings(
         ValueError: the folder has other settings or inputs; every one is named, with its flag.
             Or it has files but no settings, so that they are not of an earlier run.
     """
-    now = plain({**_fields(settings), INPUTS: dict(inputs or {})})
+    given = settings if isinstance(settings, dict) else dataclasses.asdict(settings)
+    now = plain({**given, INPUTS: dict(inputs or {})})
     known = folder / file
     require_own_folder(folder, file=file, beside=beside)
     if not known.exists():
@@ -89,10 +90,6 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, An
             yield from differences(before.get(key), now.get(key), place)
     elif before != now:
         yield name, before, now
-
-
-def _fields(settings: Any) -> dict[str, Any]:
-    return settings if isinstance(settings, dict) else dataclasses.asdict(settings)
 
 
 def _changed_flags(before: dict, now: dict, free: Collection[str]) -> Iterator[str]:
