@@ -102,25 +102,20 @@ class Grafted(Expectation):
         chosen, goal = graft(margins, slopes.flatten(2), self.eps)
         numbers = [(seed << 32) + j + 1 for seed, j in zip(seeds, chosen.tolist(), strict=True)]
         goal = goal.view_as(slopes[0])
+        parts = [slice(i, i + self.max_rows) for i in range(0, len(images), self.max_rows)]
         gradient = torch.cat(
-            [
-                self._through_purifier(images[part], goal[part], numbers[part])
-                for part in self._parts(len(images))
-            ]
+            [self._through_purifier(images[p], goal[p], numbers[p]) for p in parts]
         )
         if not gradient.isfinite().all():
             raise FloatingPointError("model: the gradient of its purifier is NaN or infinite")
         wrong = (margins > 0).to(values)
         return Judgment(values.mean(0), wrong.mean(0), margins.mean(0)), gradient
 
-    def _parts(self, count: int) -> list[slice]:
-        return [slice(i, min(i + self.max_rows, count)) for i in range(0, count, self.max_rows)]
-
     def _of_draws(
         self, images: Tensor, labels: Tensor, seeds: Sequence[int], loss: Loss
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and margin (draws, B) and the classifier's gradient (draws, B, C, H, W)."""
-        found: list[list[tuple[Tensor, Tensor, Tensor]]] = []
+        found: list[list[list[Tensor]]] = []
         for part, draws in self._blocks(len(images)):
             count = len(draws)
             rows = images[part].repeat(count, 1, 1, 1).to(self.precision or images.dtype)
@@ -136,11 +131,8 @@ class Grafted(Expectation):
             margins = margin(logits.detach(), labels[part].repeat(count))
             if draws.start == 0:
                 found.append([])
-            first, second, third = (
-                row.unflatten(0, (count, -1))
-                for row in (values.detach(), margins, slopes.to(images))
-            )
-            found[-1].append((first, second, third))
+            answers = values.detach(), margins, slopes.to(images)
+            found[-1].append([answer.unflatten(0, (count, -1)) for answer in answers])
         of_images = [[torch.cat(parts) for parts in zip(*blocks, strict=True)] for blocks in found]
         values, margins, slopes = (torch.cat(parts, 1) for parts in zip(*of_images, strict=True))
         return values, margins, slopes
