@@ -53,10 +53,10 @@ class Certified:
         return next((run for run in runs if run.norm == "l2" and self._same(run)), None)
 
     def _same(self, run: Run) -> bool:
-        ours, theirs = self.config["defense"], run.summary.config["defense"]
+        ours, theirs = self.config["defense"], run.config["defense"]
         names = (ours.keys() & theirs.keys()) - {"sigma"}
         same = all(ours[name] == theirs[name] for name in names)
-        return same and run.summary.provenance["data_fingerprint"] == self.fingerprint
+        return same and run.provenance["data_fingerprint"] == self.fingerprint
 
 
 def certifications(folders: Sequence[Path]) -> list[Certified]:

@@ -21,7 +21,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        config = self.runs[0].summary.config
+        config = self.runs[0].config
         return f"{config['data']}, {config['split']} split, {self.images} images"
 
     @property
@@ -70,7 +70,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     """Runs by the images they saw: pixels, labels, class names and their number."""
     found: dict[tuple, list[Run]] = {}
     for run in runs:
-        key = (run.summary.provenance["data_fingerprint"], tuple(run.classes), run.images)
+        key = (run.provenance["data_fingerprint"], run.class_names, run.images)
         found.setdefault(key, []).append(run)
     return [Group(same) for same in found.values()]
 
@@ -93,7 +93,7 @@ class Pair:
     @property
     def overlap(self) -> bool:
         """True if the two intervals have accuracies in common."""
-        one, other = self.first.share(self.eps), self.second.share(self.eps)
+        one, other = self.first.accuracy(self.eps), self.second.accuracy(self.eps)
         return one.low <= other.high and other.low <= one.high
 
 
@@ -128,8 +128,8 @@ def differences(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     """Settings and versions that are not the same in all runs: name, value, names of the runs."""
     found: dict[str, dict[str, list[str]]] = {}
     for run in runs:
-        facts = dict(flatten(run.summary.config))
-        origin = run.summary.provenance
+        facts = dict(flatten(run.config))
+        origin = run.provenance
         facts |= {"commit": origin["commit"], "python": origin["python"]}
         facts |= dict(flatten(origin["packages"]))
         facts |= {"draws that judge": run.draws} if run.draws else {}

@@ -1,7 +1,7 @@
 """A few images of a run: given, attacked, purified, and what the attack changed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def scale(found: list[Example]) -> float:
     return max(float(np.abs(example.attacked - example.given).max()) for example in found) or 1.0
 
 
-def draw(found: list[Example], classes: list[str], *title: str) -> bytes:
+def draw(found: list[Example], classes: Sequence[str], *title: str) -> bytes:
     """A row per image, captions "label → answer, confidence"."""
     largest = scale(found)
     columns = ["given", "attacked", "purified", "difference"]
@@ -176,7 +176,7 @@ def key(example: Example, largest: float) -> str:
     return f"gray 0, white +{largest:.3g}, black -{largest:.3g}"
 
 
-def caption(record: Record, classes: list[str]) -> str:
+def caption(record: Record, classes: Sequence[str]) -> str:
     """Label, answer and its confidence, on two or three lines."""
     label, answer = (fitted(classes[number], 1.05, 8) for number in (record.label, record.frozen))
     wrong = ", wrong" if not record.right else ""

@@ -99,7 +99,7 @@ def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
         for place, run in enumerate(runs):
             aside = (place - (len(runs) - 1) / 2) * min(0.02, 0.06 / len(runs)) * largest
             curve(axes, run, order.index(run.defense), aside)
-        chance = 100 / len(runs[0].classes)
+        chance = 100 / len(runs[0].class_names)
         axes.axhline(chance, **DOTTED, zorder=1)
         axes.text(0, chance + 1, f"chance {chance:g} %", color=GRAY, fontsize=7.5, va="bottom")
         axes.set(ylim=(0, 101), xlim=(-0.04 * largest, 1.04 * largest), ylabel="accuracy in %")
@@ -112,7 +112,7 @@ def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
 
 def curve(axes: Axes, run: Run, number: int, aside: float) -> None:
     """The accuracies of one run, `aside` to the right of their budgets."""
-    shares = [run.share(eps) for eps in (0.0, *run.budgets)]
+    shares = [run.accuracy(eps) for eps in (0.0, *run.budgets)]
     x = np.array([0.0, *run.budgets]) + aside
     y, low, high = 100 * np.array([(share.mean, share.low, share.high) for share in shares]).T
     color = COLORS[number % len(COLORS)]
@@ -136,8 +136,8 @@ def name_budgets(axes: Axes, budgets: Sequence[float], norm: str) -> None:
 
 def label_ends(axes: Axes, runs: Sequence[Run], order: Sequence[str], largest: float) -> None:
     """Names beside the last points, pushed apart where they would overlap."""
-    ends = sorted(runs, key=lambda run: run.share(run.budgets[-1]).mean)
-    wanted = [100 * run.share(run.budgets[-1]).mean for run in ends]
+    ends = sorted(runs, key=lambda run: run.accuracy(run.budgets[-1]).mean)
+    wanted = [100 * run.accuracy(run.budgets[-1]).mean for run in ends]
     heights = spread(wanted, gap=min(6.0, 100 / len(ends)))
     for run, end, y in zip(ends, wanted, heights, strict=True):
         color = COLORS[order.index(run.defense) % len(COLORS)]

@@ -13,8 +13,7 @@ from evaluation.certification.program import SUMMARY as CERTIFICATES
 from evaluation.checks.check import failed
 from evaluation.config import GIVEN
 from evaluation.eps import written
-from evaluation.results.metrics import WORST, Accuracy
-from evaluation.results.protocols import FROZEN
+from evaluation.results.metrics import WORST
 from evaluation.results.records import Record, read_records, worst
 from evaluation.results.summary import SUMMARY, Summary
 from rdc.config import read_json
@@ -30,8 +29,8 @@ def eps_title(eps: float) -> str:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One evaluation: a defense under one norm.
+class Run(Summary):
+    """One evaluation, a defense under one norm: its summary, folder and records.
 
     `name` is unique among the runs of a report, `defense` among those under the same norm.
     """
@@ -39,38 +38,12 @@ class Run:
     folder: Path
     name: str
     defense: str
-    summary: Summary
     records: list[Record]
-
-    @property
-    def norm(self) -> str:
-        return self.summary.norm
-
-    @property
-    def classes(self) -> list[str]:
-        return list(self.summary.class_names)
-
-    @property
-    def budgets(self) -> list[float]:
-        """The budgets, ascending, without the 0 of images as they are."""
-        return self.summary.budgets
-
-    @property
-    def protocols(self) -> list[str]:
-        return self.summary.protocols
 
     @property
     def draws(self) -> int:
         """Draws that judge an image and that no attack has seen; 0 for a defense without noise."""
         return len(self.records[0].predictions)
-
-    @property
-    def images(self) -> int:
-        return self.summary.images
-
-    def share(self, eps: float, attack: str = WORST, protocol: str = FROZEN) -> Accuracy:
-        """An accuracy with its interval; at eps 0 there is only the clean one."""
-        return self.summary.accuracy(eps, attack, protocol)
 
     @cached_property
     def answers(self) -> dict[float, list[Record]]:
@@ -86,7 +59,7 @@ class Run:
     @property
     def broken(self) -> list[str]:
         """The checks that failed."""
-        return failed(self.summary.checks)
+        return failed(self.checks)
 
     @property
     def failed(self) -> bool:
@@ -95,7 +68,7 @@ class Run:
     @property
     def state(self) -> str:
         """State of the checks: "failed", "passed", or "not run" where none was applied."""
-        passed = any(check.passed for check in self.summary.checks)
+        passed = any(check.passed for check in self.checks)
         return "failed" if self.failed else "passed" if passed else "not run"
 
 
@@ -198,7 +171,10 @@ def typed(name: str, value: Any) -> list[str]:
 
 def read(folder: Path) -> Run:
     summary = Summary.read(folder / SUMMARY)
-    run = Run(folder, folder.name, folder.name, summary, read_records(folder))
+    run = Run(
+        **vars(summary), folder=folder, name=folder.name, defense=folder.name,
+        records=read_records(folder),
+    )  # fmt: skip
     agree(run)
     return run
 
@@ -216,13 +192,13 @@ def conflicts(run: Run) -> Iterator[str]:
     """Sentences on facts of the summary that are not those of the records."""
     for record in run.records:
         number = max(record.label, record.frozen, *record.predictions)
-        if number >= len(run.classes):
+        if number >= len(run.class_names):
             yield (
-                f"{SUMMARY} names {len(run.classes)} classes, the records of image {record.image} "
-                f"have number {number}"
+                f"{SUMMARY} names {len(run.class_names)} classes, the records of image "
+                f"{record.image} have number {number}"
             )
     found = Counter((record.eps, record.attack) for record in run.records)
-    listed = {(eps, attack) for eps, by in run.summary.accuracies.items() for attack in by}
+    listed = {(eps, attack) for eps, by in run.accuracies.items() for attack in by}
     for eps, attack in sorted((listed | found.keys()) - {(eps, WORST) for eps in run.budgets}):
         images = run.images if (eps, attack) in listed else 0
         if found[eps, attack] != images:
@@ -231,7 +207,7 @@ def conflicts(run: Run) -> Iterator[str]:
                 f"{found[eps, attack]}"
             )
     for eps, answers in run.answers.items():
-        right, share = sum(answer.right for answer in answers), run.share(eps)
+        right, share = sum(answer.right for answer in answers), run.accuracy(eps)
         if abs(right - share.mean * share.images) > 0.5:
             yield (
                 f"{SUMMARY} says {100 * share.mean:.1f} % of {share.images} images at "

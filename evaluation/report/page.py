@@ -62,7 +62,7 @@ def overview(runs: Sequence[Run]) -> list[str]:
     width = max(len(run.name) for run in runs)
     lines = ["accuracy in % [95 % interval], frozen noise, worst of the attacks"]
     for run in runs:
-        said = "  ".join(f"{eps_title(eps)}: {run.share(eps)}" for eps in (0.0, *run.budgets))
+        said = "  ".join(f"{eps_title(eps)}: {run.accuracy(eps)}" for eps in (0.0, *run.budgets))
         mark = "CHECKS FAILED  " if run.failed else ""
         lines.append(f"{run.name:<{width}}  {mark}{said}  {run.images} images")
     return lines
@@ -130,7 +130,7 @@ def shown(value: Any) -> Any:
 
 
 def title(runs: Sequence[Run]) -> str:
-    data = ", ".join(dict.fromkeys(str(run.summary.config["data"]) for run in runs))
+    data = ", ".join(dict.fromkeys(str(run.config["data"]) for run in runs))
     names = list(dict.fromkeys(run.defense for run in runs))
     return f"Robustness on {data}: " + (names[0] if len(names) == 1 else f"{len(names)} defenses")
 
@@ -162,7 +162,7 @@ def bounds(proven: Sequence[Certified], runs: Sequence[Run], out: Path) -> Itera
         eps = (0.0, *run.budgets)
         png = figures.certified(
             [*found.accuracies], [accuracy.mean for accuracy in found.accuracies.values()],
-            eps, [run.share(budget).mean for budget in eps],
+            eps, [run.accuracy(budget).mean for budget in eps],
             f"certified: {found.name}, sigma {found.config['sigma']:g}",
             f"attacked: {run.name}, {run.images} images",
         )  # fmt: skip
@@ -185,7 +185,7 @@ def run_page(run: Run, number: int, out: Path) -> RunPage:
 def photographs(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
     """Images that are answered wrongly, and rightly, by kind."""
     for kind, part in examples(run, eps).items():
-        png = draw(part, run.classes, heading(run), f"{eps_title(eps)}, answer {kind}")
+        png = draw(part, run.class_names, heading(run), f"{eps_title(eps)}, answer {kind}")
         caption = f"Answer {kind}. Difference: {key(part[0], scale(part))} on the [0, 1] scale"
         yield kind, Picture(png, f"{run.name}, {kind}", "photo", caption)
 
@@ -199,7 +199,7 @@ def run_charts(run: Run, eps: float) -> Iterator[tuple[str, Picture]]:
         right = f"{sum(r.right for r in found)} of {len(found)} images right"
         error = f"ECE {100 * tables.confidence_row(run, budget).calibration_error:.1f} %"
         drawn = {
-            "confusion": (figures.confusions(found, run.classes, *lines), right),
+            "confusion": (figures.confusions(found, run.class_names, *lines), right),
             "reliability": (confidence_figures.reliabilities(found, *lines), error),
         }
         for kind, (png, figure) in drawn.items():

@@ -29,7 +29,7 @@ def state(runs: Sequence[Run]) -> tuple[str, str]:
 
 def counts(runs: Sequence[Run]) -> str:
     """The numbers of runs and checks, such as "the run (4 checks; 1 not applied)"."""
-    found = [check.passed is not None for run in runs for check in run.summary.checks]
+    found = [check.passed is not None for run in runs for check in run.checks]
     where = "the run" if len(runs) == 1 else f"all {len(runs)} runs"
     left = f"; {len(found) - sum(found)} not applied" if not all(found) else ""
     return f"{where} ({sum(found)} checks{left})"
@@ -37,11 +37,11 @@ def counts(runs: Sequence[Run]) -> str:
 
 def strength(runs: Sequence[Run]) -> str:
     """The numbers of images and of attack steps, each beside what it is to be compared with."""
-    shares = [run.share(eps) for run in runs for eps in (0.0, *run.budgets)]
+    shares = [run.accuracy(eps) for run in runs for eps in (0.0, *run.budgets)]
     widest = max(share.high - share.low for share in shares)
     images = f"{span(run.images for run in runs)} images"
     intervals = f"95 % intervals up to {100 * widest:.0f} points wide"
-    suites = [run.summary.config.get("suite") or {} for run in runs]
+    suites = [run.config.get("suite") or {} for run in runs]
     steps = [suite["steps"] for suite in suites if suite.get("steps")]
     usual = f"AutoAttack: {SIZES['standard'].steps}"
     attacks = f"{span(steps)} steps per attack ({usual})" if steps else "attack steps not recorded"

@@ -26,7 +26,7 @@ def attack_rows(run: Run) -> Iterator[list[AttackRow]]:
     """The attacks of every budget and the worst of them, clean images first."""
     yield [attack_row(run, 0.0, CLEAN)]
     for eps in run.budgets:
-        names = [name for name in run.summary.accuracies[eps] if name != WORST]
+        names = [name for name in run.accuracies[eps] if name != WORST]
         yield [attack_row(run, eps, name) for name in (*names, WORST)]
 
 
@@ -82,18 +82,18 @@ def attack_seconds(run: Run) -> float:
 
 def settings(run: Run) -> dict[str, str]:
     """All settings by dotted name, values as JSON."""
-    return {name: json.dumps(value) for name, value in flatten(run.summary.config)}
+    return {name: json.dumps(value) for name, value in flatten(run.config)}
 
 
 def origin(run: Run) -> dict[str, Any]:
     """Command, commit, data, weights and versions: what it takes to make the figures again."""
-    found = run.summary.provenance
+    found = run.provenance
     commit = found["commit"] or "unknown"
     return {
         "command": found["command"],
         "commit": commit.removesuffix("+") + (" and changes" if commit.endswith("+") else ""),
         "data, SHA-256": found["data_fingerprint"],
-        **{f"weights of {name}, SHA-256": sha for name, sha in run.summary.weights.items()},
+        **{f"weights of {name}, SHA-256": sha for name, sha in run.weights.items()},
         "python": found["python"],
         **found["packages"],
     }

@@ -41,7 +41,7 @@ def test_curves_are_the_figures(tmp_path: Path) -> None:
     found = run(tmp_path / "run", Fake())
     axes = Figure().add_subplot()
     curve(axes, found, 0, 0.01)
-    shares = [found.share(eps) for eps in (0.0, 0.1, 0.2)]
+    shares = [found.accuracy(eps) for eps in (0.0, 0.1, 0.2)]
     assert axes.lines[0].get_xdata() == pytest.approx([0.01, 0.11, 0.21])
     assert axes.lines[0].get_ydata() == pytest.approx([100 * s.mean for s in shares])
     caps = [line.get_ydata() for line in axes.lines[1:]]

@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from evaluation.config import EvaluateConfig
 from evaluation.report.__main__ import main
 from evaluation.report.examples import saved
 from evaluation.report.figures import confusion
-from evaluation.report.load import Run, eps_title, load
+from evaluation.report.load import eps_title, load
 from evaluation.report.page import write
 from evaluation.results.records import Record
 from rdc.commands.program import run_program
@@ -35,7 +35,7 @@ def test_worst_answer_of_an_image(tmp_path: Path) -> None:
         record(1, 0.0, 1, 0.5), record(1, 0.1, 2, 0.6), record(1, 0.1, 3, 0.9),
         record(2, 0.0, 4, 0.4), record(2, 0.1, 1, 0.1), record(2, 0.2, 5, 1.0),
     ]  # fmt: skip
-    answers = Run(run.folder, run.name, run.defense, run.summary, rows).answers
+    answers = replace(run, records=rows).answers
     assert answers[0.0] == [rows[0], rows[3], rows[6]]
     assert answers[0.1] == [rows[1], rows[5], rows[6]]
     # What is within a budget is within a larger one.

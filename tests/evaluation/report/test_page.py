@@ -209,7 +209,7 @@ def test_state_of_the_checks(tmp_path: Path) -> None:
 
 def test_strength_is_the_weakest_and_the_strongest_of_the_runs(tmp_path: Path) -> None:
     one = run(tmp_path / "one", Fake(images=12, halved=0.15, steps=40))
-    widest = max(share.high - share.low for eps in (0.0, 0.1, 0.2) for share in [one.share(eps)])
+    widest = max(share.high - share.low for eps in (0.0, 0.1, 0.2) for share in [one.accuracy(eps)])
     assert strength([one]) == (
         f"Strength: 12 images (95 % intervals up to {100 * widest:.0f} points wide), 40 steps per "
         "attack (AutoAttack: 100)."
