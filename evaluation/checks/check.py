@@ -7,7 +7,7 @@ from typing import ParamSpec
 
 P = ParamSpec("P")
 Finding = tuple[bool | None, str] | tuple[bool | None, str, str]
-"""Whether the check passed, the detail of its `Check`, and what to do where it did not pass."""
+"""`passed` and `detail` of a `Check`, and what to do on failure, which then joins the detail."""
 
 
 @dataclass(frozen=True)
