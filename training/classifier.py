@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rdc.commands.info import commands
 from rdc.commands.program import run_program
 from rdc.data import Dataset
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
@@ -91,9 +90,6 @@ class ClassifierTask(Task[ImageClassifier]):
 
     def save(self, model: ImageClassifier, out: Path, validation: Dataset | None) -> None:
         model.save_pretrained(out)
-
-    def next_commands(self, model: ImageClassifier, out: Path) -> list[str]:
-        return commands(str(out), model, classifies=False)
 
 
 def main(config: ClassifierTrainConfig) -> None:

@@ -14,7 +14,6 @@ from purification import build
 from purification.noise_level import added_noise, noise_level
 from rdc import Denoiser, DenoiserConfig, OptimalDenoiser, RobustDiffusionClassifier
 from rdc.classifier import build_classifier
-from rdc.commands.info import commands
 from rdc.data import Dataset
 from rdc.denoiser import DenoiserLike
 from rdc.images import to_x
@@ -172,9 +171,6 @@ class DenoiserTask(Task[Denoiser]):
             name: source if source in ("none", "optimal") else weights_hash(source)
             for name, source in files.items()
         }
-
-    def next_commands(self, model: Denoiser, out: Path) -> list[str]:
-        return commands(str(out), model, classifies=True)
 
     @torch.no_grad()
     def warnings(self, model: Denoiser, data: Dataset) -> list[str]:

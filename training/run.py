@@ -21,8 +21,12 @@ from accelerate import Accelerator
 from accelerate.utils import tqdm
 from torch import Tensor, nn
 
+from rdc.commands.info import commands
 from rdc.data import Dataset
+from rdc.denoiser import Denoiser
+from rdc.hub.checkpoint import RDC_SETTINGS
 from rdc.hub.model_card import add_training
+from rdc.networks.image_classifier import ImageClassifier
 from rdc.runs.atomic import replacing, write_atomically, write_json
 from rdc.runs.fingerprints import data_fingerprint
 from rdc.runs.provenance import provenance
@@ -44,7 +48,7 @@ LATEST = "latest"  # the averaged model of the last measurement, until the run i
 # Settings that may change when a run continues. Data, teacher and start are known by their hashes.
 FREE = ("out", "data", "teacher", "init", "resume", "tracker", "checkpoint_every")
 
-Module = TypeVar("Module", bound=nn.Module)
+Module = TypeVar("Module", bound=Denoiser | ImageClassifier)
 
 
 class Task(ABC, Generic[Module]):
@@ -75,10 +79,6 @@ class Task(ABC, Generic[Module]):
     @abstractmethod
     def save(self, model: Module, out: Path, validation: Dataset | None) -> None:
         """Write the model, fitted to held-out images where there are some; on the main process."""
-
-    @abstractmethod
-    def next_commands(self, model: Module, out: Path) -> list[str]:
-        """Command lines that take the saved model."""
 
     def inputs(self) -> dict[str, str]:
         """Hashes of files that the training depends on, beside the data, by their description."""
@@ -258,7 +258,9 @@ class Run(Generic[Module]):
                 f"{in_words(found[best])} on {len(self.validation)} held-out images; "
                 f"the model is in {self.config.out}. Next:"
             )
-            print("\n".join(f"  {c}" for c in self.task.next_commands(self.shown, self.config.out)))
+            classifies = (self.config.out / RDC_SETTINGS).is_file()
+            for line in commands(str(self.config.out), self.shown, classifies=classifies):
+                print(f"  {line}")
             for warning in self.task.warnings(self.shown, self.validation):
                 print(f"warning: {warning}", file=sys.stderr)
         self.accelerator.end_training()

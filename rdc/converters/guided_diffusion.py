@@ -108,12 +108,8 @@ def _block(target: str, source: str, attention_source: str, block: Block) -> Ite
         rows = attention_rows(found.heads, "e n c")
         target = f"{target}.attention"
         yield from layer(f"{target}.norm", f"{attention_source}.norm")
-        for ours, theirs, make in (("qkv", "qkv", rows), ("proj", "proj_out", _same)):
+        for ours, theirs, make in (("qkv", "qkv", rows), ("proj", "proj_out", lambda x: x)):
             weight, bias = layer(f"{target}.{ours}", f"{attention_source}.{theirs}", make)
             # Convolutions over a line of pixels there, over the map here.
             yield replace(weight, make=lambda x, make=make: make(x)[..., None])
             yield bias
-
-
-def _same(x: Tensor) -> Tensor:
-    return x

@@ -43,7 +43,8 @@ def convert(document: Any) -> Published:
     note = "These are the exponential averages."
     if not checkpoint:
         note = "The file is a plain state dictionary: whether of averages, it does not say."
-    model = _without_prefix(plain_tensors(document.get("model") if checkpoint else document))
+    tensors = plain_tensors(document.get("model") if checkpoint else document)
+    model = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     # Noise levels for the discrete process; the continuous one does not use them.
     model.pop("sigmas", None)
     net = skeleton(_network(model))
@@ -57,10 +58,6 @@ def convert(document: Any) -> Published:
         "apache-2.0",
         ("Its authors' repository is under the Apache license 2.0.", note),
     )
-
-
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def _network(model: dict[str, Tensor]) -> UNetConfig:
