@@ -7,11 +7,5 @@ from purification.guidance.contrastive import ContrastiveGuidance
 from purification.guidance.gdmp import GDMP
 
 __all__ = [
-    "AGDM",
-    "GDMP",
-    "ClassifierGuidance",
-    "ContrastiveGuidance",
-    "Guidance",
-    "Moment",
-    "Potential",
-]
+    "AGDM", "GDMP", "ClassifierGuidance", "ContrastiveGuidance", "Guidance", "Moment", "Potential",
+]  # fmt: skip
