@@ -8,7 +8,7 @@ import tyro
 from evaluation.defense_config import DefenseConfig
 from evaluation.eps import Budget, written
 from evaluation.suite_config import Kind, SuiteConfig, Threat
-from rdc.choices import Split
+from rdc.choices import Split, require_choice
 from rdc.config import require
 from rdc.runs.settings import flag
 
@@ -38,6 +38,8 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_choice("attack", self.attack, Kind)
+        require_choice("norm", self.norm, Threat)
         if self.eval_draws < 2:
             raise ValueError(
                 f"--eval-draws {self.eval_draws}: at least 2; a single one is the frozen draw"

@@ -234,6 +234,8 @@ MISTAKES = {
     "two labels": ({"images": TensorDataset(IMAGES, LABELS)}, "labels: images is a TensorDataset"),
     "class names": ({"class_names": tuple("abcd")}, r"gives 3 logits, .* 4 classes"),
     "eps": ({"eps": 8}, "--eps 8: images are in"),
+    "attack": ({"attack": "fgsm"}, r"attack='fgsm' must be one of \('adaptive', "),
+    "norm": ({"norm": "l1"}, r"norm='l1' must be one of \('linf', 'l2', "),
     "tuple": ({"model": Pair()}, "model: returns tuple; it must return a tensor"),
     "shape": ({"model": lambda images: images}, r"model: returns shape \(1, 1, 4, 4\)"),
     "no model": ({"model": "digits-cnn"}, "model: str; give a torch.nn.Module"),
