@@ -63,7 +63,7 @@ def certify(
         sigma=sigma, radii=None if radii is None else tuple(radii), method=method, samples=samples,
         selection=selection, alpha=alpha, seed=seed,
     )  # fmt: skip
-    checked(images, labels, eps=0)
+    checked(images, labels, eps=0)  # as attacks do; there is no budget
     require_certifiable(model, images)
     if max_rows < 1:
         raise ValueError(f"max_rows={max_rows} must be at least 1")
