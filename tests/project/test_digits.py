@@ -18,7 +18,7 @@ from tests.support.launchers import printed, run
 
 pytestmark = pytest.mark.slow
 
-SOME = load("digits", "test").subset(slice(200))
+SOME = load("digits", "test").subset(slice(100))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_unknown_data_is_named(bad: tuple[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def prediction(model) -> rdc.Prediction:
-    return rdc.classify(SOME.images, model, batch_size=100)
+    return rdc.classify(SOME.images, model, batch_size=50)
 
 
 def test_clean_accuracy(prediction) -> None:
@@ -62,7 +62,7 @@ def test_posterior_is_calibrated(prediction) -> None:
 def test_rdc_survives_attacks_that_break_the_cnn(model) -> None:
     data = SOME.subset(slice(4))
     cnn = ImageClassifier.from_pretrained("digits-cnn")
-    of_cnn, of_rdc = (pgd_evaluation(each, data, eps=(0.2,), steps=5) for each in (cnn, model))
+    of_cnn, of_rdc = (pgd_evaluation(each, data, eps=(0.2,), steps=3) for each in (cnn, model))
     assert of_cnn.accuracy("linf", 0).mean == 1
     assert of_rdc.accuracy("linf", 0.2).mean >= of_cnn.accuracy("linf", 0.2).mean + 2 / 4
 
@@ -101,7 +101,7 @@ def test_packaged_digits_models_are_small_and_have_cards() -> None:
 
 def test_demo_prints_its_table_and_draws_its_picture(tmp_path: Path) -> None:
     picture, numbers = tmp_path / "demo.png", tmp_path / "numbers.json"
-    flags = ["--images", "1", "--steps", "1", "--eps", "0.1", "0.3", "--optimal"]
+    flags = ["--images", "1", "--steps", "1", "--eps", "0.3", "--optimal"]
     files = ["--picture", picture, "--json", numbers]
     status = run(tmp_path / "printed", "evaluation.demo", *flags, *files)
     stdout, stderr = printed(tmp_path / "printed")

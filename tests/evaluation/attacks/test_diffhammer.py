@@ -94,7 +94,7 @@ def test_as_strong_as_apgd_on_means(norm) -> None:
 
 
 def test_an_image_is_attacked_alike_alone_and_in_a_batch() -> None:
-    victim = Expectation(Defense(Adding(), Linear(3)), draws=3, max_rows=7)
+    victim = Expectation(Defense(Turning(), Linear(3)), draws=3, max_rows=7)
     together = diffhammer(victim, IMAGES[:6], LABELS[:6], eps=0.1, steps=3)
     alone = diffhammer(victim, IMAGES[4:5], LABELS[4:5], eps=0.1, steps=3, seeds=[4])
     torch.testing.assert_close(alone, together[4:5])

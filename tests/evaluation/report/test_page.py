@@ -52,6 +52,7 @@ def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
     without_pictures(monkeypatch)
 
 
+@pytest.mark.slow
 def test_failed_checks_come_first(report: Report) -> None:
     expected = "CHECKS FAILED in rdc-linf: finite differences."
     (body,) = report.root.all("body")
@@ -64,6 +65,7 @@ def test_failed_checks_come_first(report: Report) -> None:
     assert report.lines[-1] == f"wrote {report.out / 'index.html'}"
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded(report: Report) -> None:
     text = (report.out / "index.html").read_text()
     assert not re.search(r"https?:|url\(|@import|<script|<link", text)
@@ -73,6 +75,7 @@ def test_nothing_is_loaded(report: Report) -> None:
         assert not [name for name in node.attributes if name.startswith("on")]
 
 
+@pytest.mark.slow
 def test_every_picture_is_a_file_beside_the_page(report: Report) -> None:
     sources = [node.attributes["src"] or "" for node in report.root.all("img")]
     inside = [base64.b64decode(source.split(",")[1]) for source in sources]
@@ -95,6 +98,7 @@ def shown(share: dict) -> str:
     return f"{100 * share['accuracy']:.1f} [{low:.0f}, {high:.0f}]"
 
 
+@pytest.mark.slow
 def test_headline_has_the_figures_of_the_summaries(report: Report) -> None:
     columns = {
         "classifier": ("linf", ["0", "0.1", "0.2", None, None]),
@@ -119,6 +123,7 @@ def test_headline_has_the_figures_of_the_summaries(report: Report) -> None:
     assert "the vote of these 7 draws" in report.root.all("ul")[0].text
 
 
+@pytest.mark.slow
 def test_run_has_every_attack_and_is_struck_through_where_it_failed(report: Report) -> None:
     for run in report.root.all("details", "run"):
         name = run.all("h3")[0].text

@@ -175,7 +175,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     return root, kept(root)[0].read_bytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(position=st.integers(0, 127), value=st.integers(0, 255))
 def test_no_damaged_header_is_trusted(
     damaged: tuple[Path, bytes], position: int, value: int

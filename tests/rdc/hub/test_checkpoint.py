@@ -40,11 +40,17 @@ def images() -> Tensor:
     return some_images(2, SHAPE, dtype=torch.float32)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original") / "model"
+    tiny_rdc().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def saved(original: Path, tmp_path: Path) -> Path:
     """A directory with a whole RDC: config.json, model.safetensors, rdc.json."""
-    tiny_rdc().save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 @pytest.fixture

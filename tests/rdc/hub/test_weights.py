@@ -24,10 +24,16 @@ IMAGES = some_images(2, (1, 8, 8), dtype=torch.float32)
 SIZE = "80KB"
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original") / "model"
+    tiny_rdc().save_pretrained(folder, max_shard_size=SIZE)
+    return folder
+
+
 @pytest.fixture
-def sharded(tmp_path: Path) -> Path:
-    tiny_rdc().save_pretrained(tmp_path / "model", max_shard_size=SIZE)
-    return tmp_path / "model"
+def sharded(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 def edit_index(directory: Path, **changes: str | None) -> None:

@@ -130,6 +130,7 @@ def test_one_channel_and_tiny_images() -> None:
 # --- our own ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "count"), [("wrn-28-10", 36_479_194), ("wrn-16-4", 2_748_890)]
 )
