@@ -157,18 +157,18 @@ def test_from_the_same_starts_as_strong_as_the_original_in_l2(
     """
     base = pytest.importorskip("pyautoattack.autopgd_base", reason="pyautoattack is missing")
     model = ImageClassifier.from_pretrained("digits-cnn").eval().requires_grad_(False)
-    data, eps = load("digits", "test").subset(slice(12)), 0.75
+    data, eps = load("digits", "test").subset(slice(24)), 0.75
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(0))
     starts = (data.images + eps * steepest(noise, "l2")).clamp(0, 1)
 
-    original = base.APGDAttack(model, n_iter=50, norm="L2", eps=eps, loss="dlr", device="cpu")
+    original = base.APGDAttack(model, n_iter=100, norm="L2", eps=eps, loss="dlr", device="cpu")
     original.init_hyperparam(data.images)
     with torch.random.fork_rng(devices=[]):
         _, standing, _, _ = original.attack_single_run(data.images, data.labels, x_init=starts)
     monkeypatch.setattr(apgd_module, "random_start", lambda *_: starts)
     victim = Expectation(model)
-    climb = Climb(victim, data.images, data.labels, range(12), eps=eps, norm="l2", loss=dlr)
-    left = model(climb.run(50)).argmax(1) == data.labels
+    climb = Climb(victim, data.images, data.labels, range(24), eps=eps, norm="l2", loss=dlr)
+    left = model(climb.run(100)).argmax(1) == data.labels
     assert 0 < left.sum() <= standing.sum()
 
 

@@ -88,8 +88,8 @@ def purified(steps: int = 2) -> Defense:
 
 
 def maximized() -> Defense:
-    """Likelihood maximization of one step, whose second derivatives are differences."""
-    config = MaximizationConfig(steps=1)
+    """Likelihood maximization of two steps, whose second derivatives are differences."""
+    config = MaximizationConfig(steps=2)
     maximizer = LikelihoodMaximizer(denoiser(), config, second_order="central_difference")
     return Defense(maximizer, CNN)
 
@@ -113,7 +113,7 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
     "rdc": rdc,
     "maximization": maximized,
     "diffpure": purified,
-    "agdm": lambda: build(DefenseConfig("agdm", steps=2), data="digits"),
+    "agdm": lambda: build(DefenseConfig("agdm", steps=3), data="digits"),
 }
 
 
