@@ -102,9 +102,9 @@ def digits() -> Dataset:
 
 
 def defense(kind: str, dtype: torch.dtype) -> nn.Module:
-    """A defense of the packaged networks; purifiers take two steps."""
+    """A defense of the packaged networks; purifiers take three steps."""
     purifier = kind not in ("classifier", "diffusion", "rdc", "maximization")
-    rounds = {"steps": 2} if purifier else {}
+    rounds = {"steps": 3} if purifier else {}
     return build(DefenseConfig(kind=kind, **rounds), data="digits").to(dtype)  # type: ignore[arg-type]
 
 

@@ -101,7 +101,7 @@ def test_packaged_digits_models_are_small_and_have_cards() -> None:
 
 def test_demo_prints_its_table_and_draws_its_picture(tmp_path: Path) -> None:
     picture, numbers = tmp_path / "demo.png", tmp_path / "numbers.json"
-    flags = ["--images", "1", "--steps", "1", "--eps", "0.3", "--optimal"]
+    flags = ["--images", "1", "--steps", "1", "--eps", "0.1", "0.3", "--optimal"]
     files = ["--picture", picture, "--json", numbers]
     status = run(tmp_path / "printed", "evaluation.demo", *flags, *files)
     stdout, stderr = printed(tmp_path / "printed")
