@@ -99,10 +99,11 @@ def attack_rows(config: RatioConfig) -> Iterator[Row]:
     budgets: list[tuple[Norm, float]] = [("linf", 0.1), ("l2", 0.5)]
     for norm, eps in budgets:
         for name, pair in pairs(model, images, labels, norm, eps, config).items():
-            times, found = alternate(pair, config.repeats)
+            (theirs, ours), found = alternate(pair, config.repeats)
             left = [int((model(attacked).argmax(1) == labels).sum()) for attacked in found]
             note = f"left right: {left[0]}, ours {left[1]}" if name == "standard" else ""
-            yield Row(name, f"{norm}, {len(images)} images", *times, share_of(model, pair[1]), note)
+            share = share_of(model, pair[1])
+            yield Row(name, f"{norm}, {len(images)} images", theirs, ours, share, note)
 
 
 def mean_rows(config: RatioConfig) -> Iterator[Row]:
