@@ -59,7 +59,7 @@ def test_gradient_of_a_linear_defense_is_exact(max_rows: int) -> None:
         torch.testing.assert_close(one, other.to(one))
 
 
-def test_breaks_half_of_the_draws_where_the_mean_gradient_vanishes() -> None:
+def test_breaks_about_half_of_the_draws_of_opposite_gradients() -> None:
     """Two modes of opposite gradients: no step lowers both, one of them is selected."""
     weight = torch.ones(16, dtype=torch.float64)
 
