@@ -153,7 +153,7 @@ class _GroupNormAdjoint(torch.autograd.Function):
 
 
 def _group_norm_adjoint(g, x, mean, rstd, weight, sizes) -> Tensor:
-    # Kernels up to torch 2.7 at least read both in the layout of one.
+    # The CPU kernel of torch 2.7 is wrong where the memory formats of g and x differ.
     last = x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
     g, x = g.contiguous(memory_format=layout), x.contiguous(memory_format=layout)

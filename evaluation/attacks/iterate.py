@@ -1,5 +1,6 @@
 """The loop that iterative attacks share: step by step, without the images that have fallen."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ CLEAR = 0.1
 
 
 @dataclass(eq=False)
-class Search:
+class Search(ABC):
     """A search over B images at once; subclasses define `step`.
 
     Where the victim has `stop_when_wrong`, images leave the batch once they are misclassified by
@@ -43,9 +44,9 @@ class Search:
         self.seeds = list(self.seeds)
         self.rows = torch.arange(len(self.images), device=self.images.device)
 
+    @abstractmethod
     def step(self, number: int) -> None:
         """Step `number`, from 1."""
-        raise NotImplementedError
 
     def standing(self) -> Tensor:
         """Images that are worth another step: (B,) bool."""
@@ -67,7 +68,7 @@ class Search:
             self._store(whole)
         return whole[0] if len(whole) == 1 else tuple(whole)
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 (nothing to do is the rule)
         """Work after the last step; by default none."""
 
     def keep(self, points: Tensor, judged: Judgment) -> None:
