@@ -123,6 +123,7 @@ def decide(test: SequentialTest, outcomes: np.ndarray) -> SequentialTest:
     return test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("r", "p", "samples", "certified"),
     [

@@ -76,6 +76,7 @@ def test_the_program_can_be_started():
     assert "--sigma" in done.stdout and "RuntimeWarning" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epndc", "apndc", "denoised"])
 def test_noised_kinds_are_built_for_their_noise(kind):
     config = DefenseConfig(kind, sigma=0.25)

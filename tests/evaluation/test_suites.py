@@ -302,6 +302,7 @@ def test_weights_of_every_network_of_a_defense() -> None:
     assert found == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NAMED)
 def test_every_defense_can_be_built_by_name(kind) -> None:
     settings = DefenseConfig(kind=kind, t_star=0.1, steps=2, weight=1.0)

@@ -15,6 +15,7 @@ def samples() -> rdc.data.Dataset:
     return load("cifar10-samples", "test")
 
 
+@pytest.mark.slow
 def test_cifar10_recognizes_most_sample_images(samples) -> None:
     """Its card says 70 to 75 %; 12 of 20 are 60 %."""
     prediction = rdc.classify(samples.images, "cifar10")

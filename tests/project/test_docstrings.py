@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rdc", "purification", "training", "evaluation", "benchmarks", "examples", "tests")
 WRONG = re.compile(
@@ -22,6 +24,7 @@ def docstrings(source: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, text.strip()
 
 
+@pytest.mark.slow
 def test_docstrings_begin_with_a_noun_phrase_or_an_imperative() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"

@@ -99,6 +99,7 @@ def test_imports_run_one_way(package: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_tests_import_nothing_from_other_tests() -> None:
     """Code that several tests need is in `tests.support`."""
     wrong = [

@@ -63,6 +63,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list:
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_flags_and_help_need_no_torch(answers: list, name: str) -> None:
     status, out, err = answers[0][name]

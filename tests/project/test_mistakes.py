@@ -95,6 +95,7 @@ def files(place: Path) -> set[str]:
     return {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_answered_in_one_line(name: str, place: Path, capsys) -> None:
     arguments, answer = MISTAKES[name]

@@ -170,6 +170,7 @@ def ours(page: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
+@pytest.mark.slow
 @of_pages([page for page in PAGES if ours(page)])
 def test_programs_know_their_flags(page: Path) -> None:
     for module, arguments in ours(page):

@@ -174,6 +174,7 @@ def test_a_folder_is_the_same_by_any_path(models, folder, tmp_path, monkeypatch)
     assert run(models, "in/deep/..", "out") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["model", "classifier", "auxiliary", "bank"])
 def test_images_of_other_weights_are_not_passed_off(
     models, folder, tmp_path, capsys, changed: str
@@ -254,6 +255,7 @@ def test_images_of_another_size_are_refused_unless_resizing(models, tmp_path, ca
     assert not (tmp_path / "out.npy").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(5, 8, 8), (5, 8, 8, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_arrays_keep_their_shape_and_type(models, tmp_path, shape, dtype) -> None:
@@ -292,6 +294,7 @@ def test_picture(models, folder, tmp_path, capsys, name: str) -> None:
     assert capsys.readouterr().out == f"wrote {picture}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options"),
     [("gdmp", []), ("agdm", ["--auxiliary"]), ("coup", ["--classifier"]),

@@ -317,6 +317,7 @@ def test_unknown_modes_are_refused() -> None:
         DiffusionPurifier(mixture(), noise="loud")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
     """224 to 256 to 224, bilinear, and differentiated through both."""
     images = some_images(1, (3, 224, 224), dtype=torch.float32)

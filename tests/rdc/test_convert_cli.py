@@ -227,6 +227,7 @@ EDM_OTHER: dict[str, tuple[Callable[[], EDMPrecond], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDM_OTHER)
 def test_other_edm_networks_are_refused(name: str, tmp_path: Path, capsys) -> None:
     make, message = EDM_OTHER[name]

@@ -139,6 +139,7 @@ def test_guidance_by_a_classifier_that_draws_is_differentiated_with_its_own_draw
     torch.testing.assert_close((got * v).sum(), expected, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [LikelihoodMaximizer, DiffusionPurifier])
 def test_a_copy_keeps_its_changes_to_itself(kind) -> None:
     """Hooks and submodules that one of the two gets later are not the other's."""

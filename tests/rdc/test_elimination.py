@@ -65,6 +65,7 @@ def test_agrees_with_the_classifier_in_fewer_passes():
     assert (logits.argmax(1).bincount() > 0).sum() > 10  # of the classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.01, 0.5])
 def test_predicted_class_has_the_largest_logit(alpha):
     classifier, images = mixtures()
@@ -85,6 +86,7 @@ def test_where_nothing_is_eliminated_the_posterior_is_the_classifiers():
     torch.testing.assert_close(found.logits.log_softmax(1), full.log_softmax(1))
 
 
+@pytest.mark.slow
 def test_disagrees_with_probability_alpha_at_most():
     """Images halfway between two classes, under many orders."""
     classifier, images = mixtures(30)

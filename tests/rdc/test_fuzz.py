@@ -139,6 +139,7 @@ def test_rdc_settings(saved: Path, data: st.DataObject) -> None:
     assert model is None or model.classifier.levels.sigmas.isfinite().all()
 
 
+@pytest.mark.slow
 @FUZZ
 @given(data=st.data(), whole=st.booleans())
 def test_safetensors_headers(saved: Path, data: st.DataObject, whole: bool) -> None:
@@ -157,6 +158,7 @@ def test_safetensors_headers(saved: Path, data: st.DataObject, whole: bool) -> N
     check(accepted(lambda: Denoiser.from_pretrained(broken)))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(data=st.data())
 def test_index_of_shards(saved: Path, data: st.DataObject) -> None:

@@ -258,6 +258,7 @@ def test_all_classes_of_a_multihead_network_take_one_row(monkeypatch) -> None:
     assert denoiser.seen == [()] * 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [None, 5])
 @pytest.mark.parametrize("conditioning", ["multihead", "label"])
 def test_losses_can_be_differentiated_twice(chunk, conditioning) -> None:

@@ -180,6 +180,7 @@ def saved_bytes(steps: int, images: torch.Tensor, denoiser) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
+@pytest.mark.slow
 def test_memory_grows_by_states_alone(monkeypatch) -> None:
     """45 more steps keep a few images each, far less than one network call's activations.
 

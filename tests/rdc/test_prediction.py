@@ -89,6 +89,7 @@ def test_bad_input_is_named(arguments: dict, error, message: str) -> None:
         rdc.classify(**{**defaults, **arguments})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["frozen", "fresh"])
 def test_default_device_and_precision_have_no_influence(noise) -> None:
     """ "meta" stands for any device: whatever is made on it by mistake cannot be computed with."""

@@ -67,6 +67,7 @@ def untrained(monkeypatch) -> None:
     monkeypatch.setattr(Run, "step", step)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("kept", [True, False])
 def test_pickles_in_a_checkpoint_are_refused_and_not_run(
@@ -117,6 +118,7 @@ def test_a_changed_byte_is_noticed(run: Path) -> None:
         main(config(run, **SHORT))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(
     ("kind", "change"),

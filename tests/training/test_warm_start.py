@@ -30,6 +30,7 @@ def fresh_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 def test_the_same_network_is_taken_whole(tmp_path: Path) -> None:
     tiny_denoiser(seed=1).save_pretrained(tmp_path)
     denoiser = tiny_denoiser(seed=2)
@@ -57,6 +58,7 @@ def test_another_trunk_is_refused(tmp_path: Path) -> None:
         warm_start(tiny_denoiser(), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_network(tmp_path: Path) -> None:
     """The second run's learning rate is nearly 0, so it also ends at the network."""
     once = {"steps": 1, "validate_every": 1, "checkpoint_every": 1}
@@ -71,6 +73,7 @@ def test_a_run_starts_from_a_network(tmp_path: Path) -> None:
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_network_that_teaches_computes_in_the_runs_precision(precision, tmp_path: Path) -> None:
     main(run_config(tmp_path / "teacher", steps=1, validate_every=1, checkpoint_every=1))

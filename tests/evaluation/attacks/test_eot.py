@@ -66,6 +66,7 @@ def test_chunks_change_nothing(max_rows: int) -> None:
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rdc", "purifier"])
 def test_our_defenses_have_the_draws_of_their_numbers(name: str) -> None:
     """Maximization, diffusion classifier and purifier, forward and backward, in any chunks."""

@@ -44,6 +44,7 @@ def test_proposals_change_squares_only() -> None:
     torch.testing.assert_close(size(moved - images, "l2"), torch.full((200,), 0.5).double())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "share"), [("linf", 0.9), ("l2", 0.6)])
 def test_progress_without_gradients(norm, share: float) -> None:
     """Most of the way to the optimum of a linear model that nobody can differentiate."""

@@ -326,6 +326,7 @@ def test_a_few_images_may_always_fall() -> None:
     assert settled(one, 0 * one) == (True, 0)
 
 
+@pytest.mark.slow
 def test_draws_doubled() -> None:
     noisy = Subject(NoisyImages(), IMAGES, LABELS, "l2", 0.1, 3, 4, 256, range(20))
     assert draws_doubled(noisy).passed

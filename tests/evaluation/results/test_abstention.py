@@ -41,6 +41,7 @@ def test_risk_is_the_mean_over_all_orders_of_equal_confidences(drawn) -> None:
     assert risk_coverage(confidences, right)[1] == pytest.approx(np.mean(curves, axis=0))
 
 
+@pytest.mark.slow
 def test_risk_of_uniform_confidence_that_is_the_probability_of_being_right() -> None:
     """At coverage c the mean confidence is 1 - c / 2: risk c / 2, area 1 / 4."""
     rng = np.random.default_rng(0)

@@ -117,6 +117,7 @@ BASELINES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_edm_baselines(name: str, tmp_path: Path) -> None:
     kind, architecture, process = BASELINES[name]

@@ -451,6 +451,7 @@ def test_files_that_are_none_are_refused(saved: Path, file: str) -> None:
         Denoiser.from_pretrained(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -476,6 +477,7 @@ def test_networks_of_other_sizes_take_no_memory(saved: Path, changes: dict) -> N
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture", ["cnn-99999", "cnn-" + "9" * 30, "wrn-994-999", "wrn-9994-1"]
 )

@@ -144,6 +144,7 @@ def test_other_files_are_left_on_the_hub(hub: Hub) -> None:
     assert not list((hub.folder / "cache").rglob("optimizer.bin"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", ["digits", "digits-cnn", "./hub/main", Path("hub/main")])
 def test_folders_have_no_revisions(hub: Hub, kind, model) -> None:
