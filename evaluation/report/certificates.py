@@ -49,14 +49,21 @@ class Certified:
         return f"{self.config['method']} {self.config['samples']}"
 
     def attacked(self, runs: Iterable[Run]) -> Run | None:
-        """The run that attacked the same defense on the same images within L2 budgets."""
+        """The run that attacked the same smoothed classifier on the same images within L2 budgets.
+
+        Certificates hold for the smoothed classifier alone, from whatever number of noisy copies
+        its answers are estimated.
+        """
         return next((run for run in runs if run.norm == "l2" and self._same(run)), None)
 
     def _same(self, run: Run) -> bool:
         ours, theirs = self.config["defense"], run.config["defense"]
-        names = (ours.keys() & theirs.keys()) - {"sigma"}
-        same = all(ours[name] == theirs[name] for name in names)
-        return same and run.provenance["data_fingerprint"] == self.fingerprint
+        names = (ours.keys() & theirs.keys()) - {"sigma", "noisy_copies"}
+        return (
+            theirs.get("sigma") == self.config["sigma"]
+            and all(ours[name] == theirs[name] for name in names)
+            and run.provenance["data_fingerprint"] == self.fingerprint
+        )
 
 
 def certifications(folders: Sequence[Path]) -> list[Certified]:

@@ -38,6 +38,7 @@ class Fake:
     fingerprint: str = "d1" * 32
     steps: int = 40
     batch: int = 8
+    sigma: float | None = None
 
 
 def make(folder: Path, fake: Fake) -> Path:
@@ -117,7 +118,10 @@ def keep(folder: Path, fake: Fake, eps: float, images: np.ndarray, culprits: lis
 def config(folder: Path, fake: Fake) -> dict[str, Any]:
     return {
         "out": str(folder),
-        "defense": {"kind": fake.defense, "model": "digits", "weight": None, "seed": 0},
+        "defense": {
+            "kind": fake.defense, "model": "digits", "weight": None, "seed": 0,
+            "sigma": fake.sigma, "noisy_copies": 16,
+        },
         "suite": {"steps": fake.steps, "targets": 3, "eot_samples": fake.draws},
         "data": "digits", "split": "test", "images": fake.images, "norm": fake.norm,
         "eps": list(fake.eps), "eval_draws": 20, "batch_size": fake.batch, "seed": 0,

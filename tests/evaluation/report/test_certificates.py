@@ -13,7 +13,10 @@ from evaluation.report.page import write
 from tests.support.fake_runs import Fake, make
 from tests.support.pages import read
 
-DEFENSE = {"kind": "classifier", "model": "digits", "weight": None, "seed": 0, "sigma": 0.25}
+DEFENSE = {
+    "kind": "classifier", "model": "digits", "weight": None, "seed": 0, "sigma": None,
+    "noisy_copies": 32,
+}  # fmt: skip
 FOUND: dict[str, Any] = {
     "config": {
         "defense": DEFENSE, "sigma": 0.25, "alpha": 0.001, "samples": 300, "method": "sequential",
@@ -39,16 +42,19 @@ def certify(folder: Path, change: Callable[[dict], object] = lambda found: None)
 
 @pytest.mark.slow
 def test_certified_accuracy_stands_beside_the_attack_on_the_same_defense(tmp_path: Path) -> None:
-    make(tmp_path / "cnn-l2", Fake(norm="l2", eps=(0.1, 0.5)))
-    make(tmp_path / "cnn-linf", Fake())
+    make(tmp_path / "cnn-l2", Fake(norm="l2", eps=(0.1, 0.5), sigma=0.25))
+    make(tmp_path / "cnn-linf", Fake(sigma=0.25))
+    make(tmp_path / "cnn-more-noise", Fake(norm="l2", sigma=0.5))
+    make(tmp_path / "cnn-not-smoothed", Fake(norm="l2"))
     certify(tmp_path / "cnn-certified")
     certify(tmp_path / "other", lambda found: found["config"]["defense"].update(seed=1))
+    certify(tmp_path / "noisier", lambda found: found["config"].update(sigma=1.0))
     certify(tmp_path / "others", lambda found: found.update(data_fingerprint="e2" * 32))
     found = {each.name: each for each in certifications([tmp_path])}
     runs, notes = load([tmp_path])
     matched = {name: each.attacked(runs) for name, each in found.items()}
     assert {name: run.name if run else None for name, run in matched.items()} == {
-        "cnn-certified": "cnn-l2", "other": None, "others": None,
+        "cnn-certified": "cnn-l2", "other": None, "noisier": None, "others": None,
     }  # fmt: skip
     assert notes == [] and [*found["other"].accuracies] == [0.0, 0.25]
     page = write([tmp_path], tmp_path / "report")
