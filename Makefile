@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: bench demo test test-fast lint docs lowest train-digits
 .DEFAULT_GOAL := demo
-CIFAR10 := --model cifar10 --data cifar10-samples --eps 8/255 --images 8 --steps 10 \
+CIFAR10 := --model cifar10 --data cifar10-samples --eps 4/255 --images 8 --steps 10 \
 	--picture demo-cifar10.png
 
 $(BIN)/.ready: pyproject.toml
@@ -15,9 +15,9 @@ $(BIN)/.ready: pyproject.toml
 	$(BIN)/pip install --quiet --editable . --group dev
 	@touch $@
 
-# Natural images where their models are packaged, then digits.
+# Natural images, then digits.
 demo: $(BIN)/.ready
-	$(if $(wildcard rdc/pretrained/cifar10-cnn),$(BIN)/python -m evaluation.demo $(CIFAR10))
+	$(BIN)/python -m evaluation.demo $(CIFAR10)
 	$(BIN)/python -m evaluation.demo
 
 test: $(BIN)/.ready

@@ -20,7 +20,7 @@ from rdc.runs.fingerprints import data_fingerprint, weights_hash
 
 BANK = 500
 """Training images whose logits contrastive guidance has."""
-ORDINARY = {"digits": ("digits-cnn", "digits-trades")}
+ORDINARY = {"digits": ("digits-cnn", "digits-trades"), "cifar10-samples": ("cifar10-cnn",)}
 """Packaged image classifiers by data set."""
 
 
