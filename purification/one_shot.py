@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from purification.purifier import resized
+from purification.purifier import entered, resized
 from rdc.denoiser import DenoiserLike
-from rdc.images import to_pixels, to_x
+from rdc.images import to_pixels
 
 
 class OneShotDenoiser(nn.Module):
@@ -17,7 +17,8 @@ class OneShotDenoiser(nn.Module):
     NeurIPS 2020). The noise is already in the images and none is added: it is meant for randomized
     smoothing (`evaluation.certify`), and does nothing useful to images without noise. `sigma` is
     that of the smoothing, and twice as much on the denoiser's scale of [-1, 1]. Images of another
-    size than the denoiser's are resized for it and back (bilinear).
+    size than the denoiser's are resized for it and back (bilinear). Raises ValueError for images of
+    other channels, or that are not floats.
     """
 
     def __init__(self, denoiser: DenoiserLike, *, sigma: float) -> None:
@@ -28,6 +29,6 @@ class OneShotDenoiser(nn.Module):
         self.sigma = sigma
 
     def forward(self, images: Tensor) -> Tensor:
-        x = to_x(resized(images, self.denoiser.image_shape[1:]))
+        x = entered(images, self.denoiser.image_shape, resize=True)
         denoised = to_pixels(self.denoiser.denoise(x, 2 * self.sigma))
         return resized(denoised, images.shape[2:])

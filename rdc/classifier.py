@@ -88,7 +88,7 @@ class AmortizedDiffusionClassifier(nn.Module):
         noise = self.noise.normal(x, draws, antithetic=self.config.antithetic)
 
         def log_posterior(clean: Tensor, rows: Tensor) -> Tensor:
-            drawn = noise[rows // draws if len(noise) > 1 else 0, rows % draws]
+            drawn = noise[rows // draws if len(noise) != 1 else 0, rows % draws]
             return self.denoiser.class_log_posterior(clean + sigma * drawn, sigma)
 
         source = torch.arange(len(x), device=x.device).repeat_interleave(draws)

@@ -128,7 +128,7 @@ class _Tournament:
             image, label, term = rows.unbind(1)
             term = term + self.done
             clean, sigma = self.x[image], self.sigmas[term]
-            drawn = self.noise[image if len(self.noise) > 1 else 0, term]
+            drawn = self.noise[image if len(self.noise) != 1 else 0, term]
             noised = clean + sigma[:, None, None, None] * drawn
             errors = squared_errors(self.denoiser.denoise_class(noised, sigma, label), clean)
             self.terms[image, label, term] = errors.double() * self.weights[term]

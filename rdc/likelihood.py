@@ -42,7 +42,7 @@ def class_errors(
     def errors(clean: Tensor, rows: Tensor) -> Tensor:
         """(M, K), or (M, 1) where a row has one class."""
         image, level = rows // each // levels, rows // each % levels
-        drawn = noise[image if len(noise) > 1 else 0, level]
+        drawn = noise[image if len(noise) != 1 else 0, level]
         noised = clean + sigmas[level][:, None, None, None] * drawn
         if each == 1:
             denoised = denoiser.denoise_classes(noised, sigmas[level])

@@ -86,7 +86,7 @@ class LikelihoodMaximizer(nn.Module):
         count = noise.shape[1]
 
         def losses(inputs: Tensor, rows: Tensor) -> Tensor:
-            image = rows // count if len(noise) > 1 else 0
+            image = rows // count if len(noise) != 1 else 0
             drawn = (tensor[image, rows % count][:, None] for tensor in (noise, sigmas))
             return self._loss(inputs, *drawn)
 
@@ -97,7 +97,8 @@ class LikelihoodMaximizer(nn.Module):
         """Noise (B or 1, steps draws, C, H, W) and levels (B or 1, steps draws)."""
         config = self.config
         noise, uniform = self.noise.normal_and_uniform(x, config.steps * config.draws)
-        return noise, config.sigma_min + (config.sigma_max - config.sigma_min) * uniform
+        with torch.inference_mode(False):  # whose tensors a denoiser's gradient could not save
+            return noise, config.sigma_min + (config.sigma_max - config.sigma_min) * uniform
 
     def _maximize(self, x: Tensor, steps: list[tuple[Tensor, Tensor]]) -> Tensor:
         move = self._adam if self.config.rule == "adam" else self._momentum

@@ -53,6 +53,8 @@ class Noise:
 
     def __init__(self, mode: NoiseMode, *, seed: int = 0, stream: int = 0) -> None:
         require_choice("noise", mode, NoiseMode)
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be 0 or more")
         self.mode = mode
         self.seed = seed
         self.stream = stream
@@ -120,11 +122,10 @@ def _draws(seeds: list[int], count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     # Drawn in float64 on the CPU: every device and precision sees the same. Outside inference
     # mode, whose tensors a later backward pass could not use, and whatever torch's default device.
     with torch.inference_mode(False), torch.device("cpu"):
-        rows = []
-        for seed in seeds:
+        normal = torch.empty(len(seeds), count, *like.shape[1:], dtype=torch.float64)
+        uniform = torch.empty(len(seeds), count, dtype=torch.float64)
+        for row, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(seed)
-            uniform = torch.rand(count, generator=generator, dtype=torch.float64)
-            shape = (count, *like.shape[1:])
-            rows.append((torch.randn(shape, generator=generator, dtype=torch.float64), uniform))
-        normal, uniform = (torch.stack(part) for part in zip(*rows, strict=True))
+            uniform[row] = torch.rand(count, generator=generator, dtype=torch.float64)
+            normal[row] = torch.randn(normal.shape[1:], generator=generator, dtype=torch.float64)
         return normal.to(like.device, like.dtype), uniform.to(like.device, like.dtype)

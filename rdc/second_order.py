@@ -4,6 +4,7 @@ PyTorch's own double backward computes what only weights need (of a convolution,
 convolution and memory copies) and takes normalization and SiLU apart into many small operations.
 Inside `constant_weights()` these three are replaced by functions that know their own derivatives:
 the same values and first derivatives, bit for bit, and the same second derivatives to rounding.
+Under autocast, which casts what each of them gets, they stay as they are.
 """
 
 from typing import Any
@@ -30,25 +31,26 @@ class constant_weights(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor | None:
-    if isinstance(padding, str) or x.ndim != 4 or _learned(weight, bias) or not x.requires_grad:
+def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor | None:
+    if isinstance(padding, str) or input.ndim != 4 or not _replaceable(input, weight, bias):
         return None
     pairs = [[n, n] if isinstance(n, int) else list(n) for n in (stride, padding, dilation)]
-    return _Conv.apply(x, weight, bias, pairs, groups)  # type: ignore[return-value]
+    return _Conv.apply(input, weight, bias, pairs, groups)  # type: ignore[return-value]
 
 
-def _group_norm(x, num_groups, weight=None, bias=None, eps=1e-5) -> Tensor | None:
-    if x.ndim != 4 or _learned(weight, bias) or not x.requires_grad:
+def _group_norm(input, num_groups, weight=None, bias=None, eps=1e-5) -> Tensor | None:
+    if input.ndim != 4 or not _replaceable(input, weight, bias):
         return None
-    return _GroupNorm.apply(x, num_groups, weight, bias, eps)  # type: ignore[return-value]
+    return _GroupNorm.apply(input, num_groups, weight, bias, eps)  # type: ignore[return-value]
 
 
-def _silu(x, inplace=False) -> Tensor | None:
-    return None if inplace or not x.requires_grad else _SiLU.apply(x)  # type: ignore[return-value]
+def _silu(input, inplace=False) -> Tensor | None:
+    return None if inplace or not _replaceable(input) else _SiLU.apply(input)  # type: ignore[return-value]
 
 
-def _learned(*weights: Tensor | None) -> bool:
-    return any(weight is not None and weight.requires_grad for weight in weights)
+def _replaceable(input: Tensor, *weights: Tensor | None) -> bool:
+    learned = any(weight is not None and weight.requires_grad for weight in weights)
+    return input.requires_grad and not learned and not torch.is_autocast_enabled(input.device.type)
 
 
 REPLACED = {torch.conv2d: _conv2d, F.group_norm: _group_norm, F.silu: _silu}

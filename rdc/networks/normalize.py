@@ -17,7 +17,8 @@ class Normalize(nn.Module):
     mean, std: one number per channel, or one for all channels.
 
     Raises:
-        ValueError: a std is not positive, the lengths differ, or images have other channels.
+        ValueError: a std is not positive, the lengths differ, or images have other channels or
+            are not floats.
     """
 
     mean: Tensor
@@ -42,6 +43,11 @@ class Normalize(nn.Module):
             raise ValueError(
                 f"images: shape {tuple(images.shape)}, but mean and std are of {self.channels} "
                 "channels; give images (B, C, H, W) of as many"
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images: dtype {images.dtype}; give float images in [0, 1] (for uint8: "
+                "images.float() / 255)"
             )
         return (images - self.mean) / self.std
 

@@ -28,3 +28,17 @@ def test_other_sizes_are_resized():
 def test_sigma_must_be_positive():
     with pytest.raises(ValueError, match="sigma=0 must be positive"):
         OneShotDenoiser(OptimalDenoiser(torch.zeros(1, 1, 2, 2), torch.tensor([0])), sigma=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.ones(1, 1, 2, 2, dtype=torch.uint8), "dtype torch.uint8"),
+        (torch.zeros(1, 3, 2, 2), "shape"),
+        (torch.zeros(1, 2, 2), "shape"),
+    ],
+)
+def test_other_images_are_refused(images: torch.Tensor, message: str):
+    denoiser = OptimalDenoiser(torch.zeros(1, 1, 2, 2), torch.tensor([0]))
+    with pytest.raises(ValueError, match=f"images: {message}"):
+        OneShotDenoiser(denoiser, sigma=0.1)(images)

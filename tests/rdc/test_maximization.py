@@ -1,7 +1,9 @@
 """Likelihood maximization: the update, the budget, and its derivative."""
 
 import weakref
+from dataclasses import replace
 from math import inf, nan
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from rdc import LikelihoodMaximizer, MaximizationConfig
 from rdc.backward import ACTIVATION_BYTES
+from rdc.denoiser import Preconditioning
 from rdc.images import to_x
 from tests.support.denoisers import random_denoiser
 from tests.support.oracle import central_difference, some_images, two_classes
@@ -211,3 +214,29 @@ def test_unknown_modes_are_refused() -> None:
         LikelihoodMaximizer(two_classes(), gradient="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="second_order='none'"):
         LikelihoodMaximizer(two_classes(), second_order="none")  # type: ignore[arg-type]
+
+
+def test_exact_gradient_under_autocast_is_close_to_that_in_single_precision() -> None:
+    denoiser = random_denoiser(torch.float32)
+    images = some_images(2, denoiser.image_shape, dtype=torch.float32)
+
+    def gradient(half: bool) -> torch.Tensor:
+        x = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            moved = LikelihoodMaximizer(denoiser, FREE)(x)
+        return torch.autograd.grad((moved * direction(images).float()).sum(), x)[0].flatten()
+
+    assert torch.cosine_similarity(gradient(True), gradient(False), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("mode", ["frozen", "fresh"])
+@pytest.mark.parametrize("preconditioning", get_args(Preconditioning))
+def test_inference_mode_gives_the_same_image(preconditioning, mode) -> None:
+    denoiser = random_denoiser()
+    denoiser.config = replace(denoiser.config, preconditioning=preconditioning)
+    images = some_images(2, denoiser.image_shape)
+    config = replace(FREE, draws=1)
+    expected = LikelihoodMaximizer(denoiser, config, noise=mode)(images)
+    with torch.inference_mode():
+        found = LikelihoodMaximizer(denoiser, config, noise=mode)(images)
+    torch.testing.assert_close(found, expected)

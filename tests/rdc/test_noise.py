@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from rdc import vp
 from rdc.levels import P_MEAN, P_STD, Levels, lognormal_density, nodes, weight
 from rdc.noise import Noise
+from tests.support.denoisers import small_rdc
 from tests.support.oracle import some_images
 
 
@@ -223,3 +224,15 @@ def test_global_generator_is_untouched() -> None:
 def test_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="noise='loud'"):
         Noise("loud")  # type: ignore[arg-type]
+
+
+def test_negative_seeds_are_refused() -> None:
+    with pytest.raises(ValueError, match="seed=-1 must be 0 or more"):
+        Noise("frozen", seed=-1)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "fresh"])
+def test_no_images_get_no_draws(mode) -> None:
+    normal, uniform = Noise(mode).normal_and_uniform(some_images(2)[:0], 3)
+    assert len(normal) == len(uniform) == (1 if mode == "frozen" else 0)
+    assert small_rdc(noise=mode)(some_images(2, (1, 8, 8))[:0]).shape == (0, 3)

@@ -80,3 +80,27 @@ def test_third_derivatives_are_refused(module: nn.Module) -> None:
         (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             torch.autograd.grad(second.sum(), x)
+
+
+def test_autocast_gets_autograds_own_derivatives() -> None:
+    """It rounds what each function gets, which functions of our own would not notice."""
+    denoiser = random_denoiser(torch.float32)
+    x = some_images(2, denoiser.image_shape, dtype=torch.float32)
+
+    def second() -> Tensor:
+        leaf = x.clone().requires_grad_()
+        loss = (denoiser.denoise(leaf, 0.5) - leaf).square().sum()
+        (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        return torch.autograd.grad(first, leaf, x)[0]
+
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+        expected = second()
+        with constant_weights():
+            assert torch.equal(second(), expected)
+
+
+def test_arguments_may_have_their_names() -> None:
+    x = some_images(2, (2, 3, 3)).requires_grad_()
+    with constant_weights():
+        assert torch.equal(F.silu(input=x), F.silu(x))
+        assert torch.equal(F.group_norm(input=x, num_groups=1), F.group_norm(x, 1))

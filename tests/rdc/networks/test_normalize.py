@@ -55,3 +55,9 @@ def test_bad_constants_are_refused(mean, std, message: str) -> None:
 def test_other_channels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"images: shape \(2, 1, 4, 4\), but .* 3 channels"):
         Normalize(MEAN, STD)(some_images(2, (1, 4, 4)))
+
+
+def test_bytes_are_refused() -> None:
+    """Their 255 would stand for 1.0, and be taken for 255.0."""
+    with pytest.raises(ValueError, match=r"dtype torch.uint8; give float images"):
+        Normalize(0.5, 0.5)(torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
