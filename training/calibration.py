@@ -127,8 +127,10 @@ def main(config: CalibrationConfig) -> None:
     denoiser = given.denoiser
     assert isinstance(denoiser, Denoiser)  # nothing else can be loaded
     data = load(config.data, "validation", shape=denoiser.image_shape)
-    data = data.subset(slice(config.images))
+    data = data.of_classes(denoiser.class_names).subset(slice(config.images))
     calibration = Calibration(config, denoiser.to(default_device()), data)
+    # Before hours of measurements: a candidate may be impossible.
+    ways = maximizations(config, given.config.maximization)
 
     found: dict[Any, Figures] = {}
     for candidate in tqdm(classifiers(config, given.config.classifier), desc="classifiers"):
@@ -138,7 +140,7 @@ def main(config: CalibrationConfig) -> None:
     temperature = float(f"{found[best].temperature:.4g}")
     chosen = RDCConfig(replace(best, temperature=temperature), given.config.maximization)
     tried = {replace(chosen.maximization, steps=0): found[best]}
-    for candidate in tqdm(maximizations(config, chosen.maximization), desc="maximizations"):
+    for candidate in tqdm(ways, desc="maximizations"):
         figures = tried[candidate] = calibration.rdc(replace(chosen, maximization=candidate))
         tqdm.write(line(candidate, figures, "steps", "budget", "sigma_min"))
     chosen = replace(

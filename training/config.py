@@ -56,16 +56,21 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulate", "validate_every", "checkpoint_every")
-        for name in (*counts, "validation_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} {getattr(self, name)} must be at least 1")
-        if self.resize is not None and self.resize < 1:
-            raise ValueError(f"--resize {self.resize} must be at least 1")
+        require_at_least(self, 1, *counts, "validation_images", "resize")
+        require_at_least(self, 0, "warmup", "weight_decay", "seed")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{flag(name)} {getattr(self, name)} must be positive")
         if not self.ema_half_lives or min(self.ema_half_lives) < 0:
             raise ValueError(f"--ema-half-lives {self.ema_half_lives}: one or more, none negative")
+
+
+def require_at_least(config: object, least: int, *names: str) -> None:
+    """Refuse settings, of those with these names, that are numbers below `least`."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"{flag(name)} {value} must be at least {least}")
 
 
 def rate(step: int, config: RunConfig) -> float:
@@ -126,6 +131,15 @@ class TrainConfig(RunConfig):
         if self.augment == "flip-shift" and not self.classifies:
             raise ValueError(
                 "--augment flip-shift needs --network.conditioning classifier; use flip"
+            )
+        if self.network.conditioning == "none":
+            raise ValueError(
+                "--network.conditioning none: without classes nothing tells how well the network "
+                "learns; give label, whose estimate without a label is the unconditional one"
+            )
+        if self.rdc.classifier.estimator == "posterior" and not self.classifies:
+            raise ValueError(
+                "--rdc.classifier.estimator posterior needs --network.conditioning classifier"
             )
         if self.classifies and not 0 < self.objective.image_share < 1:
             raise ValueError(
@@ -209,6 +223,12 @@ class CalibrationConfig:
     maximization_sigma: tuple[float, ...] = (0.4, 0.7)
     """lowest noise level of the maximization; the highest is half as large again"""
     batch_size: int = 50
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "images", "attacked", "steps", "batch_size")
+        for name in ("levels", "sigma_min", "sigma_max"):
+            if not getattr(self, name):
+                raise ValueError(f"{flag(name)} needs at least one value")
 
 
 @dataclass(frozen=True)

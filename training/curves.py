@@ -17,7 +17,11 @@ LABELS = {"flop": "floating-point operations", "images": "training images", "ste
 
 def main(config: CurvesConfig) -> None:
     """Draw training loss and validation figures of the runs, one line per run."""
-    histories = {run.name: read_history(run, config.over) for run in config.runs}
+    names = [run.name for run in config.runs]
+    histories = {
+        run.name if names.count(run.name) == 1 else str(run): read_history(run, config.over)
+        for run in config.runs
+    }
     with replacing(config.out) as part:
         draw(histories, config.over).savefig(part, format="png", dpi=120)
     print(f"wrote {config.out}")

@@ -200,4 +200,9 @@ def build_teacher(config: TrainConfig, data: Dataset, device: torch.device) -> D
             f"--teacher {config.teacher}: images {teacher.image_shape} of {teacher.num_classes} "
             f"classes, but {config.data} has {expected}"
         )
+    if data.of_classes(teacher.class_names) is not data:
+        raise ValueError(
+            f"--teacher {config.teacher}: its classes are in the order {teacher.class_names}, but "
+            f"those of {config.data} in the order {data.class_names}; give both the same order"
+        )
     return teacher

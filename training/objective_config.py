@@ -1,9 +1,10 @@
 """Settings of the objectives of denoisers and classifiers."""
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, log
 from typing import Literal
 
+from rdc.choices import HIGHEST_SIGMA, LOWEST_SIGMA
 from rdc.config import require
 
 Distance = Literal["kl", "l2"]
@@ -15,6 +16,16 @@ class NoiseConfig:
 
     mean: float = -1.2
     std: float = 1.2
+
+    def __post_init__(self) -> None:
+        reach = 3 * self.std
+        low, high = log(LOWEST_SIGMA), log(HIGHEST_SIGMA)
+        fits = low <= self.mean - reach and self.mean + reach <= high
+        require(
+            self,
+            std=(self.std > 0, "positive"),
+            mean=(fits, f"3 std or more from {low:.4g} and {high:.4g}, the limits of ln(sigma)"),
+        )
 
     @property
     def range(self) -> tuple[float, float]:

@@ -171,10 +171,12 @@ class Run(Generic[Module]):
                 f"--out {out} holds a run already; continue it with --resume auto, "
                 "or choose another folder"
             )
+        # Kept for the record: files may be gone when the run is over.
+        self.inputs = self.task.inputs()
         inputs = {
             "data": data_fingerprint(self.data),
             "validation data": data_fingerprint(self.validation),
-            **self.task.inputs(),
+            **self.inputs,
         }
         lock_settings(out, self.config, inputs=inputs, file=SETTINGS, free=FREE)
         if (out / RECORD).exists():
@@ -271,7 +273,7 @@ class Run(Generic[Module]):
         record = {
             "config": asdict(self.config),
             **provenance(self.data),
-            "inputs": self.task.inputs(),
+            "inputs": self.inputs,
             "parameters": sum(weights.numel() for weights in self.shown.parameters()),
             "flop_per_image": self.flop_per_image,
             "processes": self.accelerator.num_processes,

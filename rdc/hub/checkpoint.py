@@ -101,8 +101,8 @@ class OnHub:
     ) -> str:
         """Upload what `save_pretrained(**saving)` writes, in one commit; returns the commit's URL.
 
-        The repository "owner/name" is created when missing. Weights in it are replaced, whole
-        or in shards; a card that somebody wrote or edited there is kept.
+        The repository "owner/name" is created when missing. The model in it is replaced, weights
+        whole or in shards and its settings; a card that somebody wrote or edited there is kept.
         """
         api = HfApi(token=token)
         with TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ class OnHub:
                     (saved / CARD).unlink()
             return api.upload_folder(
                 repo_id=repo_id, folder_path=saved, commit_message=commit_message, revision=branch,
-                create_pr=create_pr, delete_patterns=LAYOUTS,
+                create_pr=create_pr, delete_patterns=[*LAYOUTS, RDC_SETTINGS],
             )  # fmt: skip
 
 

@@ -1,14 +1,19 @@
 """Calibration: the candidates, and their measurement for both estimators."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from rdc import ClassifierConfig, MaximizationConfig
+from rdc.classifier import build_classifier
 from rdc.data import load
-from tests.support.tiny import NETWORK, tiny_denoiser
-from training.calibration import Calibration, classifiers, maximizations
+from tests.support.oracle import some_images
+from tests.support.tiny import NETWORK, tiny_denoiser, tiny_rdc
+from training.calibration import Calibration, classifiers, main, maximizations
 from training.config import CalibrationConfig
 
 CONFIG = CalibrationConfig(
@@ -48,3 +53,46 @@ def test_both_estimators_are_measured(estimator) -> None:
     figures = Calibration(CONFIG, denoiser, data).classifier(candidate)
     assert 0 <= figures.robust <= 1 and figures.clean * 8 == round(figures.clean * 8)
     assert figures.temperature > 0
+
+
+def written(folder: Path) -> CalibrationConfig:
+    """A model, and data with its classes in another order and its own answers as labels."""
+    model, images = tiny_rdc(), some_images(12, (1, 8, 8), dtype=torch.float32)
+    candidate = replace(model.config.classifier, levels=2, sigma_min=0.5, sigma_max=2.0)
+    labels = build_classifier(model.denoiser, candidate)(images).argmax(1)
+    assert len(labels.unique()) > 1
+    model.save_pretrained(folder / "model")
+    names = model.denoiser.class_names[::-1]
+    arrays = {"val_images": images[:, 0], "val_labels": 2 - labels, "class_names": names}
+    np.savez(folder / "data.npz", **{name: np.asarray(value) for name, value in arrays.items()})
+    return replace(
+        CONFIG, model=str(folder / "model"), out=folder / "out", data=str(folder / "data.npz"),
+        levels=(2,), sigma_min=(0.5,), attacked=1, steps=1,
+    )  # fmt: skip
+
+
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    config = replace(written(tmp_path), maximization_steps=())
+    main(config)
+    record = json.loads((config.out / "calibration.json").read_text())
+    assert [each["clean"] for each in record["candidates"]] == [1.0, 1.0]
+
+
+def test_impossible_maximizations_are_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(Calibration, "classifier", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(ValueError, match=r"budget=2.0 must be in \(0, 1\]"):
+        main(replace(written(tmp_path), budget=(2.0,)))
+
+
+@pytest.mark.parametrize("name", ["images", "attacked", "steps", "batch_size"])
+def test_counts_must_be_positive(name: str) -> None:
+    changes: dict = {name: 0}
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} 0 must be at least 1"):
+        replace(CONFIG, **changes)
+
+
+def test_candidates_need_values() -> None:
+    with pytest.raises(ValueError, match="--levels needs at least one value"):
+        replace(CONFIG, levels=())

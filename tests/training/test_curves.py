@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from training import curves
 from training.config import CurvesConfig
 from training.curves import draw, main, read_history
 
@@ -33,6 +35,17 @@ def test_a_picture_is_written(tmp_path: Path) -> None:
     main(CurvesConfig((tmp_path / "a", tmp_path / "b"), out=tmp_path / "x.png", over="images"))
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size == (1200, 480)
+
+
+def test_runs_of_the_same_name_have_a_line_each(tmp_path: Path, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(curves, "draw", lambda histories, _: drawn.append(histories) or Figure())
+    runs = [tmp_path / folder / "run" for folder in "ab"]
+    for number, run in enumerate(runs):
+        run.mkdir(parents=True)
+        (run / "history.jsonl").write_text(json.dumps(ENTRY | {"step": number}) + "\n")
+    main(CurvesConfig(tuple(runs), out=tmp_path / "x.png"))
+    assert drawn == [{str(run): read_history(run, "step") for run in runs}]
 
 
 def test_runs_without_figures_are_refused(tmp_path: Path) -> None:

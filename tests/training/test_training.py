@@ -13,13 +13,15 @@ from safetensors.torch import load_file
 
 from rdc import (
     AmortizedDiffusionClassifier,
+    ClassifierConfig,
     Denoiser,
     OptimalDenoiser,
+    RDCConfig,
     RobustDiffusionClassifier,
     UNetConfig,
 )
 from rdc.commands.main import main as rdc_command
-from rdc.data import load
+from rdc.data import Dataset, load
 from rdc.networks.image_classifier import ImageClassifier
 from tests.support.denoisers import random_denoiser
 from tests.support.launchers import printed, run, two
@@ -27,7 +29,7 @@ from tests.support.oracle import some_images, two_classes
 from tests.support.tiny import NETWORK, tiny_denoiser
 from training import batches
 from training.batches import Batches, batch_rows, step_generator
-from training.config import TrainConfig
+from training.config import NetworkConfig, TrainConfig
 from training.denoising import DenoiserTask, build_teacher
 from training.ema import EMA
 from training.objective import (
@@ -222,6 +224,11 @@ def test_images_that_do_not_fit_the_device_are_gathered_ahead(monkeypatch) -> No
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="off_data=2"):
         ObjectiveConfig(off_data=2)
+    for std in (0, -1):
+        with pytest.raises(ValueError, match=f"std={std} must be positive"):
+            NoiseConfig(std=std)
+    with pytest.raises(ValueError, match=r"mean=9 must be 3 std or more from -11.51 and 11.51"):
+        NoiseConfig(mean=9)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +240,11 @@ def test_bad_settings_are_refused() -> None:
         ({"geometry_probability": 2.0}, "--geometry-probability 2.0"),
         ({"objective": ObjectiveConfig(teacher_classes=11), "network": UNetConfig()},
          "--objective.teacher-classes 11"),
+        ({"network": NetworkConfig(conditioning="none")}, "--network.conditioning none"),
+        ({"rdc": RDCConfig(ClassifierConfig(estimator="posterior"))},
+         "--rdc.classifier.estimator posterior needs"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0 must be at least 0"),
+        ({"seed": -1}, "--seed -1 must be at least 0"),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(changes: dict, message: str) -> None:
@@ -259,6 +271,14 @@ def test_a_teacher_of_other_images_is_refused(tmp_path: Path) -> None:
     config = replace(DEFAULT, teacher=str(tmp_path))
     with pytest.raises(ValueError, match=r"--teacher .* 3 classes"):
         build_teacher(config, load("digits", "validation"), torch.device("cpu"))
+
+
+def test_a_teacher_of_the_classes_in_another_order_is_refused(tmp_path: Path) -> None:
+    tiny_denoiser(classes=("one", "zero", "two")).save_pretrained(tmp_path)
+    data = Dataset.of(torch.zeros(3, 1, 8, 8), [0, 1, 2], ("zero", "one", "two"))
+    config = replace(DEFAULT, teacher=str(tmp_path))
+    with pytest.raises(ValueError, match=r"--teacher .* in the order \('one', 'zero', 'two'\)"):
+        build_teacher(config, data, torch.device("cpu"))
 
 
 def run_record(out: Path) -> dict:

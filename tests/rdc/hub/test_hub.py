@@ -184,6 +184,12 @@ def test_denoisers_are_pushed_without_settings_of_rdc(hub: Hub) -> None:
     assert hub.asked[-1] == expected
 
 
+def test_settings_of_rdc_on_the_hub_are_not_those_of_a_later_denoiser(hub: Hub) -> None:
+    assert "rdc.json" in hub.names()
+    tiny_denoiser(seed=3).push_to_hub("owner/name")
+    assert "rdc.json" not in hub.names()
+
+
 def test_another_layout_replaces_the_old_one(hub: Hub) -> None:
     """Both at once could not be loaded."""
     layouts: list[dict[str, Any]] = [{"max_shard_size": "80KB"}, {"dtype": torch.bfloat16}]
