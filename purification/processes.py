@@ -34,7 +34,7 @@ class Point:
     @classmethod
     def at(cls, t: float) -> "Point":
         """The continuous VP process at time t in [0, 1]."""
-        time = torch.tensor(t, dtype=torch.float64)
+        time = exact(t)
         return cls(t, vp.scale(time).item(), vp.sigma(time).item())
 
     @classmethod
@@ -46,7 +46,7 @@ class Point:
     @classmethod
     def of_sigma(cls, sigma: float) -> "Point":
         """The continuous process at noise `sigma` in units of the unscaled image."""
-        return cls.at(vp.time(torch.tensor(sigma, dtype=torch.float64)).item())
+        return cls.at(vp.time(exact(sigma)).item())
 
     def score(self, x: Tensor, denoised: Tensor) -> Tensor:
         """grad log p_t(x), by Tweedie's formula."""
@@ -55,6 +55,11 @@ class Point:
     def eps(self, x: Tensor, denoised: Tensor) -> Tensor:
         """The noise in x, as a noise-predicting network would name it."""
         return (x - self.scale * denoised) / self.deviation
+
+
+def exact(value: float) -> Tensor:
+    """A float64 scalar on the CPU, whatever torch's default device is."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 Denoised = Callable[[Tensor, Point], Tensor]
@@ -91,7 +96,7 @@ class Sde(Process):
 
     def _rates(self, k: int) -> tuple[float, float]:
         here, after = self.points[k].t, self.points[k + 1].t
-        return vp.beta(torch.tensor(here, dtype=torch.float64)).item(), here - after
+        return vp.beta(exact(here)).item(), here - after
 
     def step(self, k: int, x: Tensor, noise: Tensor, denoised: Denoised) -> Tensor:
         beta, dt = self._rates(k)
@@ -195,5 +200,5 @@ class Heun(Process):
 def discrete_points(t_star: float, steps: int) -> list[Point]:
     """Time indices from t_star * 1000 - 1 to 0, evenly in `steps`, and the image."""
     first = round(t_star * vp.TIMES) - 1
-    indices = torch.linspace(first, 0, steps, dtype=torch.float64).round().int().tolist()
-    return [Point.of_index(index) for index in (*indices, -1)]
+    indices = torch.linspace(first, 0, steps, dtype=torch.float64, device="cpu").round().int()
+    return [Point.of_index(index) for index in (*indices.tolist(), -1)]

@@ -122,15 +122,17 @@ class DiffusionPurifier(nn.Module):
         return [state[0] for state in states]
 
     def _where_it_broke(self, x: Tensor, draws: "_Draws") -> str:
+        if not torch.isfinite(x).all():
+            return "images: NaN or infinity in the pixels; give numbers in [0, 1]"
         with torch.no_grad():
             states = self._states(x, draws)
         first = next((k for k, y in enumerate(states) if not torch.isfinite(y).all()), len(states))
-        number, k = divmod(max(first - 1, 0), len(self.process) + 1)
-        where = "given images" if first == 0 else f"state after step {k} of round {number + 1}"
+        number, k = divmod(first - 1, len(self.process) + 1)
         t = self.process.points[min(k, len(self.process))].t
         return (
-            f"NaN or infinity in the {where} (t = {t:.4g}); the denoiser or a guidance term broke "
-            "there: lower the guidance weight, or check the weights and the precision"
+            f"NaN or infinity in the state after step {k} of round {number + 1} (t = {t:.4g}); the "
+            "denoiser or a guidance term broke there: lower the guidance weight, or check the "
+            "weights and the precision"
         )
 
     def _guides(self) -> list[Guidance]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from purification.config import END
+from purification.processes import exact
 from purification.purifier import entered, resized
 from rdc import vp
 from rdc.choices import NoiseMode, require_choice
@@ -73,7 +74,7 @@ class TorchsdePurifier(nn.Module):
         # torchsde and its scipy take a second to import; only this needs them.
         import torchsde
 
-        start = torch.tensor(self.t_star, dtype=torch.float64)
+        start = exact(self.t_star)
         noised = vp.scale(start).item() * x + vp.deviation(start).item() * noise
         state = noised.flatten(1)
         # Times have the precision of the state, as torchsde itself would make them.

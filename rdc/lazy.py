@@ -11,6 +11,8 @@ from typing import Any
 
 def attribute(package: str, name: str) -> Any:
     """The submodule or the public name `name` of a package, for its `__getattr__`."""
+    if name == "__all__":  # `from rdc import *` asks for it
+        return import_module(f"{package}.public").__all__
     if not name.startswith("_"):
         if find_spec(f"{package}.{name}") is not None:
             return import_module(f"{package}.{name}")

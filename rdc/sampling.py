@@ -14,7 +14,7 @@ Denoise = Callable[[Tensor, float], Tensor]
 def edm_sigmas(
     steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Tensor:
-    """`steps` noise levels from `sigma_max` to `sigma_min`, and 0: (steps + 1,) float64.
+    """`steps` levels from `sigma_max` to `sigma_min`, and 0: (steps + 1,) float64 on the CPU.
 
     Karras et al. 2022, eq. 5. To purify an image that carries noise sigma, begin at that sigma.
     """
@@ -23,9 +23,9 @@ def edm_sigmas(
             f"steps={steps}, sigma_min={sigma_min}, sigma_max={sigma_max}: "
             "needs steps >= 1 and 0 < sigma_min < sigma_max"
         )
-    ramp = torch.linspace(0, 1, max(2, steps), dtype=torch.float64)[:steps]
+    ramp = torch.linspace(0, 1, max(2, steps), dtype=torch.float64, device="cpu")[:steps]
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1).double()])
+    return torch.cat([(high + ramp * (low - high)) ** rho, ramp.new_zeros(1)])
 
 
 def heun_step(denoise: Denoise, x: Tensor, sigma: float, next_sigma: float) -> Tensor:

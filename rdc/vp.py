@@ -59,7 +59,8 @@ def deviation(t: Tensor) -> Tensor:
 
 def betas() -> Tensor:
     """DDPM's discrete rates (1000,) float64, from 1e-4 to 0.02 (Ho et al. 2020, section 4)."""
-    return torch.linspace(BETA_MIN / TIMES, BETA_MAX / TIMES, TIMES, dtype=torch.float64)
+    ends = BETA_MIN / TIMES, BETA_MAX / TIMES
+    return torch.linspace(*ends, TIMES, dtype=torch.float64, device="cpu")
 
 
 @cache

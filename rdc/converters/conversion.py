@@ -11,7 +11,7 @@ from rdc.converters.classifiers import ClassifierFacts
 from rdc.converters.unpickle import read
 from rdc.converters.weights import Published
 from rdc.denoiser import Denoiser, DenoiserConfig
-from rdc.hub.building import OwnGenerator
+from rdc.hub import building
 from rdc.hub.model_card import Facts, describe
 from rdc.hub.weights import sha256
 from rdc.networks.image_classifier import ImageClassifier
@@ -93,9 +93,8 @@ def convert(
 def build(published: Published) -> Denoiser | ImageClassifier:
     """The network with its weights, in float32 and in evaluation mode, weights frozen."""
     config = published.config
-    # The initial weights are overwritten: they must not cost the caller random numbers.
-    with OwnGenerator():
-        denoises = isinstance(config, DenoiserConfig)
-        module = Denoiser(config) if denoises else ImageClassifier(config)
+    module = building.build(
+        lambda: Denoiser(config) if isinstance(config, DenoiserConfig) else ImageClassifier(config)
+    )
     module.load_state_dict(published.weights)
     return module.eval().requires_grad_(False)

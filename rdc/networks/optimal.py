@@ -43,7 +43,7 @@ class OptimalDenoiser(nn.Module):
         self.image_shape = (channels, height, width)
         # Classes padded to the same length (K, n, D), so that one einsum serves all of them.
         points = x.new_zeros(len(counts), int(counts.max()), x[0].numel())
-        present = torch.zeros(points.shape[:2], dtype=torch.bool)
+        present = torch.zeros(points.shape[:2], dtype=torch.bool, device=x.device)
         for label, count in enumerate(counts.tolist()):
             points[label, :count] = x[labels == label].flatten(1)
             present[label, :count] = True

@@ -156,5 +156,8 @@ def test_public_names_and_modules_are_attributes() -> None:
     assert rdc.Denoiser is import_module("rdc.denoiser").Denoiser
     assert all(getattr(rdc, name) is getattr(rdc.public, name) for name in rdc.public.__all__)
     assert rdc.levels.Levels is rdc.Levels
+    starred: dict = {}
+    exec("from rdc import *", starred)
+    assert set(rdc.public.__all__) <= set(starred)
     with pytest.raises(AttributeError, match="module 'rdc' has no attribute 'nothing'"):
         rdc.nothing  # noqa: B018

@@ -318,6 +318,14 @@ def test_inference_mode_gives_the_same_image(name: str) -> None:
 
 
 @every_term
+def test_default_device_has_no_influence(name: str) -> None:
+    guided, images = purifier(TERMS[name]()), given()
+    expected = guided(images)
+    with torch.device("meta"):
+        assert torch.equal(guided(images), expected)
+
+
+@every_term
 def test_networks_are_frozen_and_stay_in_evaluation_mode(name: str) -> None:
     guided = purifier(TERMS[name]())
     guided.train()

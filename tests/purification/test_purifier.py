@@ -288,7 +288,7 @@ def test_nan_names_the_step(sigma: float, where: str) -> None:
 def test_nan_in_the_given_images_is_said() -> None:
     images = some_images(2, (3, 4, 4))
     images[1, 0, 0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="given images"):
+    with pytest.raises(FloatingPointError, match="images: NaN or infinity in the pixels"):
         DiffusionPurifier(Scaling(4), PurifierConfig(steps=2))(images)
 
 
@@ -371,3 +371,12 @@ def test_inference_mode_and_later_gradients(name: str) -> None:
         purified = purifier(images)
     assert torch.equal(purified, purifier(images))
     gradient(purifier, images, direction(images))  # with draws that inference mode made
+
+
+@names
+def test_default_device_has_no_influence(name: str) -> None:
+    """ "meta" stands for any device: whatever is made on it by mistake cannot be computed with."""
+    images, denoiser, config = some_images(2), mixture(), replace(PROCESSES[name], steps=3)
+    expected = DiffusionPurifier(denoiser, config)(images)
+    with torch.device("meta"):
+        assert torch.equal(DiffusionPurifier(denoiser, config)(images), expected)

@@ -197,11 +197,13 @@ def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
     torch.testing.assert_close(purifier(images), back)
 
 
-def test_inference_mode() -> None:
+def test_inference_mode_and_default_device_have_no_influence() -> None:
     purifier = TorchsdePurifier(tiny_denoiser(), dt=0.05)
     images = some_images(2, (1, 8, 8), dtype=torch.float32)
     with torch.inference_mode():
         purified = purifier(images)
+    with torch.device("meta"):
+        assert torch.equal(purified, purifier(images))
     assert torch.equal(purified, purifier(images))
 
 

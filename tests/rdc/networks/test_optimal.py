@@ -57,6 +57,14 @@ def test_a_blurred_data_set_is_a_mixture_of_gaussians() -> None:
         )
 
 
+def test_everything_is_where_the_data_are() -> None:
+    points, labels = data()
+    expected = OptimalDenoiser(points, labels).buffers()
+    with torch.device("meta"):
+        found = OptimalDenoiser(points, labels).buffers()
+    assert all(map(torch.equal, found, expected))
+
+
 def test_little_noise_returns_the_nearest_image() -> None:
     points, labels = data()
     denoised = OptimalDenoiser(points, labels).denoise(points + 1e-3, torch.tensor(0.01))
