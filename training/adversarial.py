@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purification.guidance.base import evaluating
+from rdc.networks.evaluating import evaluating
 from training.objective_config import ClassifierObjectiveConfig, Distance
 
 

@@ -4,10 +4,11 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from purification.guidance.base import Moment, Potential, evaluating, frozen
+from purification.guidance.base import Moment, Potential, frozen
 from rdc.config import require
 from rdc.gradients import State
 from rdc.images import to_pixels
+from rdc.networks.evaluating import evaluating
 
 Distance = Literal["l2", "kl"]
 Representation = Literal["logits", "features"]

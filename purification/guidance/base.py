@@ -1,8 +1,6 @@
 """One small protocol for everything that steers a purifier."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -89,22 +87,6 @@ class Potential(Guidance):
 def usable(tensors: State) -> State:
     """Return the tensors, those made in inference mode cloned so that a gradient can use them."""
     return tuple(tensor.clone() if tensor.is_inference() else tensor for tensor in tensors)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """`network` in evaluation mode, and then in the modes that its parts were in before.
-
-    The protected classifier may be the guide: who trains the defense has it in training mode.
-    """
-    training = [part for part in network.modules() if part.training]
-    try:
-        for part in training:
-            part.training = False
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def frozen(network: nn.Module, argument: str) -> nn.Module:

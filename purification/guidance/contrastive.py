@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purification.guidance.base import Moment, Potential, evaluating, frozen
+from purification.guidance.base import Moment, Potential, frozen
 from rdc.config import require
 from rdc.gradients import State, gradient
 from rdc.images import to_pixels
+from rdc.networks.evaluating import evaluating
 
 Negatives = Literal["bank", "batch"]
 Pairs = Literal["diagonal", "all"]
@@ -181,8 +182,9 @@ def hard_negative_loss(
 def initial_head(size: int, seed: int) -> Tensor:
     """Weights (3 blocks, 3 matrices, 2 K, K) for K = `size`, uniform as torch's linear layers."""
     generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand(BLOCKS, 3, 2 * size, size, generator=generator, dtype=torch.float64)
-    fan_in = torch.tensor([size, size, 2 * size], dtype=torch.float64).view(3, 1, 1)
+    shape, on = (BLOCKS, 3, 2 * size, size), {"dtype": torch.float64, "device": "cpu"}
+    weights = torch.rand(shape, generator=generator, **on)
+    fan_in = torch.tensor([size, size, 2 * size], **on).view(3, 1, 1)
     return (2 * weights - 1) * fan_in.rsqrt()
 
 
