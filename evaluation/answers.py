@@ -28,5 +28,5 @@ def answers(
     """
     victim = Expectation(model, draws=draws, max_rows=max_rows)
     logits = victim.logits(images, seeds=spawn(seeds, JUDGMENT))
-    confidences, classes = logits.softmax(2).max(2)
-    return Answers(classes, confidences)
+    classes = logits.argmax(2)  # not of the probabilities, in which logits may be equal by rounding
+    return Answers(classes, logits.softmax(2).gather(2, classes[:, :, None])[:, :, 0])

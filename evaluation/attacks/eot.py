@@ -150,6 +150,10 @@ class Expectation:
         with torch.set_grad_enabled(slope):
             point = images.detach().requires_grad_(slope)
             logits = self._call(point, draws).flatten(0, 1)
+            if (most := int(aims[0].max())) >= logits.shape[1]:
+                raise ValueError(
+                    f"labels: up to {most}, but the model has {logits.shape[1]} classes, from 0"
+                )
             aims = aims if draws == 1 else [a.repeat(draws) for a in aims]
             values = loss(logits, *aims)
             slopes = [_differentiate(values, point)] if slope else []
@@ -183,8 +187,10 @@ class Expectation:
                 f"model: logits of shape {tuple(logits.shape)} for {draws * len(images)} images; "
                 "they must be (B, K) with K at least 2"
             )
-        if logits.isnan().any():
-            raise FloatingPointError("model: NaN in its logits; no attack can be judged by them")
+        if not logits.amax(1).isfinite().all():  # -inf for some classes is a probability of 0
+            raise FloatingPointError(
+                "model: NaN in its logits, or infinity; no attack can be judged by them"
+            )
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.unflatten(0, (draws, len(images)))
 

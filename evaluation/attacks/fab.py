@@ -54,8 +54,8 @@ def fab(
         return images
     victim = Expectation.of(model)
     draws = spawn(seeds, 0)
-    aims = top_classes(victim, images, labels, count=targets, seeds=draws)
     wrong = victim.evaluate(images, labels, seeds=draws).wrong > 0.5
+    aims = top_classes(victim, images, labels, count=targets, seeds=draws)
     closest, distance = images, torch.full_like(images[:, 0, 0, 0], inf).masked_fill(wrong, 0)
     for number, (restart, aim) in enumerate(product(range(restarts), aims), start=1):
         index = (distance > (eps or 0)).nonzero()[:, 0]

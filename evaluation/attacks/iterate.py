@@ -19,9 +19,10 @@ CLEAR = 0.1
 class Search(ABC):
     """A search over B images at once; subclasses define `step`.
 
-    Where the victim has `stop_when_wrong`, images leave the batch once they are misclassified by
-    `CLEAR` of the margin that they had at first: less might be undone by rounding. For that, every
-    attribute that is a tensor, a Judgment or a list has an entry for each image.
+    Where the victim has `stop_when_wrong`, an image is done once it is misclassified by `CLEAR` of
+    the margin that it had at first: less might be undone by rounding. Its result is that of this
+    moment, whoever else is in the batch, which it leaves. For that, every attribute that is a
+    tensor, a Judgment or a list has an entry for each image.
     """
 
     victim: Expectation
@@ -43,6 +44,7 @@ class Search(ABC):
     def __post_init__(self) -> None:
         self.seeds = list(self.seeds)
         self.rows = torch.arange(len(self.images), device=self.images.device)
+        self.active = torch.ones_like(self.rows, dtype=torch.bool)
 
     @abstractmethod
     def step(self, number: int) -> None:
@@ -65,7 +67,7 @@ class Search(ABC):
             self.step(number)
         if len(self.rows):
             self.finish()
-            self._store(whole)
+            self._store(whole, self.active)
         return whole[0] if len(whole) == 1 else tuple(whole)
 
     def finish(self) -> None:  # noqa: B027 (nothing to do is the rule)
@@ -84,16 +86,18 @@ class Search(ABC):
 
     def _narrow(self, whole: list[Tensor]) -> None:
         """Go on with the images that stand, and as many others as fill up the batch's size."""
-        standing = self.standing()
+        standing = self.active & self.standing()
+        self._store(whole, self.active & ~standing)
+        self.active = standing
         size = batch_size(int(standing.sum()))
         if size < len(self.rows):
-            self._store(whole)
             order = standing.to(torch.uint8).argsort(descending=True, stable=True)
             self._take(order[:size].sort().values)
 
-    def _store(self, whole: list[Tensor]) -> None:
+    def _store(self, whole: list[Tensor], mask: Tensor) -> None:
+        """Write down the results of the images in a mask (B,) bool."""
         for tensor, name in zip(whole, self.results, strict=True):
-            tensor[self.rows] = getattr(self, name)
+            tensor[self.rows[mask]] = getattr(self, name)[mask]
 
     def _take(self, index: Tensor) -> None:
         """Forget all images but those of `index` (M,) int64."""

@@ -9,8 +9,7 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
-from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
-from evaluation.attacks.rng import spawn
+from evaluation.attacks.norms import Norm, project, random_start, steepest
 from evaluation.attacks.validation import checked, prepared
 
 
@@ -32,10 +31,11 @@ def pgd(
 
     `model` maps [0, 1] images (B, C, H, W) to logits (B, K). Starts at a uniform point of the ball
     drawn from `generator` (without one: at the images), takes `steps` steps of `step_size` (default
-    2.5 eps / steps) along the steepest direction, and returns each image's best point on the way.
+    2.5 eps / steps) along the steepest direction, and returns each image's most harmful point on
+    the way: a misclassified one, of those the one of the largest margin.
 
     With several draws (see `Expectation`), every step sees new ones of `seeds`, and so does the
-    point that was best until then: the two are compared on the same draws.
+    point that was worst until then: the two are compared on the same draws.
     """
     seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds, steps=steps)
     if eps == 0:
@@ -63,34 +63,29 @@ class Ascent(Search):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.point, self.worst, self.taken = self.start, self.images, 0
+        self.point, self.worst, self.draws, self.taken = self.start, self.images, self.seeds, 0
         lowest = torch.full_like(self.images[:, 0, 0, 0], -torch.inf)
-        self.harm = Judgment(lowest, torch.zeros_like(lowest), torch.zeros_like(lowest))
+        self.harm = Judgment(lowest, torch.zeros_like(lowest), lowest)
+
+    def standing(self) -> Tensor:
+        """All images before the first step, where the model has judged no point."""
+        return super().standing() if self.taken else torch.ones_like(self.active)
 
     def step(self, number: int) -> None:
-        draws = self._draws()
+        self._redraw()
         judged, gradient = self.victim.gradient(
-            self.point, self.labels, seeds=draws, loss=self.loss
+            self.point, self.labels, seeds=self.draws, loss=self.loss
         )
-        self._keep(judged)
+        self.keep(self.point, judged)
         direction = steepest(self.restrict(gradient), self.norm)
         ahead = self.point + self.step_size * direction
         self.point, self.taken = project(ahead, self.images, self.eps, self.norm), number
 
     def finish(self) -> None:
         """Judge the last point."""
-        draws = self._draws()
-        self._keep(self.victim.evaluate(self.point, self.labels, seeds=draws, loss=self.loss))
+        self._redraw()
+        self.keep(self.point, self.victim.evaluate(self.point, self.labels, seeds=self.draws))
 
-    def _draws(self) -> Sequence[int]:
-        """The seeds of the next draws; the best point is judged by them anew."""
-        if self.victim.draws == 1:
-            return self.seeds
-        draws = spawn(self.seeds, self.taken)
-        self.harm = self.victim.evaluate(self.worst, self.labels, seeds=draws, loss=self.loss)
-        return draws
-
-    def _keep(self, judged: Judgment) -> None:
-        better = judged.loss > self.harm.loss
-        self.worst = torch.where(wide(better), self.point, self.worst)
-        self.harm = judged.where(better, self.harm)
+    def _redraw(self) -> None:
+        if self.victim.draws > 1:
+            self.redraw(self.taken)

@@ -106,4 +106,6 @@ def checked(
         return list(range(len(images)))
     if len(seeds) != len(images):
         raise ValueError(f"seeds: {len(seeds)} of them for {len(images)} images; give one each")
+    if min(seeds) < 0:
+        raise ValueError(f"seeds: {min(seeds)} must be 0 or more")
     return [int(seed) for seed in seeds]

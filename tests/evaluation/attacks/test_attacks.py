@@ -90,6 +90,21 @@ def test_more_steps_do_not_lower_the_loss_and_the_best_point_is_returned() -> No
     assert (losses[0] >= margin(bumpy(IMAGES), labels)).all()
 
 
+def test_a_misclassified_point_comes_back_where_another_has_a_larger_loss() -> None:
+    """Cross-entropy rises from 0.95, where the image is misclassified, to 1.08, where it is not."""
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        far = images.mean((1, 2, 3)) - 0.55
+        first = torch.where(far < 0, 0.2 + 44 * far, 0.2 - 4.6 * far)
+        second = torch.where(far < 0, -1 + 80 * far, -1 + 19.4 * far)
+        return torch.stack([torch.zeros_like(far), first, second], 1)
+
+    image, label = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64), torch.tensor([0])
+    attacked = pgd(model, image, label, eps=0.1, steps=2, step_size=0.05, loss=cross_entropy)
+    assert model(image).argmax() == model(image + 0.1).argmax() == 0
+    assert model(attacked).argmax() == 1
+
+
 def test_margin_is_positive_exactly_where_misclassified() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0], [1.0, 0.5, 0.0]])
     assert margin(logits, torch.tensor([0, 2, 1])).tolist() == [-1.0, 1.0, 0.5]
@@ -203,9 +218,11 @@ REFUSED = {
     "labels": ({"labels": LABELS[:3]}, r"must be \(20,\)"),
     "kind": ({"labels": LABELS.float()}, "int64"),
     "class": ({"labels": LABELS - 1}, "-1 is no class"),
+    "class of K": ({"labels": LABELS + 2}, "labels: up to 2, but the model has 2 classes"),
     "eps": ({"eps": 8.0}, "eps=8.0 must be in"),
     "nan": ({"eps": float("nan")}, "eps=nan must be in"),
     "seeds": ({"seeds": [1, 2]}, "2 of them for 20 images"),
+    "seed": ({"seeds": range(-1, 19)}, "seeds: -1 must be 0 or more"),
 }
 
 

@@ -30,7 +30,7 @@ ATTACKS = {
     "fab": partial(fab, eps=0.225, targets=4, steps=10),
     "square": partial(square, eps=0.23, queries=100),
     "random": partial(random_search, eps=0.3, trials=60),
-    "low": partial(low_frequency, eps=0.45, steps=8),
+    "low": partial(low_frequency, eps=0.4, block=2, steps=8),
     "lagrange": partial(
         lagrange, eps=0.225, surrogate=MODEL, penalty=lambda x: x.square().mean((1, 2, 3)), steps=8
     ),
@@ -65,6 +65,32 @@ def test_fallen_images_leave_and_the_same_images_fall(name: str) -> None:
         assert len(set(model.sizes)) <= 10 or name == "square"
     assert torch.equal(*wrong) and 1 < wrong[0].sum() < 20
     assert work[1] < work[0] or name == "square"  # whose images always leave
+
+
+@pytest.mark.parametrize("name", ["apgd-t", "fab", "stadv"])
+def test_the_result_for_an_image_is_the_same_alone_and_in_a_batch(name: str) -> None:
+    """What an image that is done gets does not depend on the others, which fill up its batch."""
+    images = SHARP if name == "stadv" else IMAGES
+    labels = labels_of(MODEL, images)
+    victim = Expectation(MODEL, stop_when_wrong=True)
+    together = ATTACKS[name](victim, images, labels, seeds=range(20))
+    for i in range(20):
+        one = slice(i, i + 1)
+        alone = ATTACKS[name](victim, images[one], labels[one], seeds=[i])
+        torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["pgd", "low"])
+def test_what_is_done_is_misclassified_by_more_than_rounding(name: str) -> None:
+    """By a tenth of the first margin, or as far as the attack goes."""
+    stopped, whole = (
+        margin(
+            MODEL(ATTACKS[name](Expectation(MODEL, stop_when_wrong=stop), IMAGES, LABELS)), LABELS
+        )
+        for stop in (True, False)
+    )
+    enough = 0.1 * margin(MODEL(IMAGES), LABELS).abs()
+    assert (stopped >= enough.minimum(whole) - 1e-12).all() and (stopped < whole).any()
 
 
 def test_nothing_stops_on_means() -> None:
