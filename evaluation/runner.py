@@ -130,6 +130,15 @@ class Runner:
         stages = [stage for name in first for stage in self.stages(unit)[name]]
         return [r for eps in self.smaller(unit) for r in self.history.of(eps, unit.rows, stages)]
 
+    def carried(self, unit: Unit) -> dict[int, Record]:
+        """By image that fell within a smaller budget, the record that its kept image is about."""
+        if not (smaller := self.smaller(unit)):
+            return {}
+        before = replace(unit, eps=smaller[-1])
+        most = worst([*self.carried(before).values(), *self.done(before)], harm)
+        fell = {record.image for record in self.earlier(unit) if record.fell}
+        return {image: record for image, record in most.items() if image in fell}
+
     def run(self, unit: Unit, progress: Progress) -> None:
         """Run the missing attacks on a unit; after each of them the journal knows what it found."""
         batch = self.batch(unit)
@@ -163,9 +172,7 @@ class Runner:
 
         What fell within a smaller budget counts from the beginning, with its adversarial image.
         """
-        earlier = self.earlier(unit)
-        fell = {record.image for record in earlier if record.fell}
-        carried = worst([record for record in earlier if record.image in fell], harm)
+        carried = self.carried(unit)
         done, kept = self.done(unit), self.journal.kept(unit.name)
         most = worst([*carried.values(), *done], harm)
         if done and kept and kept.attacks == tuple(record.attack for record in most.values()):

@@ -97,13 +97,11 @@ def first_row(file: Path) -> int:
 
 
 def of(run: Run, eps: float, image: int, attack: str, change: np.ndarray, file: Path) -> Record:
-    """The record of an attack on an image, which made this change."""
-    place = image, attack, 0.0 if attack == CLEAN else eps
+    """The record of an attack on an image, within `eps` or a smaller budget, that made `change`."""
     size = np.abs(change).max(), np.linalg.norm(change)
-    for record in run.records:
-        here = record.image, record.attack, record.eps
-        recorded = record.linf, record.l2
-        if here == place and np.allclose(size, recorded, rtol=0, atol=TOLERANCE):
+    found = [r for r in run.records if (r.image, r.attack) == (image, attack) and r.eps <= eps]
+    for record in sorted(found, key=lambda record: -record.eps):
+        if np.allclose(size, (record.linf, record.l2), rtol=0, atol=TOLERANCE):
             return record
     raise ValueError(
         f"{file}: image {image} is of no attack in the records; the folder holds images and "
