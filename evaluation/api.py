@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.arguments import given_target
+from evaluation.arguments import given_budgets, given_target
 from evaluation.config import Options
 from evaluation.evaluation import Evaluation, evaluated
 from evaluation.runner import Runner
@@ -27,7 +27,7 @@ def evaluate(
     targets: int | None = None,
     queries: int | None = None,
     draws: int | None = None,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     every_attack: bool = False,
     eval_draws: int = 20,
     transfer: Model | None = None,
@@ -54,7 +54,7 @@ def evaluate(
         steps, targets, queries: of each attack; by default those of the suite.
         draws: random numbers over which attacks take means, for a model that draws; 1: attacks know
             its frozen draw.
-        only: patterns of names of attacks, such as "*/apgd-margin", for fewer of them.
+        only: one or more patterns of names of attacks, such as "*/apgd-margin", for fewer of them.
         every_attack: whether every attack tries every image. Without it an image that is wrong is
             left out by later attacks: the same worst case in less time.
         eval_draws: draws that judge an image where `draws` is above 1.
@@ -70,12 +70,11 @@ def evaluate(
     Raises:
         ValueError: names the argument, what it is and what it should be.
     """
-    budgets = [eps] if isinstance(eps, int | float) else eps
     chosen = Options(
-        attack=attack, norm=norm, eps=tuple(map(float, budgets)),
+        attack=attack, norm=norm, eps=given_budgets(eps),
         suite=SuiteConfig(
-            steps=steps, targets=targets, queries=queries, eot_samples=draws, only=tuple(only),
-            every_attack=every_attack,
+            steps=steps, targets=targets, queries=queries, eot_samples=draws,
+            only=(only,) if isinstance(only, str) else tuple(only), every_attack=every_attack,
         ),
         eval_draws=eval_draws, check_images=8 if checks else 0, batch_size=batch_size,
         max_rows=max_rows, seed=seed,

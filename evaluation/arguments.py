@@ -18,6 +18,8 @@ from evaluation.target import Target, copied, first_answer, fit, fit_transfer
 from rdc.data import Dataset
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
 
+EMPTY = "images: an empty data set; give at least one image"
+
 
 def given_target(
     model: nn.Module | Callable[[Tensor], Any],
@@ -59,6 +61,14 @@ def given_target(
     )  # fmt: skip
 
 
+def given_budgets(eps: Any) -> tuple[float, ...]:
+    """One or more budgets, numbers or an array of them."""
+    try:
+        return tuple(np.asarray(eps, dtype=float).ravel().tolist())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"eps={eps!r}: give a number such as 8 / 255, or several") from error
+
+
 def ready(model: nn.Module | Callable[[Tensor], Any], name: str) -> nn.Module:
     """The model as a module whose layers are in evaluation mode."""
     if not callable(model):
@@ -87,6 +97,8 @@ def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Datase
     if isinstance(images, Dataset):
         if labels is not None:
             raise ValueError("labels: images is a rdc.data.Dataset, which has its own")
+        if not len(images):
+            raise ValueError(EMPTY)
         return images
     if isinstance(images, Tensor | np.ndarray):
         if labels is None:
@@ -97,9 +109,15 @@ def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Datase
             f"labels: images is a {type(images).__name__}; give labels with a tensor or an array, "
             "or a Dataset of pairs (image, label)"
         )
-    parts = [(torch.as_tensor(part), torch.as_tensor(of)) for part, of in batches(images)]
+    try:
+        parts = [(torch.as_tensor(part), torch.as_tensor(of)) for part, of in batches(images)]
+    except (TypeError, RuntimeError) as error:  # of torch, which cannot make a batch of its items
+        raise ValueError(
+            f"images: {error}; give a data set whose images are tensors of one shape, such as by "
+            "transform=torchvision.transforms.ToTensor()"
+        ) from error
     if not parts:
-        raise ValueError("images: an empty data set; give at least one image")
+        raise ValueError(EMPTY)
     every, of_every = (torch.cat(column) for column in zip(*parts, strict=True))
     return Dataset.of(in_float32(every), of_every, class_names)
 

@@ -1,6 +1,7 @@
 """Settings of the programs `evaluate`, `report` and `demo`."""
 
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import tyro
@@ -47,8 +48,11 @@ class Options:
         for name in ("batch_size", "max_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} {getattr(self, name)}: at least 1")
-        if self.check_images < 0:
-            raise ValueError(f"--check-images {self.check_images}: 0 or more")
+        for name in ("check_images", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{flag(name)} {getattr(self, name)}: 0 or more")
+        if not all(map(isfinite, self.eps)):
+            raise ValueError(f"--eps {' '.join(map(str, self.eps))}: give finite budgets")
         # Budgets have six digits in the names of files.
         different = {f"{eps:g}" for eps in self.eps}
         if not self.eps or min(self.eps) <= 0 or len(different) < len(self.eps):
@@ -134,4 +138,5 @@ class DemoConfig:
             images=(self.images >= 1, "at least 1"),
             eps=(bool(self.eps) and min(self.eps) > 0, "one or more positive budgets"),
             steps=(self.steps >= 1, "at least 1"),
+            seed=(self.seed >= 0, "0 or more"),
         )

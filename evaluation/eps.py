@@ -10,7 +10,7 @@ def budget(text: str) -> float:
     """A number from text such as 0.03 or 8/255; ValueError for anything else."""
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"{text!r} is neither a number nor a fraction such as 8/255") from error
 
 

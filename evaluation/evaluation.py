@@ -78,8 +78,8 @@ class Evaluation:
         """
         runner, source = self.runner, self.runner.journal
         journal = FolderJournal(folder, runner.settings, inputs=runner.target.inputs)
-        if not journal.records():
-            journal.append(self.records)
+        known = set(journal.records())  # of an earlier call, which may have been killed
+        journal.append(record for record in self.records if record not in known)
         for unit in runner.units:
             if (kept := source.kept(unit.name)) is not None:
                 journal.keep(unit.name, kept)
@@ -122,8 +122,15 @@ class Comparison:
         """P-value of McNemar's exact test that two models are equally accurate.
 
         Under the worst attack for each image and the frozen draw; `eps` 0 is without attack.
+
+        Raises:
+            ValueError: none of the evaluations has this name, norm or budget.
         """
         threat = f"{norm} {written(eps)}" if eps else "clean"
+        for name in (first, second):
+            if threat not in self.scores.get(name, {}):
+                known = {each: list(threats) for each, threats in self.scores.items()}
+                raise ValueError(f"{name!r} under {threat!r}: give one of {known}")
         one, other = (self.scores[name][threat][FROZEN] for name in (first, second))
         return mcnemar([score == 1 for score in one], [score == 1 for score in other])
 

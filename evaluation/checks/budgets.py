@@ -45,12 +45,15 @@ def any_budget(subject: Subject) -> Finding:
         return None, "no displacement turns every image into the same one"
     eps = 0.5 if subject.norm == "linf" else subject.images[0].numel() ** 0.5 / 2
     classes = subject.logits(subject.images[:1]).shape[1]
+    total = len(subject.images)
+    if bdtrc(total - 1, total, 1 / classes) >= SURE:
+        return None, f"too few images: a guesser of {classes} classes could be right on all {total}"
     standing = (subject.right_before > 0.5).nonzero()[:, 0]
     for steps in (LOOK, subject.steps):
         if len(standing):
             left = subject.only(standing)
             standing = standing[left.right(left.attack(eps=eps, steps=steps)) > 0.5]
-    count, total = len(standing), len(subject.images)
+    count = len(standing)
     passed = bool(bdtrc(count - 1, total, 1 / classes) >= SURE)
     detail = (
         f"at eps {eps:g}, where every image can become the same gray, {count} of {total} withstand "

@@ -9,7 +9,8 @@ from evaluation.checks.context import Subject
 from evaluation.results.statistics import clopper_pearson
 
 FEW = 3
-"""Images that may always fall: 1 of 16 is below its own 95 % interval when it falls."""
+"""Fewer images may always fall: 1 of 16 is below its own 95 % interval when it falls."""
+TOO_FEW = f"too few images: {FEW - 1} may always fall"
 
 
 @check("steps doubled")
@@ -19,6 +20,8 @@ def steps_doubled(subject: Subject, attacked: Tensor) -> Finding:
     `attacked` are images of an attack with the subject's steps. The longer attack works on what
     they leave standing.
     """
+    if too_few(subject):
+        return None, TOO_FEW
     once = subject.right(attacked)
     standing = (once > 0).nonzero()[:, 0]
     twice = once.clone()
@@ -45,6 +48,8 @@ def draws_doubled(subject: Subject) -> Finding:
         return None, "draws=1: the frozen draw is known to the attacker"
     if not random(subject):
         return None, "the model says the same in every draw"
+    if too_few(subject):
+        return None, TOO_FEW
     cosine = agreement(subject)
     draws = 2 * subject.draws
     once, twice = (
@@ -58,6 +63,11 @@ def draws_doubled(subject: Subject) -> Finding:
         f"draws have a mean cosine of {cosine:.2f} (random ones of 0 +- {chance:.2f})"
     )
     return passed, detail, "raise --suite.eot-samples until doubling it changes nothing"
+
+
+def too_few(subject: Subject) -> bool:
+    """True where nothing could fail: all images may fall."""
+    return len(subject.images) < FEW
 
 
 def random(subject: Subject) -> bool:

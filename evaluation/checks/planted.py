@@ -49,6 +49,8 @@ def planted(subject: Subject) -> Finding:
     if count < total / 2:
         reason = f"the logits of {total - count} of {total} images hardly change within the ball"
         return None, f"{reason}: see dead gradients"
+    if bdtr(0, count, EXPECTED) >= SURE:
+        return None, f"too few images: an attack that works could miss all {count}"
     found = int(searched(subject, readout)[index].sum())
     lucky = int(by_luck(subject, readout)[index].sum())
     passed = bool(bdtr(found, count, EXPECTED) >= SURE)

@@ -52,6 +52,8 @@ def falling(records: Sequence[Record]) -> Finding:
     if len(budgets) < 2:
         return None, f"only one budget, {written(budgets[0])}" if budgets else "no budget"
     passed, again, curves, count = True, 0, [], number(records)
+    if rare(count, count):
+        return None, f"too few images: attacks that work could miss all {count}"
     for score, chance in views(records):
         found = [least(records, score, {0.0, eps}) for eps in (0.0, *budgets)]
         for smaller, larger in pairwise(found[1:]):
@@ -85,6 +87,8 @@ def white_box_wins(records: Sequence[Record], black_box: Collection[str]) -> Fin
     if not attacks & set(black_box) or not attacks - set(black_box):
         return None, f"needs attacks of both kinds, and has {sorted(attacks)}"
     gradients, counts, count = attacks - set(black_box), {}, number(records)
+    if rare(count, count):
+        return None, f"too few images: attacks that work could miss all {count}"
     for score, chance in views(records):
         for eps in {record.eps for record in records} - {0.0}:
             white = least(records, score, {0.0, eps}, attacks={CLEAN, *gradients})

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -209,6 +210,9 @@ def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -
     assert "| mine " in str(both) and "| wrong " in str(both)
     page = both.report(tmp_path / "report").read_text()
     assert "mine" in page and "wrong" in page
+    for wrong in (("mine", "other", "linf", 0), ("mine", "wrong", "linf", 0.2)):
+        with pytest.raises(ValueError, match=r"under '(clean|linf 0\.2)': give one of \{'mine'"):
+            both.p_value(*wrong)
     with pytest.raises(ValueError, match="need different names"):
         evaluation.compare([found, found])
     with pytest.raises(ValueError, match="of different images"):
@@ -220,6 +224,19 @@ def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -
 class Pair(Linear):
     def forward(self, images: Tensor):  # type: ignore[override]
         return super().forward(images), images
+
+
+class Items(torch.utils.data.Dataset):
+    """Pairs of an image and the label 0."""
+
+    def __init__(self, *images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int):
+        return self.images[row], 0
 
 
 MISTAKES = {
@@ -234,6 +251,22 @@ MISTAKES = {
     "two labels": ({"images": TensorDataset(IMAGES, LABELS)}, "labels: images is a TensorDataset"),
     "class names": ({"class_names": tuple("abcd")}, r"gives 3 logits, .* 4 classes"),
     "eps": ({"eps": 8}, "--eps 8: images are in"),
+    "eps as text": ({"eps": "8/255"}, "eps='8/255': give a number such as 8 / 255, or several"),
+    "no eps": ({"eps": None}, "--eps nan: give finite budgets"),
+    "endless eps": ({"eps": (0.1, float("inf"))}, "--eps 0.1 inf: give finite budgets"),
+    "seed": ({"seed": -1}, "--seed -1: 0 or more"),
+    "empty": (
+        {"images": Dataset(PIXELS, LABELS, ("a", "b", "c")).subset(slice(0)), "labels": None},
+        "images: an empty data set; give at least one image",
+    ),
+    "pictures": (
+        {"images": Items(Image.new("L", (4, 4))), "labels": None},
+        "images: .*Image.*; give a data set whose images are tensors of one shape",
+    ),
+    "sizes": (
+        {"images": Items(torch.rand(1, 4, 4), torch.rand(1, 5, 4)), "labels": None},
+        "images: .*equal size.*; give a data set whose images are tensors of one shape",
+    ),
     "attack": ({"attack": "fgsm"}, r"attack='fgsm' must be one of \('adaptive', "),
     "norm": ({"norm": "l1"}, r"norm='l1' must be one of \('linf', 'l2', "),
     "tuple": ({"model": Pair()}, "model: returns tuple; it must return a tensor"),
@@ -251,6 +284,37 @@ def test_mistakes_are_named_before_anything_is_computed(mistake: str, tmp_path: 
     with pytest.raises(ValueError, match=message):
         evaluate(**{"out": tmp_path / "out", **changes})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("eps", [np.float32(0.25), torch.tensor(0.25), [0.25], np.array([0.25])])
+def test_budgets_of_any_type_of_number(eps) -> None:
+    found = evaluate(eps=eps, images=IMAGES[:1], labels=LABELS[:1], only="square", checks=False)
+    assert found.summary.budgets == [0.25] and {r.attack for r in found.records} == {
+        "none", "square"
+    }  # fmt: skip
+
+
+def test_checks_that_one_image_cannot_fail_do_not_apply() -> None:
+    checks = evaluate(images=IMAGES[:1], labels=LABELS[:1]).summary.checks
+    few = {check.name for check in checks if check.detail.startswith("too few images")}
+    assert few == {
+        "any budget", "planted vulnerability", "steps doubled", "white box beats black box",
+        "accuracy falls with eps",
+    } - {check.name for check in checks if "larger budgets leave out" in check.detail}  # fmt: skip
+    assert all(check.passed is None for check in checks if check.name in few)
+
+
+def test_a_save_that_was_killed_is_completed(
+    found: evaluation.Evaluation, tmp_path: Path, monkeypatch
+) -> None:
+    append = FolderJournal.append
+    monkeypatch.setattr(
+        FolderJournal, "append", lambda self, rows: append(self, [*rows][: len(found.records) // 2])
+    )
+    found.save(tmp_path / "saved")
+    monkeypatch.undo()
+    found.save(tmp_path / "saved")
+    assert read_records(tmp_path / "saved") == found.records
 
 
 def test_inference_mode_is_refused() -> None:
