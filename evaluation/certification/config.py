@@ -51,6 +51,7 @@ class SmoothingConfig:
             samples=(self.samples >= 1, "at least 1"),
             selection=(self.selection is None or self.selection >= 1, "None, or at least 1"),
             alpha=(0 < self.alpha < 0.5, "between 0 and 0.5"),
+            seed=(self.seed >= 0, "0 or more"),
         )  # fmt: skip
         if self.largest_radius < max(self.levels):
             raise ValueError(

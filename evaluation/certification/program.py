@@ -13,6 +13,7 @@ from evaluation.certification.config import CertifyConfig
 from evaluation.certification.sampling import classify
 from evaluation.defenses import build_base
 from evaluation.distributed import make_accelerator
+from evaluation.target import fit
 from rdc.data import load
 from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
@@ -26,6 +27,9 @@ def main(config: CertifyConfig) -> None:
     data = load(config.data, config.split).subset(slice(config.images))
     defense = replace(config.defense, sigma=config.sigma)
     model = build_base(defense, data=config.data).to(accelerator.device).eval()
+    data = fit(model, data, f"--defense.kind {defense.kind}", f"--data {config.data}")
+    for note in data.notes:
+        accelerator.print(note)
     images, labels = data.images.to(accelerator.device), data.labels.to(accelerator.device)
     most = len(data) * config.planned_samples
     accelerator.print(

@@ -11,6 +11,7 @@ import torch
 import tyro
 
 from evaluation import certify
+from evaluation.certification import program
 from evaluation.certification.classifiers import apndc, epndc
 from evaluation.certification.config import CertifyConfig
 from evaluation.certification.program import SUMMARY, main
@@ -28,7 +29,7 @@ from rdc import (
     RDCConfig,
     RobustDiffusionClassifier,
 )
-from rdc.data import load
+from rdc.data import Dataset, load
 from rdc.images import to_pixels, to_x
 from tests.support.oracle import some_images
 
@@ -55,6 +56,23 @@ def test_program_writes_the_table_and_continues(tmp_path, capsys):
     assert (tmp_path / "records-000.jsonl").read_text() == records
     with pytest.raises(ValueError, match=r"--defense\.classifier: 'digits-cnn' -> 'digits-trades'"):
         main(options(tmp_path, defense=DefenseConfig("classifier", classifier="digits-trades")))
+
+
+def test_data_of_another_shape_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"--defense.kind classifier takes images .* \(1, 8, 8\)"):
+        main(options(tmp_path, data="cifar10-samples"))
+
+
+def test_labels_are_matched_by_the_names_of_the_classes(tmp_path, monkeypatch):
+    """The data has the classes of the model in another order."""
+    names = tuple(f"digit {i}" for i in range(10))
+    network = build_base(CNN, data="digits")
+    network.config = replace(network.config, class_names=names)
+    turned = Dataset(DIGITS.pixels, 9 - DIGITS.labels, names[::-1], DIGITS.peak)
+    monkeypatch.setattr(program, "build_base", lambda *_, **__: network)
+    monkeypatch.setattr(program, "load", lambda *_: turned)
+    main(options(tmp_path))
+    assert json.loads((tmp_path / SUMMARY).read_text())["rows"][0]["certified_accuracy"] == 1
 
 
 def test_command_line():
