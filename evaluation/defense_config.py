@@ -15,6 +15,10 @@ NOISED = get_args(NoisedKind)
 """Kinds that need the noise `sigma` of a smoothed classifier."""
 GENERATIVE = ("diffusion", "rdc", "epndc", "apndc")
 """Kinds that have no image classifier."""
+PURIFIER = ("weight", "process", "t_star", "steps", "rounds")
+"""Settings of a purifier alone."""
+VOTING = (*METHODS, "rdc", "maximization")
+"""Kinds that can take the mean over `copies`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class DefenseConfig:
     def __post_init__(self) -> None:
         require(
             self,
-            copies=(self.copies >= 1, "at least 1"),
+            copies=(self.copies >= 1 and (self.copies == 1 or self.kind in VOTING),
+                    f"at least 1, and 1 for kind={self.kind!r} unless that is one of {VOTING}"),
             sigma=(self.sigma is None or self.sigma > 0, "None or positive"),
             noisy_copies=(self.noisy_copies >= 1, "at least 1"),
             factory=(
@@ -62,7 +67,13 @@ class DefenseConfig:
                 and (self.factory is None or is_factory(self.factory)),
                 "module:function or file.py:function with kind='module', and None without",
             ),
-        )
+            seed=(self.seed >= 0, "0 or more"),
+            **{
+                name: (self.kind in METHODS or getattr(self, name) is None,
+                       f"None for kind={self.kind!r}: purifiers have it, {METHODS}")
+                for name in PURIFIER
+            },
+        )  # fmt: skip
 
 
 def is_factory(name: str) -> bool:

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from evaluation.certification.classifiers import build_noised
 from evaluation.certification.smoothed import SmoothedClassifier
-from evaluation.defense_config import GENERATIVE, METHODS, NOISED, DefenseConfig, is_factory
+from evaluation.defense_config import (
+    GENERATIVE,
+    METHODS,
+    NOISED,
+    PURIFIER,
+    VOTING,
+    DefenseConfig,
+    is_factory,
+)
 from evaluation.factories import from_factory, source_file
 from purification.methods import build as build_purifier
 from rdc import Defense, Denoiser, ImageClassifier, RobustDiffusionClassifier
@@ -81,8 +89,7 @@ def purified(config: DefenseConfig, data: str) -> Defense:
         options = {"classifier": network}
     elif config.kind == "agdm":
         options = {"auxiliary": classifier(config.auxiliary)}
-    names = ("weight", "process", "t_star", "steps", "rounds")
-    changes = {name: getattr(config, name) for name in names}
+    changes = {name: getattr(config, name) for name in PURIFIER}
     purifier = build_purifier(
         config.kind,  # type: ignore[arg-type]
         Denoiser.from_pretrained(config.model),
@@ -149,12 +156,14 @@ def sources(name: str) -> list[Path]:
 def transfer_source(config: DefenseConfig, name: str) -> DefenseConfig | None:
     """The defense that a transfer model KIND or KIND:DENOISER names; None for a classifier.
 
-    It has the networks and settings of `config` but for its kind, its denoiser and its noise.
+    It has the networks of `config`, and its settings as far as the kind has them, but another seed.
     """
     kind, _, model = name.partition(":")
     if kind not in (*METHODS, *GENERATIVE, "maximization"):
         return None
     changes = {"model": model or config.model, "weight": None, "seed": config.seed + 1}
+    changes |= {} if kind in METHODS else dict.fromkeys(PURIFIER)
+    changes |= {} if kind in VOTING else {"copies": 1}
     return replace(config, kind=kind, **changes)  # type: ignore[arg-type]
 
 

@@ -51,6 +51,20 @@ def test_factories_that_are_none_are_named(file: Path, name: str, message: str) 
         from_factory(name.format(file=file))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "rdc", "steps": 20}, "steps=20 must be None for kind='rdc': purifiers have it"),
+        ({"kind": "diffusion", "weight": 0.0}, "weight=0.0 must be None for kind='diffusion'"),
+        ({"kind": "classifier", "copies": 4}, "copies=4 must be at least 1, and 1 for kind='cl"),
+        ({"seed": -1}, "seed=-1 must be 0 or more"),
+    ],
+)
+def test_settings_that_a_kind_does_not_use_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DefenseConfig(**options)
+
+
 @pytest.mark.parametrize("options", [{"kind": "module"}, {"kind": "rdc", "factory": "a:b"},
                                      {"kind": "module", "factory": "models.py"}])  # fmt: skip
 def test_a_factory_belongs_to_kind_module(options: dict) -> None:

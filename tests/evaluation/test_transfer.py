@@ -23,6 +23,8 @@ def test_another_purifier_or_another_denoiser_on_the_same_networks() -> None:
     assert transfer_source(PURIFIED, "gdmp") == replace(PURIFIED, kind="gdmp", seed=1)
     other = transfer_source(PURIFIED, "diffpure:other")
     assert other == replace(PURIFIED, model="other", seed=1)
+    rdc = transfer_source(replace(PURIFIED, copies=4), "diffusion")
+    assert rdc == DefenseConfig(kind="diffusion", seed=1)  # it has no purifier's settings
     assert "weights of digits" in hashes(PURIFIED, "gdmp", data="digits")
 
 
