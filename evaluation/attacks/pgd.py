@@ -63,7 +63,8 @@ class Ascent(Search):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.point, self.worst, self.draws, self.taken = self.start, self.images, self.seeds, 0
+        self.point, self.worst, self.taken = self.start, self.images, 0
+        self.draws = list(self.seeds)
         lowest = torch.full_like(self.images[:, 0, 0, 0], -torch.inf)
         self.harm = Judgment(lowest, torch.zeros_like(lowest), lowest)
 
