@@ -136,7 +136,7 @@ def test_honest_models_pass_in_every_norm(norm, eps: float, applied: int) -> Non
 
 def test_random_defense_passes_on_its_draws() -> None:
     found = run(
-        purified(), DIGITS.images[:2], DIGITS.labels[:2], norm="linf", eps=0.2, steps=2, draws=2
+        purified(), DIGITS.images[:3], DIGITS.labels[:3], norm="linf", eps=0.2, steps=2, draws=2
     )  # fmt: skip
     assert headline(found) == "all 13 checks passed", found
 
