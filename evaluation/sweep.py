@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from evaluation.distributed import make_accelerator, stoppable
 from evaluation.evaluate import options
@@ -54,7 +55,7 @@ def attack(runners: Sequence[Runner], out: Path, accelerator: Accelerator) -> No
     # Asked before anybody writes: all have the same list.
     todo = [(runner, unit) for runner in runners for unit in runner.units if runner.missing(unit)]
     if accelerator.is_main_process:
-        for runner in runners:
+        for runner in tqdm(runners, desc="timing passes of the models", leave=False):
             runner.measure_passes()
     planned = [
         task
