@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,13 +144,17 @@ def test_one_of_its_folders_can_be_continued_by_itself(whole: Path) -> None:
 def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
     tmp_path: Path, monkeypatch
 ) -> None:
-    """Two processes as two threads, one of which needs a hundred times as long for a unit."""
+    """Two processes as two threads, one of which is at its first unit until the other is done."""
     taken: dict[str, list[tuple[str, str]]] = {"quick": [], "slow": []}
+    both, done = threading.Barrier(2, timeout=60), threading.Event()
 
     def work(self: Runner, unit, progress) -> None:
         name = threading.current_thread().name
-        time.sleep(0.1 if name == "slow" else 0.001)
+        if not taken[name]:
+            both.wait()
         taken[name].append((self.name, unit.name))
+        if name == "slow":
+            assert done.wait(timeout=60)
 
     monkeypatch.setattr(Runner, "run", work)
     place: Any = SimpleNamespace(
@@ -166,9 +169,13 @@ def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
         for unit in runner.units
     ]
     claims = Claims(tmp_path / ".claims", place)
-    threads = [
-        threading.Thread(target=take, args=(todo, claims, Progress([])), name=n) for n in taken
-    ]
+
+    def process() -> None:
+        take(todo, claims, Progress([]))
+        if threading.current_thread().name == "quick":
+            done.set()
+
+    threads = [threading.Thread(target=process, name=name) for name in taken]
     for thread in threads:
         thread.start()
     for thread in threads:
