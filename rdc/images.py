@@ -49,13 +49,17 @@ def check_form(images: Tensor, shape: Shape) -> Tensor:
             f"images: shape {tuple(images.shape)}, but this model takes (B, {shape[0]}, "
             f"{shape[1]}, {shape[2]}): B images, channels first"
         )
-    # Floats of 8 bits do no arithmetic.
+    check_floats(images)
+    return images
+
+
+def check_floats(images: Tensor) -> None:
+    """Refuse integers, and floats of 8 bits, which do no arithmetic."""
     if not images.is_floating_point() or images.dtype.itemsize == 1:
         raise ValueError(
             f"images: dtype {images.dtype}; give float images in [0, 1] (for uint8: images.float() "
             "/ 255)"
         )
-    return images
 
 
 def check_images(images: Tensor, shape: Shape) -> Tensor:

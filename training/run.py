@@ -2,7 +2,7 @@
 
 The randomness of a step (its images, noise levels, draws, augmentation) is a function of the seed
 and the step alone. Any number of processes and accumulated parts therefore trains the same network,
-and a run that was killed continues from its last checkpoint.
+except where it has dropout, and a run that was killed continues from its last checkpoint.
 """
 
 import copy

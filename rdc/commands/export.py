@@ -24,6 +24,7 @@ from rdc.hub.model_card import (
 )
 from rdc.hub.weights import weights_sha256
 from rdc.runs.atomic import write_atomically
+from rdc.runs.settings import require_new_folder
 
 
 def export(
@@ -41,8 +42,7 @@ def export(
     `dtype`, `max_shard_size`: of the weights, see `rdc.hub.weights.write_model`.
     `evaluation`: the folder of a finished evaluation of `model`; its figures go into the card.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={str(out)!r} must be a new or an empty folder")
+    require_new_folder(out)
     network, folder = open_model(model)
     source = weights_sha256(folder)
     sections = {}

@@ -15,6 +15,7 @@ from rdc.hub import building
 from rdc.hub.model_card import Facts, describe
 from rdc.hub.weights import sha256
 from rdc.networks.image_classifier import ImageClassifier
+from rdc.runs.settings import require_new_folder
 
 DENOISERS: dict[str, Callable[[Any], Published]] = {
     "edm": edm.convert,
@@ -75,8 +76,7 @@ def convert(
             f"format={format!r}: architecture, mean and std are for the format 'classifier', which "
             "needs an architecture, because its files do not name it"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={str(out)!r} must be a new or an empty folder")
+    require_new_folder(out)
     document = read(source)
     try:
         if classifier is not None:

@@ -6,6 +6,8 @@ from math import inf, isfinite
 import torch
 from torch import Tensor, nn
 
+from rdc.images import check_floats
+
 
 class Normalize(nn.Module):
     """(images - mean) / std per channel, for images (B, C, H, W) in [0, 1].
@@ -44,11 +46,7 @@ class Normalize(nn.Module):
                 f"images: shape {tuple(images.shape)}, but mean and std are of {self.channels} "
                 "channels; give images (B, C, H, W) of as many"
             )
-        if not images.is_floating_point():
-            raise ValueError(
-                f"images: dtype {images.dtype}; give float images in [0, 1] (for uint8: "
-                "images.float() / 255)"
-            )
+        check_floats(images)
         return (images - self.mean) / self.std
 
 

@@ -58,6 +58,12 @@ def lock_settings(
         )
 
 
+def require_new_folder(out: Path) -> None:
+    """Refuse a folder that has files, and a file."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={str(out)!r} must be a new or an empty folder")
+
+
 def require_own_folder(folder: Path, *, file: str = SETTINGS, beside: Collection[str] = ()) -> None:
     """Refuse a folder that has files but no settings: its content is not of an earlier run.
 

@@ -63,8 +63,8 @@ def written(folder: Path) -> CalibrationConfig:
     assert len(labels.unique()) > 1
     model.save_pretrained(folder / "model")
     names = model.denoiser.class_names[::-1]
-    arrays = {"val_images": images[:, 0], "val_labels": 2 - labels, "class_names": names}
-    np.savez(folder / "data.npz", **{name: np.asarray(value) for name, value in arrays.items()})
+    pixels, numbers = images[:, 0].numpy(), (2 - labels).numpy()
+    np.savez(folder / "data.npz", val_images=pixels, val_labels=numbers, class_names=names)
     return replace(
         CONFIG, model=str(folder / "model"), out=folder / "out", data=str(folder / "data.npz"),
         levels=(2,), sigma_min=(0.5,), attacked=1, steps=1,
