@@ -1,7 +1,7 @@
 """Entries of a suite: one attack on one surrogate, and the images that it need not try."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ class Entry:
     `judges`: whether answers of the surrogate are those of the defense, so that the attack may stop
         at a wrong one.
     `adversarial`: whether it searches for mistakes; corruptions do not, and are given all images.
+    `redraws`: further gradients and forward passes of an attack on means, at most, where it takes
+        new draws and judges its points anew.
     """
 
     surrogate: nn.Module
@@ -29,6 +31,15 @@ class Entry:
     stages: tuple[str, ...] = ()
     judges: bool = True
     adversarial: bool = True
+    redraws: tuple[int, int] = (0, 0)
+
+    def on_means(self, draws: int) -> "Entry":
+        """The same attack on means over so many draws."""
+        gradients, forwards = self.redraws
+        return replace(
+            self, draws=draws, gradients=self.gradients + gradients,
+            forwards=self.forwards + forwards,
+        )  # fmt: skip
 
     def won(self, record: Record) -> bool:
         """True where the image of a record leaves this attack nothing to win.

@@ -1,14 +1,13 @@
 """Suites of attacks on a defense: through every useful gradient, and without one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.attacks.apgd import apgd
+from evaluation.attacks.apgd import apgd, checkpoints
 from evaluation.attacks.corruptions import CORRUPTIONS, Corruption, corrupt
 from evaluation.attacks.diffhammer import LOSSES, diffhammer
 from evaluation.attacks.eight_bits import OnGrid, inside
@@ -21,11 +20,12 @@ from evaluation.attacks.ensembles import (
     stochastic_attacks,
 )
 from evaluation.attacks.eot import Expectation
+from evaluation.attacks.fab import HALVINGS
 from evaluation.attacks.lagrange import MULTIPLIERS, lagrange
 from evaluation.attacks.losses import cross_entropy, margin, targeted_dlr
 from evaluation.attacks.low_frequency import low_frequency
-from evaluation.attacks.random_search import random_search
-from evaluation.attacks.square import square
+from evaluation.attacks.random_search import PER_DRAW, random_search
+from evaluation.attacks.square import BLOCK, square
 from evaluation.attacks.stadv import stadv
 from evaluation.entries import Entry
 from evaluation.gradient_modes import noises, surrogates
@@ -86,7 +86,7 @@ def all_attacks(
     if attack == "adaptive":
         known = adaptive(model, norm, sizes)
         means = {
-            MEAN + name: replace(entry, draws=sizes.eot_samples)
+            MEAN + name: entry.on_means(sizes.eot_samples)
             for name, entry in known.items()
             if sizes.eot_samples > 1 and noises(entry.surrogate)
         }
@@ -127,18 +127,37 @@ def adaptive(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
     for kind, attack in attacks.items():
         for name, surrogate in through.items():
             judges = name != "classifier"
-            found[f"{name}/{kind}"] = Entry(surrogate, attack, steps + 1, 2, judges=judges)
+            found[f"{name}/{kind}"] = Entry(
+                surrogate, attack, steps + 1, 2, judges=judges, redraws=redraws(steps, norm)
+            )
     if norm == "stadv":
         return found
     aimed = partial(apgd, loss=targeted_dlr, targets=sizes.targets, steps=steps)
     return {
         **found,
-        "exact/apgd-t": Entry(model, aimed, sizes.targets * (steps + 1), sizes.targets + 2),
-        "exact/low-frequency": Entry(model, partial(coarse, steps=steps), steps, 1),
+        "exact/apgd-t": Entry(
+            model, aimed, sizes.targets * (steps + 1), sizes.targets + 2,
+            redraws=redraws(steps, norm, runs=sizes.targets),
+        ),
+        "exact/low-frequency": Entry(
+            model, partial(coarse, steps=steps), steps, 1, redraws=(0, steps + 1)
+        ),
         **lagrange_attacks(model, steps),
-        "square": Entry(model, partial(square, queries=sizes.queries), 0, sizes.queries + 2),
-        "random": Entry(model, partial(random_search, trials=trials), 0, trials + 1),
-    }
+        "square": Entry(
+            model, partial(square, queries=sizes.queries), 0, sizes.queries + 3,
+            redraws=(0, -(-sizes.queries // BLOCK)),
+        ),
+        "random": Entry(
+            model, partial(random_search, trials=trials), 0, trials + 1,
+            redraws=(0, trials // PER_DRAW),
+        ),
+    }  # fmt: skip
+
+
+def redraws(steps: int, norm: Threat, *, runs: int = 1) -> tuple[int, int]:
+    """Gradients and forward passes for new draws: of stadv in each step, of APGD at checkpoints."""
+    times = runs * len(checkpoints(steps))
+    return (0, steps) if norm == "stadv" else (times, 2 * times)
 
 
 def hammered(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
@@ -148,11 +167,11 @@ def hammered(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
         return {}
     if not noises(model.purifier):
         return {}
-    runs = len(LOSSES) * (sizes.steps + 1)
+    again, judged = redraws(sizes.steps, norm, runs=len(LOSSES))
+    runs = len(LOSSES) * (sizes.steps + 1) + again
     attack = partial(diffhammer, steps=sizes.steps)
     # Per step a call for each draw and one gradient, here shared out among the draws.
-    entry = Entry(model, attack, -(-runs // draws), runs + 4, draws)
-    return {MEAN + "diffhammer": entry}
+    return {MEAN + "diffhammer": Entry(model, attack, -(-runs // draws), runs + judged + 4, draws)}
 
 
 def corruptions(model: nn.Module) -> dict[str, Entry]:
@@ -184,7 +203,8 @@ def lagrange_attacks(model: nn.Module, steps: int) -> dict[str, Entry]:
         return {}
     attack = partial(lagrange, surrogate=model.classifier, penalty=model.purifier.loss, steps=steps)
     runs = len(MULTIPLIERS)
-    return {"classifier/lagrange": Entry(model, attack, runs * steps, runs * (steps + 2))}
+    entry = Entry(model, attack, runs * steps, runs * (steps + 2) + 1, redraws=(0, runs * steps))
+    return {"classifier/lagrange": entry}
 
 
 def coarse(victim: Expectation, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
@@ -209,12 +229,16 @@ def transferred(model: nn.Module, norm: Threat, sizes: Sizes, source: str = "") 
     """
     steps, name = sizes.steps, TRANSFER + (f"{source}/" if source else "")
     if norm == "stadv":
-        entry = Entry(model, partial(displaced, steps=steps), steps, 2, judges=False)
-        return {name + "stadv": entry}
-    entry = Entry(model, partial(apgd, loss=margin, steps=steps), steps + 1, 2, judges=False)
+        return {
+            name + "stadv": Entry(model, partial(displaced, steps=steps), steps, 2, judges=False)
+        }
+    entry = Entry(
+        model, partial(apgd, loss=margin, steps=steps), steps + 1, 2, judges=False,
+        redraws=redraws(steps, norm),
+    )  # fmt: skip
     found = {name + "apgd-margin": entry}
     if sizes.eot_samples > 1 and noises(model):
-        found[MEAN + name + "apgd-margin"] = replace(entry, draws=sizes.eot_samples)
+        found[MEAN + name + "apgd-margin"] = entry.on_means(sizes.eot_samples)
     return found
 
 
@@ -230,13 +254,16 @@ def ensembles(model: nn.Module, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
 
     found = {
         "standard": Entry(
-            model, partial(standard, **options), steps + 1 + aimed + targets * steps, queries,
+            model, partial(standard, **options), steps + 1 + aimed + targets * steps,
+            queries + targets * (steps + HALVINGS + 1) + 16,  # FAB judges each step and halving
             stages=stages(standard_attacks(**options), ""),
         )
     }  # fmt: skip
     if attack == "stochastic":
+        again, judged = redraws(steps, "linf", runs=2 + targets)
         found["stochastic"] = Entry(
-            model, partial(stochastic, **options), 2 * (steps + 1) + aimed, queries,
+            model, partial(stochastic, **options), 2 * (steps + 1) + aimed + again,
+            queries - (-queries // BLOCK) + judged + targets + 14,
             sizes.eot_samples, stages(stochastic_attacks(**options), MEAN),
         )  # fmt: skip
     return found

@@ -205,6 +205,35 @@ def test_frozen_entries_call_the_model_as_anybody_does() -> None:
     assert seen == [True, False]
 
 
+class Counted(NoisyImages):
+    """Counts the images of its calls: without a gradient, and with one."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.calls = [0, 0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls[torch.is_grad_enabled()] += len(images)
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "draws"),
+    [("adaptive", "linf", 2), ("adaptive", "stadv", 2), ("standard", "linf", 1),
+     ("stochastic", "l2", 2)],
+)  # fmt: skip
+def test_no_attack_takes_more_passes_than_its_entry_says(attack, norm, draws: int) -> None:
+    """Images that withstand cost the most; bounds are met but for those that rest."""
+    model, images = Counted(), IMAGES[:2]
+    labels = labels_of(model, images)
+    for name, entry in suite(model, norm, Sizes(12, 2, 110, draws), attack=attack).items():
+        model.calls = [0, 0]
+        run(entry, images, labels, eps=1e-4, norm=norm, seeds=[0, 1])
+        forwards, gradients = (calls / 2 / entry.draws for calls in model.calls)
+        assert gradients <= entry.gradients and forwards <= entry.forwards, name
+        assert gradients >= 0.8 * entry.gradients and forwards >= 0.8 * entry.forwards, name
+
+
 def test_few_steps_of_stadv_reach_the_budget() -> None:
     """Its own step size of 0.01 would stop at 0.03."""
     model, options = cnn(), {"eps": 0.3, "seeds": [0, 1]}
