@@ -143,14 +143,10 @@ def adaptive(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
             model, partial(coarse, steps=steps), steps, 1, redraws=(0, steps + 1)
         ),
         **lagrange_attacks(model, steps),
-        "square": Entry(
-            model, partial(square, queries=sizes.queries), 0, sizes.queries + 3,
-            redraws=(0, -(-sizes.queries // BLOCK)),
-        ),
-        "random": Entry(
-            model, partial(random_search, trials=trials), 0, trials + 1,
-            redraws=(0, trials // PER_DRAW),
-        ),
+        "square": Entry(model, partial(square, queries=sizes.queries), 0, sizes.queries + 3,
+                        redraws=(0, -(-sizes.queries // BLOCK))),
+        "random": Entry(model, partial(random_search, trials=trials), 0, trials + 1,
+                        redraws=(0, trials // PER_DRAW)),
     }  # fmt: skip
 
 
