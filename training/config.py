@@ -158,10 +158,13 @@ class TrainConfig(RunConfig):
                 f"--objective.teacher-classes {self.objective.teacher_classes} must be at most the "
                 f"number of classes, {classes}"
             )
-        told = self.augment == "geometry"
-        object.__setattr__(
-            self, "network", replace(self.network, augment_features=GEOMETRY if told else 0)
-        )
+        told = GEOMETRY if self.augment == "geometry" else 0
+        if self.network.augment_features not in (0, told):
+            raise ValueError(
+                f"--network.augment-features {self.network.augment_features}: --augment sets it, "
+                f"here to {told}; leave it out"
+            )
+        object.__setattr__(self, "network", replace(self.network, augment_features=told))
 
     @property
     def classifies(self) -> bool:

@@ -238,6 +238,7 @@ def test_bad_settings_are_refused() -> None:
          "--teacher needs"),
         ({"teacher": "optimal", "augment": "geometry"}, "--augment geometry"),
         ({"geometry_probability": 2.0}, "--geometry-probability 2.0"),
+        ({"network": NetworkConfig(augment_features=3)}, "--network.augment-features 3"),
         ({"objective": ObjectiveConfig(teacher_classes=11), "network": UNetConfig()},
          "--objective.teacher-classes 11"),
         ({"network": NetworkConfig(conditioning="none")}, "--network.conditioning none"),
