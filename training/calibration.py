@@ -1,10 +1,12 @@
 """RDC's settings for a denoiser: `python -m training.calibration --model runs/x --out runs/x-rdc`.
 
 Noise levels and maximization are chosen on held-out images under attack; the temperature minimizes
-the cross-entropy of the posterior (Guo et al., ICML 2017).
+the cross-entropy of the posterior (Guo et al., ICML 2017). A killed calibration continues.
 """
 
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
@@ -20,13 +22,17 @@ from rdc.commands.program import run_program
 from rdc.data import Dataset, load
 from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
+from rdc.runs.fingerprints import data_fingerprint, weights_hash
 from rdc.runs.provenance import provenance
+from rdc.runs.run_log import RunLog
 from training.adversarial import perturb
 from training.config import CalibrationConfig
 from training.objective_config import ClassifierObjectiveConfig
 from training.temperature import fit_temperature
 
 RECORD = "calibration.json"
+MEASURED = "measured"
+"""Folder, in that of the model, of the figures so far."""
 INTEGRAL = ("levels", "draws", "sigma_min", "sigma_max")
 
 
@@ -94,6 +100,26 @@ class Calibration:
         return torch.cat([model(part) for part in self.images.split(self.config.batch_size)])
 
 
+class Measured:
+    """Figures of candidates, each measured once; those of an earlier start are in the log."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+        self.figures = {key(each["candidate"]): Figures(**each["figures"]) for each in log.read()}
+
+    def of(self, candidate: Any, measure: Callable[[Any], Figures]) -> Figures:
+        """The figures of a candidate (a dataclass)."""
+        settings = asdict(candidate)
+        if key(settings) not in self.figures:
+            found = self.figures[key(settings)] = measure(candidate)
+            self.log.append([{"candidate": settings, "figures": asdict(found)}])
+        return self.figures[key(settings)]
+
+
+def key(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
 def classifiers(config: CalibrationConfig, given: ClassifierConfig) -> list[ClassifierConfig]:
     """Candidates for the classifier, each once."""
     found: list[ClassifierConfig] = []
@@ -131,17 +157,24 @@ def main(config: CalibrationConfig) -> None:
     calibration = Calibration(config, denoiser.to(default_device()), data)
     # Before hours of measurements: a candidate may be impossible.
     ways = maximizations(config, given.config.maximization)
+    inputs = {
+        f"weights of {config.model}": weights_hash(config.model),
+        "validation data": data_fingerprint(data),
+    }
+    settings = {**asdict(config), "out": None, "given": asdict(given.config)}
+    measured = Measured(RunLog(config.out / MEASURED, settings, inputs=inputs))
 
     found: dict[Any, Figures] = {}
     for candidate in tqdm(classifiers(config, given.config.classifier), desc="classifiers"):
-        figures = found[candidate] = calibration.classifier(candidate)
+        figures = found[candidate] = measured.of(candidate, calibration.classifier)
         tqdm.write(line(candidate, figures, "estimator", *INTEGRAL))
     best = max(found, key=lambda c: (found[c].robust, found[c].clean))
     temperature = float(f"{found[best].temperature:.4g}")
     chosen = RDCConfig(replace(best, temperature=temperature), given.config.maximization)
     tried = {replace(chosen.maximization, steps=0): found[best]}
     for candidate in tqdm(ways, desc="maximizations"):
-        figures = tried[candidate] = calibration.rdc(replace(chosen, maximization=candidate))
+        whole = replace(chosen, maximization=candidate)
+        figures = tried[candidate] = measured.of(whole, calibration.rdc)
         tqdm.write(line(candidate, figures, "steps", "budget", "sigma_min"))
     chosen = replace(
         chosen, maximization=max(tried, key=lambda c: (tried[c].robust, tried[c].clean))

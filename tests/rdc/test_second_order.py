@@ -83,7 +83,7 @@ def test_third_derivatives_are_refused(module: nn.Module) -> None:
 
 
 def test_autocast_gets_autograds_own_derivatives() -> None:
-    """It rounds what each function gets, which functions of our own would not notice."""
+    """Autocast rounds the inputs of each function, which functions of our own would not notice."""
     denoiser = random_denoiser(torch.float32)
     x = some_images(2, denoiser.image_shape, dtype=torch.float32)
 

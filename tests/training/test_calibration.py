@@ -78,6 +78,34 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     assert [each["clean"] for each in record["candidates"]] == [1.0, 1.0]
 
 
+def test_a_killed_calibration_continues(tmp_path: Path, monkeypatch) -> None:
+    """No candidate is measured twice, and the result is the same."""
+    config = replace(written(tmp_path), maximization_steps=(1,), budget=(0.1, 0.2))
+    main(replace(config, out=tmp_path / "whole"))
+    measure, calls = Calibration.rdc, []
+
+    def killed(self, candidate):
+        calls.append(candidate)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(self, candidate)
+
+    monkeypatch.setattr(Calibration, "rdc", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(config)
+    monkeypatch.setattr(Calibration, "classifier", lambda *_: pytest.fail("it was measured"))
+    main(config)
+    assert len(calls) == 2 * 2 + 1 and len(set(calls)) == 2 * 2
+    records = [
+        json.loads((folder / "calibration.json").read_text())
+        for folder in (tmp_path / "whole", config.out)
+    ]
+    assert records[0]["candidates"] == records[1]["candidates"]
+    assert records[0]["chosen"] == records[1]["chosen"]
+    with pytest.raises(ValueError, match="--attacked: 1 -> 2"):
+        main(replace(config, attacked=2))
+
+
 def test_impossible_maximizations_are_refused_before_anything_is_measured(
     tmp_path: Path, monkeypatch
 ) -> None:

@@ -69,7 +69,7 @@ def test_fallen_images_leave_and_the_same_images_fall(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["apgd-t", "fab", "stadv"])
 def test_the_result_for_an_image_is_the_same_alone_and_in_a_batch(name: str) -> None:
-    """What an image that is done gets does not depend on the others, which fill up its batch."""
+    """The others, which fill up the batch, change nothing for an image that is done."""
     images = SHARP if name == "stadv" else IMAGES
     labels = labels_of(MODEL, images)
     victim = Expectation(MODEL, stop_when_wrong=True)
