@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from evaluation.arguments import given_budgets, given_target
 from evaluation.config import Options
 from evaluation.evaluation import Evaluation, evaluated
+from evaluation.gradient_modes import noises
 from evaluation.runner import Runner
 from evaluation.suite_config import Kind, SuiteConfig, Threat
 
@@ -52,8 +53,8 @@ def evaluate(
         attack: "adaptive" (every gradient, and attacks without one), "standard" (AutoAttack) or
             "stochastic" (AutoAttack on means over draws); see `evaluation.suites`.
         steps, targets, queries: of each attack; by default those of the suite.
-        draws: random numbers over which attacks take means, for a model that draws; 1: attacks know
-            its frozen draw.
+        draws: random numbers over which attacks take means, for a model with `rdc.noise.Noise`; 1:
+            attacks know its frozen draw.
         only: one or more patterns of names of attacks, such as "*/apgd-margin", for fewer of them.
         every_attack: whether every attack tries every image. Without it an image that is wrong is
             left out by later attacks: the same worst case in less time.
@@ -82,6 +83,12 @@ def evaluate(
     target = given_target(
         model, images, labels, transfer=transfer, name=name, class_names=tuple(class_names)
     )
+    if (draws or 1) > 1 and not noises(target.model):
+        raise ValueError(
+            f"draws={draws}: the model has no rdc.noise.Noise, whose draws attacks could number "
+            "and take means over; leave draws out for a model that draws nothing, and let one that "
+            "does draw from such noise (docs/attacks.md)"
+        )
     runner = Runner(target, chosen, out=None if out is None else Path(out))
     found = evaluated(runner, name=target.settings["defense"]["name"], show=progress)
     assert found is not None
