@@ -34,6 +34,7 @@ def certify(
     max_rows: int = 256,
     out: str | Path | None = None,
     context: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
     accelerator: Accelerator | None = None,
     progress: Callable[[int], object] = lambda samples: None,
 ) -> Certification:
@@ -52,6 +53,7 @@ def certify(
     out: folder for a record of each image; the same call continues after an interruption.
     context: further settings of the run, such as the model's, to which the folder then belongs,
         as it does to the images, the model's weights and all settings above.
+    files: hashes of further files that the model is made of, by description, likewise.
     accelerator: its processes share the images; they need the same folder `out`.
     progress: told how many of N * (selection + samples) samples are done since the last time; of
         several processes each has its share of them.
@@ -75,6 +77,7 @@ def certify(
         inputs={
             "images and labels": tensors_hash({"images": images, "labels": labels}),
             "the model": weights_hash(model),
+            **(files or {}),
         },
     )  # fmt: skip
     known = len(images) - len(records.missing)

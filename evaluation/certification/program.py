@@ -11,7 +11,7 @@ from evaluation.certification.certificate import Certification
 from evaluation.certification.certify import certify
 from evaluation.certification.config import CertifyConfig
 from evaluation.certification.sampling import classify
-from evaluation.defenses import build_base
+from evaluation.defenses import build_base, hashes
 from evaluation.distributed import make_accelerator
 from evaluation.target import fit
 from rdc.data import load
@@ -43,6 +43,7 @@ def main(config: CertifyConfig) -> None:
                 "defense": asdict(defense), "data": config.data, "split": config.split,
                 "images": config.images,
             },
+            files=hashes(defense, None, data=config.data),
             accelerator=accelerator, progress=bar.update, **config.smoothing,
         )  # fmt: skip
     if accelerator.is_main_process:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import tyro
@@ -32,6 +33,7 @@ from rdc import (
 from rdc.data import Dataset, load
 from rdc.images import to_pixels, to_x
 from tests.support.oracle import some_images
+from tests.support.tiny import tiny_rdc
 
 DIGITS = load("digits", "test").subset(slice(2))
 CNN = DefenseConfig("classifier")
@@ -56,6 +58,24 @@ def test_program_writes_the_table_and_continues(tmp_path, capsys):
     assert (tmp_path / "records-000.jsonl").read_text() == records
     with pytest.raises(ValueError, match=r"--defense\.classifier: 'digits-cnn' -> 'digits-trades'"):
         main(options(tmp_path, defense=DefenseConfig("classifier", classifier="digits-trades")))
+
+
+def test_a_folder_is_refused_for_other_settings_of_the_model(tmp_path):
+    model = tiny_rdc()
+    model.save_pretrained(tmp_path / "model")
+    arrays = {"test_images": to_pixels(some_images(2, (1, 8, 8))).clamp(0, 1)[:, 0].numpy()}
+    np.savez(
+        tmp_path / "data.npz", **arrays, test_labels=[0, 1], class_names=model.denoiser.class_names
+    )
+    config = options(
+        tmp_path / "out", defense=DefenseConfig("diffusion", model=str(tmp_path / "model")),
+        data=str(tmp_path / "data.npz"),
+    )  # fmt: skip
+    main(config)
+    other = replace(model.config, classifier=replace(model.config.classifier, levels=3))
+    RobustDiffusionClassifier(model.denoiser, other).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"rdc\.json of .*: its content has changed"):
+        main(config)
 
 
 def test_data_of_another_shape_are_refused(tmp_path):
