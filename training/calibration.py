@@ -157,12 +157,7 @@ def main(config: CalibrationConfig) -> None:
     calibration = Calibration(config, denoiser.to(default_device()), data)
     # Before hours of measurements: a candidate may be impossible.
     ways = maximizations(config, given.config.maximization)
-    inputs = {
-        f"weights of {config.model}": weights_hash(config.model),
-        "validation data": data_fingerprint(data),
-    }
-    settings = {**asdict(config), "out": None, "given": asdict(given.config)}
-    measured = Measured(RunLog(config.out / MEASURED, settings, inputs=inputs))
+    measured = measured_before(config, given.config, data)
 
     found: dict[Any, Figures] = {}
     for candidate in tqdm(classifiers(config, given.config.classifier), desc="classifiers"):
@@ -179,19 +174,33 @@ def main(config: CalibrationConfig) -> None:
     chosen = replace(
         chosen, maximization=max(tried, key=lambda c: (tried[c].robust, tried[c].clean))
     )
-
     RobustDiffusionClassifier(denoiser.cpu(), chosen).save_pretrained(config.out)
-    record = {
+    write_json(config.out / RECORD, record(config, data, chosen, found | tried))
+    print(f"wrote {config.out}")
+
+
+def measured_before(config: CalibrationConfig, given: RDCConfig, data: Dataset) -> Measured:
+    """The figures of an earlier start with the same settings, model and images."""
+    inputs = {
+        f"weights of {config.model}": weights_hash(config.model),
+        "validation data": data_fingerprint(data),
+    }
+    settings = {**asdict(config), "out": None, "given": asdict(given)}
+    return Measured(RunLog(config.out / MEASURED, settings, inputs=inputs))
+
+
+def record(
+    config: CalibrationConfig, data: Dataset, chosen: RDCConfig, found: dict[Any, Figures]
+) -> dict[str, Any]:
+    """The content of `calibration.json`."""
+    return {
         "config": asdict(config),
         **provenance(data),
         "chosen": asdict(chosen),
         "candidates": [
-            {**asdict(candidate), **asdict(figures)}
-            for candidate, figures in (found | tried).items()
+            {**asdict(candidate), **asdict(figures)} for candidate, figures in found.items()
         ],
     }
-    write_json(config.out / RECORD, record)
-    print(f"wrote {config.out}")
 
 
 def line(candidate: Any, figures: Figures, *names: str) -> str:
