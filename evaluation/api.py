@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.arguments import given_budgets, given_target
+from evaluation.arguments import given_budgets, given_target, require_numbered_draws
 from evaluation.config import Options
 from evaluation.evaluation import Evaluation, evaluated
-from evaluation.gradient_modes import noises
 from evaluation.runner import Runner
 from evaluation.suite_config import Kind, SuiteConfig, Threat
 
@@ -83,12 +82,8 @@ def evaluate(
     target = given_target(
         model, images, labels, transfer=transfer, name=name, class_names=tuple(class_names)
     )
-    if (draws or 1) > 1 and not noises(target.model):
-        raise ValueError(
-            f"draws={draws}: the model has no rdc.noise.Noise, whose draws attacks could number "
-            "and take means over; leave draws out for a model that draws nothing, and let one that "
-            "does draw from such noise (docs/attacks.md)"
-        )
+    if (draws or 1) > 1:
+        require_numbered_draws(target.model, target.data)
     runner = Runner(target, chosen, out=None if out is None else Path(out))
     found = evaluated(runner, name=target.settings["defense"]["name"], show=progress)
     assert found is not None

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from evaluation.attacks.validation import in_float32
 from evaluation.config import GIVEN
 from evaluation.factories import as_module
-from evaluation.target import Target, copied, first_answer, fit, fit_transfer
+from evaluation.gradient_modes import noises
+from evaluation.target import Target, copied, device_of, first_answer, fit, fit_transfer
 from rdc.data import Dataset
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
 
@@ -67,6 +68,21 @@ def given_budgets(eps: Any) -> tuple[float, ...]:
         return tuple(np.asarray(eps, dtype=float).ravel().tolist())
     except (TypeError, ValueError) as error:
         raise ValueError(f"eps={eps!r}: give a number such as 8 / 255, or several") from error
+
+
+@torch.no_grad()
+def require_numbered_draws(model: nn.Module, data: Dataset) -> None:
+    """Refuse a model that draws from something else than `rdc.noise.Noise`."""
+    if noises(model):
+        return
+    asked, images = copied(model), data.subset(slice(1)).images.to(device_of(model))
+    first, second = asked(images), asked(images)
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            "draws: the model answers differently when it is called again, and has no "
+            "rdc.noise.Noise, whose draws attacks could number and take means over; let it draw "
+            "from such noise (docs/attacks.md)"
+        )
 
 
 def ready(model: nn.Module | Callable[[Tensor], Any], name: str) -> nn.Module:

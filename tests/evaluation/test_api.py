@@ -244,7 +244,10 @@ MISTAKES = {
     "one image": ({"images": IMAGES[0, 0]}, r"images: shape \(4, 4\); give \(N, C, H, W\)"),
     "integers": ({"images": PIXELS.int()}, r"images: torch\.int32; give uint8"),
     "list": ({"images": 3, "labels": None}, "images: int; give a tensor"),
-    "draws": ({"draws": 5}, "draws=5: the model has no rdc.noise.Noise"),
+    "draws": (
+        {"draws": 5, "model": lambda images: torch.randn(len(images), 3)},
+        "draws: the model answers differently when",
+    ),
     "no labels": ({"labels": None}, "labels: none given"),
     "few labels": ({"labels": LABELS[:3]}, r"labels: .*\(3,\); give int64 \(10,\)"),
     "soft labels": ({"labels": IMAGES[:, 0, 0]}, "give whole numbers"),

@@ -120,7 +120,7 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", list(HONEST))
 def test_honest_models_are_not_flagged(name: str) -> None:
     small = name not in ("classifier", "trades")
-    count, steps = (2, 2) if small else (8, 5)
+    count, steps = (3, 2) if small else (8, 5)
     found = run(
         HONEST[name]().eval(), DIGITS.images[:count], DIGITS.labels[:count],
         norm="linf", eps=0.2, steps=steps,
