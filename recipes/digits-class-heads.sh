@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Class heads of a digits network at equal compute, about 4.8e12 FLOP each: the table of
-# docs/training.md, about 10 minutes on 2 CPU cores. Clean accuracy on 200 held-out images, and on
-# 50 of them under PGD of 10 steps at L-infinity 0.2, of the diffusion classifier alone.
+# docs/training.md, about 25 minutes on one busy CPU core. Clean accuracy on 200 held-out images,
+# and on 50 of them under PGD of 10 steps at L-infinity 0.2, of the diffusion classifier alone.
 #
 #   images     the head of the true class learns to denoise
 #   optimal    all heads learn from the exact denoiser of the training images
