@@ -28,7 +28,10 @@ from rdc.runs.fingerprints import data_fingerprint, weights_hash
 
 BANK = 500
 """Training images whose logits contrastive guidance has."""
-ORDINARY = {"digits": ("digits-cnn", "digits-trades"), "cifar10-samples": ("cifar10-cnn",)}
+ORDINARY = {
+    "digits": ("digits-cnn", "digits-trades"),
+    "cifar10-samples": ("cifar10-cnn", "cifar10-trades"),
+}
 """Packaged image classifiers by data set."""
 
 

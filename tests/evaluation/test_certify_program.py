@@ -25,6 +25,7 @@ from rdc import (
     ClassifierConfig,
     Defense,
     DiffusionClassifier,
+    ImageClassifier,
     NoisedDenoiser,
     OptimalDenoiser,
     RDCConfig,
@@ -63,10 +64,9 @@ def test_program_writes_the_table_and_continues(tmp_path, capsys):
 def test_a_folder_is_refused_for_other_settings_of_the_model(tmp_path):
     model = tiny_rdc()
     model.save_pretrained(tmp_path / "model")
-    arrays = {"test_images": to_pixels(some_images(2, (1, 8, 8))).clamp(0, 1)[:, 0].numpy()}
-    np.savez(
-        tmp_path / "data.npz", **arrays, test_labels=[0, 1], class_names=model.denoiser.class_names
-    )
+    pixels = to_pixels(some_images(2, (1, 8, 8))).clamp(0, 1)[:, 0].numpy()
+    names = model.denoiser.class_names
+    np.savez(tmp_path / "data.npz", test_images=pixels, test_labels=[0, 1], class_names=names)
     config = options(
         tmp_path / "out", defense=DefenseConfig("diffusion", model=str(tmp_path / "model")),
         data=str(tmp_path / "data.npz"),
@@ -86,7 +86,7 @@ def test_data_of_another_shape_are_refused(tmp_path):
 def test_labels_are_matched_by_the_names_of_the_classes(tmp_path, monkeypatch):
     """The data has the classes of the model in another order."""
     names = tuple(f"digit {i}" for i in range(10))
-    network = build_base(CNN, data="digits")
+    network = ImageClassifier.from_pretrained("digits-cnn")
     network.config = replace(network.config, class_names=names)
     turned = Dataset(DIGITS.pixels, 9 - DIGITS.labels, names[::-1], DIGITS.peak)
     monkeypatch.setattr(program, "build_base", lambda *_, **__: network)
