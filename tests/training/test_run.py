@@ -87,7 +87,10 @@ def test_sigkill_at_random_moments_loses_nothing(whole: Path, tmp_path: Path, pr
     kills, partial = 0, 0
     while not (out / "training.json").exists():
         child = start(processes, settings)
-        child.join(None if kills == KILLS else generator.uniform(0.2, 2.0))
+        if kills == 0:  # the first one for sure before the end
+            wait_for(out, "checkpoints/step_*")
+        else:
+            child.join(None if kills == KILLS else generator.uniform(0.2, 2.0))
         if child.is_alive():
             child.kill()
             child.join()
