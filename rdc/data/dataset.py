@@ -122,7 +122,7 @@ def _tensor(values: Any) -> Tensor:
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """(N, C, H, W) uint8, or float32 in [0, 1]."""
+    """(N, C, H, W) uint8, or float32 in [0, 1], contiguous."""
     images = images[:, None] if images.ndim == 3 else images
     shape = tuple(images.shape)
     if images.ndim != 4 or (shape[1] not in (1, 3) and shape[3] not in (1, 3)):
@@ -131,6 +131,7 @@ def _pixels(images: Tensor) -> Tensor:
             "channels"
         )
     images = images if shape[1] in (1, 3) else images.permute(0, 3, 1, 2)
+    images = images.contiguous()
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():

@@ -93,11 +93,18 @@ class ImageClassifier(
     def features(self, images: Tensor) -> Tensor:
         """Input of the last, linear layer: (B, F)."""
         network: Any = self.network
-        maps = network.forward_features(self.normalize(images))
+        maps = network.forward_features(self._normalized(images))
         return network.forward_head(maps, pre_logits=True).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.normalize(images))
+        return self.network(self._normalized(images))
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        x = self.normalize(images)
+        if x.requires_grad:
+            # Attack libraries call `gradient.view(B, -1)`, which channels_last does not allow.
+            x.register_hook(Tensor.contiguous)
+        return x
 
 
 def build_network(config: ImageClassifierConfig) -> nn.Module:

@@ -35,6 +35,7 @@ def test_arrays_of_every_form(tmp_path: Path, form: str, labels: np.ndarray) -> 
         data = load(tmp_path / file, "all")
         assert data.labels.tolist() == LABELS.tolist() and data.class_names == ("0", "1", "2")
         torch.testing.assert_close(data.images, expected() / 255)
+        assert data.images.is_contiguous()
         assert data.pixels.dtype == (torch.uint8 if form.startswith("N") else torch.float32)
 
 

@@ -91,6 +91,7 @@ def test_normalization_is_inside_and_images_have_gradients(architecture: str) ->
     assert torch.equal(model(x), model.network((x - mean) / std))
     (gradient,) = torch.autograd.grad(model(x).logsumexp(1).sum(), x)
     assert gradient.isfinite().all() and (gradient.flatten(1).abs().amax(1) > 0).all()
+    gradient.view(len(gradient), -1)  # as attack libraries do
 
 
 @pytest.mark.slow
