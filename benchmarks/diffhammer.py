@@ -1,11 +1,11 @@
 """DiffHammer beside APGD on means over draws, at similar cost: `python -m benchmarks.diffhammer`.
 
-Both attack the same random defenses of digits. Costs are counted as they occur, in calls of the
-purifier per image; a gradient is 3 calls, 1 forward and 2 backward. A step of an attack on means
-takes a gradient for each draw, one of DiffHammer a call for each draw and one gradient, in up to
-three runs. Its number of steps is chosen for about the same cost; the table has the calls that each
-attack made. Accuracies are those of draws that neither has seen: their mean, and the share of
-images that are right under all of them (worst of N).
+Both attack the same random defenses, of digits by default. Costs are counted as they occur, in
+calls of the purifier per image; a gradient is 3 calls, 1 forward and 2 backward. A step of an
+attack on means takes a gradient for each draw, one of DiffHammer a call for each draw and one
+gradient, in up to three runs. Its number of steps is chosen for about the same cost; the table has
+the calls that each attack made. Accuracies are those of draws that neither has seen: their mean,
+and the share of images that are right under all of them (worst of N).
 """
 
 import sys
@@ -23,7 +23,8 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
 from evaluation.attacks.rng import spawn
 from evaluation.defenses import build
-from evaluation.sweep_config import DEFENSES, Name
+from evaluation.eps import Budget
+from evaluation.sweep_config import Name, SweepConfig
 from rdc.commands.program import run_program
 from rdc.data import load
 
@@ -33,11 +34,15 @@ JUDGES = 2**31 + 7
 
 @dataclass(frozen=True)
 class HammerConfig:
-    """Defenses of the sweep by name, and the effort."""
+    """Defenses of the sweep by name, their models as in `SweepConfig`, and the effort."""
 
     defenses: tuple[Name, ...] = ("diffpure", "gdmp", "maximization")
+    data: str = "digits"
+    model: str = "digits"
+    classifier: str = "digits-cnn"
+    purifier_steps: int | None = None
     images: int = 16
-    eps: float = 0.1
+    eps: Budget = 0.1
     draws: int = 10
     """draws per step of the attack"""
     eval_draws: int = 10
@@ -50,7 +55,11 @@ class HammerConfig:
 def main(config: HammerConfig) -> None:
     """Print one row per defense and attack."""
     torch.set_num_threads(1)
-    data = load("digits", "test").subset(slice(config.images))
+    data = load(config.data, "test").subset(slice(config.images))
+    sweep = SweepConfig(
+        data=config.data, model=config.model, classifier=config.classifier,
+        purifier_steps=config.purifier_steps,
+    )  # fmt: skip
     print(
         f"{len(data)} images, linf {config.eps:g}, {config.draws} draws per step; accuracy in % "
         f"over {config.eval_draws} other draws\n"
@@ -59,7 +68,7 @@ def main(config: HammerConfig) -> None:
     print(f"| {heads} | {'mean':>5} | {f'worst of {config.eval_draws}':>11} |")
     print("|" + "|".join("-" * width + ":" for width in (15, 17, 6, 7, 7, 6, 12)) + "|")
     for name in config.defenses:
-        model = build(DEFENSES[name], data="digits").eval().requires_grad_(False)
+        model = build(sweep.defense(name), data=config.data).eval().requires_grad_(False)
         calls = counted(model.purifier)  # type: ignore[arg-type]
         for attack, (steps, run) in attacks(config).items():
             calls[0], started = 0, time.process_time()

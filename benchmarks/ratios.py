@@ -37,6 +37,7 @@ from evaluation.attacks.fab import fab
 from evaluation.attacks.losses import cross_entropy, dlr, targeted_dlr
 from evaluation.attacks.norms import Norm
 from evaluation.attacks.square import square
+from evaluation.eps import Budget
 from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
@@ -54,8 +55,8 @@ class RatioConfig:
     """an image classifier: packaged name, directory or hub id"""
     data: str = "digits"
     """a packaged data set or a folder, whose test images are attacked"""
-    linf: float = 0.1
-    l2: float = 0.5
+    linf: Budget = 0.1
+    l2: Budget = 0.5
     """budgets of "standard", on [0, 1]"""
     images: int = 100
     targets: int = 2
