@@ -20,13 +20,21 @@ SAME = 0.8
 class Costs:
     """Passes per image, at most, of every attack on `model`, and the seconds that they take.
 
-    `judgments`: answers of `model` that judge an attacked image. Before passes are measured, a
-    forward pass takes 1 second and a gradient GRADIENT.
+    `judgments`: answers of `model` that judge an attacked image. `measured`: seconds per image of a
+    forward pass of a model, or with True of a gradient, which several runs may share. Before they
+    are measured, a forward pass takes 1 second and a gradient GRADIENT.
     """
 
-    def __init__(self, model: nn.Module, entries: Mapping[str, Entry], *, judgments: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        entries: Mapping[str, Entry],
+        *,
+        judgments: int,
+        measured: dict[tuple[nn.Module, bool], float],
+    ) -> None:
         self.model, self.entries, self.judgments = model, entries, judgments
-        self.measured: dict[tuple[nn.Module, bool], float] = {}
+        self.measured = measured
 
     def passes(self, name: str) -> int:
         """Forward passes of an attack and of its judgments; gradients count as GRADIENT."""

@@ -59,14 +59,16 @@ class Runner:
         self.sizes = sizes if noises(target.model) else replace(sizes, eot_samples=1)
         self.entries = entries or suite(
             target.model, options.norm, self.sizes, attack=options.attack,
-            transfer=target.transfer, only=options.suite.only,
+            transfer=target.transfer, only=options.suite.only, through=target.surrogates,
         )  # fmt: skip
         # With what was left out: defaults may change, and a folder must not mix them.
         self.options = replace(options, suite=replace(options.suite, **asdict(self.sizes)))
         self.units = units(len(target.data), options.batch_size, options.eps)
         self.max_rows = options.max_rows
         judgments = 2 if self.sizes.eot_samples == 1 else 2 + options.eval_draws
-        self.costs = Costs(target.model, self.entries, judgments=judgments)
+        self.costs = Costs(
+            target.model, self.entries, judgments=judgments, measured=target.pass_seconds
+        )
 
     @property
     def name(self) -> str:

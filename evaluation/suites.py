@@ -11,14 +11,7 @@ from evaluation.attacks.apgd import apgd, checkpoints
 from evaluation.attacks.corruptions import CORRUPTIONS, Corruption, corrupt
 from evaluation.attacks.diffhammer import LOSSES, diffhammer
 from evaluation.attacks.eight_bits import OnGrid, inside
-from evaluation.attacks.ensembles import (
-    Attack,
-    Attacked,
-    standard,
-    standard_attacks,
-    stochastic,
-    stochastic_attacks,
-)
+from evaluation.attacks.ensembles import STANDARD, STOCHASTIC, Attacked, standard, stochastic
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.fab import HALVINGS
 from evaluation.attacks.lagrange import MULTIPLIERS, lagrange
@@ -46,6 +39,7 @@ def suite(
     attack: Kind = "adaptive",
     transfer: nn.Module | Mapping[str, nn.Module] | None = None,
     only: tuple[str, ...] = (),
+    through: Callable[[nn.Module], Mapping[str, nn.Module]] = surrogates,
 ) -> dict[str, Entry]:
     """The attacks on a defense by name; those whose names fit a pattern of `only`, if it has some.
 
@@ -64,7 +58,10 @@ def suite(
     """
     if norm == "corruption":
         return corruptions(model)
-    found = all_attacks(model, norm, sizes, attack, transfer)
+    if attack == "adaptive":
+        found = adaptive(model, norm, sizes, transfer, through)
+    else:
+        found = ensembles(model, norm, sizes, attack)
     kept = {
         name: entry
         for name, entry in found.items()
@@ -75,50 +72,33 @@ def suite(
     return kept
 
 
-def all_attacks(
+def adaptive(
     model: nn.Module,
     norm: Threat,
     sizes: Sizes,
-    attack: Kind,
     transfer: nn.Module | Mapping[str, nn.Module] | None,
+    through: Callable[[nn.Module], Mapping[str, nn.Module]],
 ) -> dict[str, Entry]:
-    """All attacks of a suite."""
-    if attack == "adaptive":
-        known = adaptive(model, norm, sizes)
-        means = {
-            MEAN + name: entry.on_means(sizes.eot_samples)
-            for name, entry in known.items()
-            if sizes.eot_samples > 1 and noises(entry.surrogate)
-        }
-        means |= hammered(model, norm, sizes)
-        sources = {"": transfer} if isinstance(transfer, nn.Module) else transfer or {}
-        moved = {
-            name: entry
-            for source, other in sources.items()
-            for name, entry in transferred(other, norm, sizes, source).items()
-        }
-        found = {**known, **means, **moved}
-        return dict(sorted(found.items(), key=lambda item: black_box(item[0])))
-    if norm == "stadv":
-        raise ValueError(f"--attack {attack}: made for linf and l2; stadv has --attack adaptive")
-    if attack == "standard" and sizes.eot_samples > 1:
-        raise ValueError(
-            f"--suite.eot-samples {sizes.eot_samples}: AutoAttack would judge a random defense by "
-            "single draws; use --attack stochastic, or 1, the frozen draw"
-        )
-    if attack == "stochastic" and sizes.eot_samples == 1:
-        raise ValueError(
-            "--attack stochastic: needs a defense that draws, and --suite.eot-samples of at least "
-            "2; for others use --attack standard"
-        )
-    return ensembles(model, sizes, attack)
+    """Attacks on the frozen draw and on means over draws, and those made on transfer models."""
+    found = on_frozen_draw(model, norm, sizes, through(model))
+    found |= {
+        MEAN + name: entry.on_means(sizes.eot_samples)
+        for name, entry in found.items()
+        if sizes.eot_samples > 1 and noises(entry.surrogate)
+    }
+    found |= hammered(model, norm, sizes)
+    sources = {"": transfer} if isinstance(transfer, nn.Module) else transfer or {}
+    for source, other in sources.items():
+        found |= transferred(other, norm, sizes, source)
+    return dict(sorted(found.items(), key=lambda item: black_box(item[0])))
 
 
-def adaptive(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
-    """Attacks on the frozen draw."""
+def on_frozen_draw(
+    model: nn.Module, norm: Threat, sizes: Sizes, through: Mapping[str, nn.Module]
+) -> dict[str, Entry]:
+    """Attacks on the frozen draw; those by gradient through each of some models."""
     steps, trials = sizes.steps, max(1, sizes.queries // 10)
     found: dict[str, Entry] = {}
-    through = surrogates(model)
     if norm == "stadv":
         attacks: dict[str, Callable] = {"stadv": partial(displaced, steps=steps)}
     else:
@@ -238,13 +218,25 @@ def transferred(model: nn.Module, norm: Threat, sizes: Sizes, source: str = "") 
     return found
 
 
-def ensembles(model: nn.Module, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
+def ensembles(model: nn.Module, norm: Threat, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
     """AutoAttack on the frozen draw, and for "stochastic" the ensemble on means over draws."""
+    if norm == "stadv":
+        raise ValueError(f"--attack {attack}: made for linf and l2; stadv has --attack adaptive")
+    if attack == "standard" and sizes.eot_samples > 1:
+        raise ValueError(
+            f"--suite.eot-samples {sizes.eot_samples}: AutoAttack would judge a random defense by "
+            "single draws; use --attack stochastic, or 1, the frozen draw"
+        )
+    if attack == "stochastic" and sizes.eot_samples == 1:
+        raise ValueError(
+            "--attack stochastic: needs a defense that draws, and --suite.eot-samples of at least "
+            "2; for others use --attack standard"
+        )
     steps, targets, queries = sizes.steps, sizes.targets, sizes.queries
     options = {"steps": steps, "targets": targets, "queries": queries}
     aimed = targets * (steps + 1)
 
-    def stages(names: Mapping[str, Attack], prefix: str) -> tuple[str, ...]:
+    def stages(names: tuple[str, ...], prefix: str) -> tuple[str, ...]:
         first, *rest = names
         return (prefix + first, *(f"{prefix}+{name}" for name in rest))
 
@@ -252,7 +244,7 @@ def ensembles(model: nn.Module, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
         "standard": Entry(
             model, partial(standard, **options), steps + 1 + aimed + targets * steps,
             queries + targets * (steps + HALVINGS + 1) + 16,  # FAB judges each step and halving
-            stages=stages(standard_attacks(**options), ""),
+            stages=stages(STANDARD, ""),
         )
     }  # fmt: skip
     if attack == "stochastic":
@@ -260,7 +252,7 @@ def ensembles(model: nn.Module, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
         found["stochastic"] = Entry(
             model, partial(stochastic, **options), 2 * (steps + 1) + aimed + again,
             queries - (-queries // BLOCK) + judged + targets + 14,
-            sizes.eot_samples, stages(stochastic_attacks(**options), MEAN),
+            sizes.eot_samples, stages(STOCHASTIC, MEAN),
         )  # fmt: skip
     return found
 

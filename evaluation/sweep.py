@@ -5,9 +5,11 @@ process is free takes the next batch, the slowest defenses first.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
@@ -32,10 +34,7 @@ def main(config: SweepConfig) -> None:
         f"{', '.join(config.defenses)} on {config.images} {config.split} images of {config.data}, "
         f"{', '.join(config.norms)}"
     )
-    runs = [
-        (name, Runner(target_of(each, accelerator.device), options(each), out=each.out))
-        for name, each in config.evaluations()
-    ]
+    runs = list(evaluations(config, accelerator.device))
     with stoppable(config.out, main=accelerator.is_main_process):
         attack([runner for _, runner in reversed(runs)], config.out, accelerator)
     if accelerator.is_main_process:
@@ -48,6 +47,14 @@ def main(config: SweepConfig) -> None:
         write([config.out], config.out / "report", log=print)
         print(f"{text}\nwrote {config.out / 'table.md'}")
     accelerator.end_training()
+
+
+def evaluations(config: SweepConfig, device: torch.device) -> Iterator[tuple[str, Runner]]:
+    """Every defense under every norm; all norms share its models and the times of their passes."""
+    for name, of_norms in groupby(config.evaluations(), key=lambda pair: pair[0]):
+        configs = [each for _, each in of_norms]
+        target = target_of(configs[0], device)
+        yield from ((name, Runner(target, options(each), out=each.out)) for each in configs)
 
 
 def attack(runners: Sequence[Runner], out: Path, accelerator: Accelerator) -> None:

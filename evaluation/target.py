@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -19,6 +20,7 @@ from evaluation.defenses import (
     transfer_source,
     weights,
 )
+from evaluation.gradient_modes import surrogates
 from rdc import AmortizedDiffusionClassifier, DiffusionClassifier, ImageClassifier
 from rdc.data import Dataset, load
 from rdc.runs.fingerprints import data_fingerprint
@@ -32,6 +34,8 @@ class Target:
     `transfer`: another model, on which images for a transfer attack are made.
     `settings`: what was asked for, by name: defense, transfer, data, split and number of images.
     `inputs`: hashes of data, weights and code, by description; `weights`: those of the weights.
+    `surrogates`: see `evaluation.gradient_modes`; the same modules in all runs on this target.
+    `pass_seconds`: see `evaluation.costs`, likewise.
     """
 
     model: nn.Module
@@ -41,6 +45,10 @@ class Target:
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
     weights: Mapping[str, str]
+    surrogates: Callable[[nn.Module], dict[str, nn.Module]] = field(
+        default_factory=lambda: cache(surrogates)
+    )
+    pass_seconds: dict[tuple[nn.Module, bool], float] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

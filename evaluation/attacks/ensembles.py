@@ -18,6 +18,10 @@ from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection
 
 Attack = Callable[..., Tensor]
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""Attacks of `standard`, in its order."""
+STOCHASTIC = ("apgd-ce", "apgd-margin", "apgd-t", "square")
+"""Attacks of `stochastic`, in its order."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def standard(
             "model: it is random, and AutoAttack would judge it by single draws; use `stochastic` "
             "with Expectation(model, draws=...)"
         )
-    attacks = standard_attacks(steps=steps, targets=targets, queries=queries)
+    attacks = named(STANDARD, steps=steps, targets=targets, queries=queries)
     return run(victim, images, labels, attacks, eps=eps, norm=norm, seeds=seeds)
 
 
@@ -93,28 +97,20 @@ def stochastic(
             "model: must be an Expectation of at least 2 draws, such as "
             "Expectation(model, draws=20); for a deterministic model use `standard`"
         )
-    attacks = stochastic_attacks(steps=steps, targets=targets, queries=queries)
+    attacks = named(STOCHASTIC, steps=steps, targets=targets, queries=queries)
     return run(model, images, labels, attacks, eps=eps, norm=norm, seeds=seeds)
 
 
-def standard_attacks(*, steps: int, targets: int, queries: int) -> dict[str, Attack]:
-    """Attacks of `standard`, in its order."""
-    return {
+def named(names: Sequence[str], *, steps: int, targets: int, queries: int) -> dict[str, Attack]:
+    """The attacks with these names."""
+    attacks: dict[str, Attack] = {
         "apgd-ce": partial(apgd, loss=cross_entropy, steps=steps),
+        "apgd-margin": partial(apgd, loss=margin, steps=steps),
         "apgd-t": partial(apgd, loss=targeted_dlr, targets=targets, steps=steps),
         "fab-t": partial(fab, targets=targets, steps=steps),
         "square": partial(square, queries=queries),
     }
-
-
-def stochastic_attacks(*, steps: int, targets: int, queries: int) -> dict[str, Attack]:
-    """Attacks of `stochastic`, in its order."""
-    return {
-        "apgd-ce": partial(apgd, loss=cross_entropy, steps=steps),
-        "apgd-margin": partial(apgd, loss=margin, steps=steps),
-        "apgd-t": partial(apgd, loss=targeted_dlr, targets=targets, steps=steps),
-        "square": partial(square, queries=queries),
-    }
+    return {name: attacks[name] for name in names}
 
 
 def run(

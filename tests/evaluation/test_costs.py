@@ -46,7 +46,8 @@ BATCH = Batch(Unit(0.1, range(20)), list(range(20)), torch.zeros(20, 1, 2, 2),
 def test_attack_takes_its_passes_and_the_answers_that_judge_it(clock) -> None:
     model, surrogate = Clocked(clock, 0, 0.03), Clocked(clock, 0, 0.01)
     entry = Entry(surrogate, lambda *_: BATCH.images, gradients=10, forwards=2, draws=4)
-    costs = Costs(model, {"a": entry, "b": replace(entry, stages=("b", "c"))}, judgments=3)
+    costs = Costs(model, {"a": entry, "b": replace(entry, stages=("b", "c"))}, judgments=3,
+                  measured={})  # fmt: skip
     costs.measure([CLEAN, "a", "b"], BATCH, max_rows=64)
     assert costs.seconds(CLEAN) == pytest.approx(3 * 0.03)
     assert costs.seconds("a") == pytest.approx(4 * (10 * 0.02 + 2 * 0.01) + 3 * 0.03)
@@ -57,14 +58,14 @@ def test_attack_takes_its_passes_and_the_answers_that_judge_it(clock) -> None:
 
 def test_time_of_a_batch_counts_where_it_is_cheaper_than_that_of_single_images(clock) -> None:
     model = Clocked(clock, 0.5, 0.01)
-    costs = Costs(model, {}, judgments=1)
+    costs = Costs(model, {}, judgments=1, measured={})
     costs.measure([CLEAN], BATCH, max_rows=64)
     assert costs.seconds(CLEAN) == pytest.approx(0.5 / 20 + 0.01)
 
 
 def test_models_that_gain_nothing_by_batches_are_measured_on_few_images_and_once(clock) -> None:
     model = Clocked(clock, 0, 0.4)
-    costs = Costs(model, {}, judgments=1)
+    costs = Costs(model, {}, judgments=1, measured={})
     for _ in range(2):
         costs.measure([CLEAN], BATCH, max_rows=64)
     assert costs.seconds(CLEAN) == pytest.approx(0.4)

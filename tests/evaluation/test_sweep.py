@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from evaluation import costs
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build
 from evaluation.evaluate import main as evaluate
@@ -19,7 +20,7 @@ from evaluation.evaluate import options
 from evaluation.progress import Progress
 from evaluation.runner import Runner
 from evaluation.suite_config import SuiteConfig
-from evaluation.sweep import main, take
+from evaluation.sweep import evaluations, main, take
 from evaluation.sweep_config import DEFENSES, SweepConfig
 from evaluation.target import target_of
 from evaluation.work_queue import Claims
@@ -183,6 +184,19 @@ def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
     everything = taken["quick"] + taken["slow"]
     assert len(everything) == len(set(everything)) == len(todo) == 2 * 3 * 5
     assert len(taken["quick"]) > len(taken["slow"]) > 0
+
+
+def test_passes_of_a_defense_are_timed_once_for_all_norms(tmp_path: Path, monkeypatch) -> None:
+    timed = []
+    monkeypatch.setattr(costs, "seconds_per_image", lambda call, most: timed.append(call) or 0.25)
+    runners = [
+        runner for _, runner in evaluations(config(tmp_path / "digits"), torch.device("cpu"))
+    ]
+    for runner in runners:
+        runner.measure_passes()
+    # The CNN and its gradient; DiffPure, and forward and gradient of it as a surrogate.
+    assert len(timed) == 2 + 3
+    assert {runner.costs.seconds("none") for runner in runners} == {2 * 0.25, 4 * 0.25}
 
 
 def test_claims_of_a_killed_sweep_are_forgotten(tmp_path: Path) -> None:
