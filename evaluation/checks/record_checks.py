@@ -9,7 +9,7 @@ from scipy.special import bdtrc
 from evaluation.checks.budgets import SURE, limit
 from evaluation.checks.check import Check, Finding, check
 from evaluation.eps import written
-from evaluation.results.protocols import fresh, frozen
+from evaluation.results.protocols import FRESH, FROZEN, PROTOCOLS
 from evaluation.results.records import CLEAN, Record, worst
 from evaluation.suite_config import Threat
 
@@ -121,9 +121,9 @@ def views(records: Sequence[Record]) -> list[tuple[Score, float]]:
     """Ways to score a record, and how far apart chance may leave two scores: the answer of the
     frozen draw, which is certain; the share of unseen draws, by `SPREAD` standard deviations.
     """
-    found: list[tuple[Score, float]] = [(frozen, 0.0)]
+    found = [(PROTOCOLS[FROZEN].score, 0.0)]
     if draws := len(records[0].predictions):
-        found.append((fresh, SPREAD * (0.5 / draws) ** 0.5))
+        found.append((PROTOCOLS[FRESH].score, SPREAD * (0.5 / draws) ** 0.5))
     return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from evaluation.results.records import Record
 
 FROZEN = "frozen"
+FRESH = "fresh"
 EIGHT_BITS = "8 bits"
 
 
@@ -28,29 +29,9 @@ class Protocol:
     score: Callable[[Record], float]
 
 
-def frozen(record: Record) -> float:
-    """1 where the frozen draw gives the label, else 0."""
-    return float(record.right)
-
-
-def eight_bits(record: Record) -> float:
-    """1 where the frozen draw gives the label after rounding to 8 bits, else 0."""
-    return float(record.frozen_8_bit == record.label)
-
-
-def fresh(record: Record) -> float:
-    """Share of unseen draws that give the label."""
-    return record.share
-
-
-def majority(record: Record) -> float:
-    """1 where most unseen draws give the label, else 0; of equal classes the first counts."""
-    return float(max(record.predictions, key=record.predictions.count) == record.label)
-
-
-def worst_draw(record: Record) -> float:
-    """1 where every unseen draw gives the label, else 0: an attacker may resubmit."""
-    return float(record.share == 1)
+def majority(record: Record) -> bool:
+    """True where most unseen draws give the label; of equal classes the first counts."""
+    return max(record.predictions, key=record.predictions.count) == record.label
 
 
 PROTOCOLS = {
@@ -59,22 +40,24 @@ PROTOCOLS = {
         Protocol(
             FROZEN, "Frozen noise",
             "the noise that the defense draws for an image is fixed and known to the attacker; for "
-            "a defense without noise, its answer", frozen,
+            "a defense without noise, its answer", lambda record: record.right,
         ),
         Protocol(
-            "fresh", "Fresh noise",
-            "mean over {draws} draws per image that no attack has seen", fresh,
+            FRESH, "Fresh noise",
+            "mean over {draws} draws per image that no attack has seen",
+            lambda record: record.share,
         ),
         Protocol("majority", "Majority", "the vote of these {draws} draws", majority),
         Protocol(
             "worst draw", "Worst draw",
             "right only where all {draws} draws are; the attacker may send an image again",
-            worst_draw,
+            lambda record: record.share == 1,
         ),
         Protocol(
             EIGHT_BITS, "8-bit images",
             "fixed, known noise, and pixels rounded to multiples of 1/255 as files store them; "
-            "attacks did not aim at this unless they ran with --suite.round", eight_bits,
+            "attacks did not aim at this unless they ran with --suite.round",
+            lambda record: record.frozen_8_bit == record.label,
         ),
     )
 }  # fmt: skip

@@ -10,10 +10,12 @@ from evaluation.answers import JUDGMENT, answers
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.rng import spawn
 from evaluation.attacks.worst_case import SELECTION
-from evaluation.results.protocols import fresh, majority, worst_draw
+from evaluation.results.protocols import PROTOCOLS, majority
 from evaluation.results.records import Record
 from rdc.noise import Noise
 from tests.support.records import record
+
+fresh, worst_draw = (PROTOCOLS[name].score for name in ("fresh", "worst draw"))
 
 
 def drawn(label: int, *predictions: int) -> Record:
