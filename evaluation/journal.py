@@ -84,7 +84,8 @@ class FolderJournal:
         self.log.append([record.to_json() for record in records])
 
     def kept(self, name: str) -> Kept | None:
-        return read_kept(self.folder, name)
+        file = images_file(self.folder, name)
+        return read_kept(file) if file.exists() else None
 
     def keep(self, name: str, kept: Kept) -> None:
         tensors = {"images": kept.images, "purified": kept.purified}
@@ -111,11 +112,8 @@ def images_file(folder: Path, name: str) -> Path:
     return folder / "images" / f"{name}.safetensors"
 
 
-def read_kept(folder: Path, name: str) -> Kept | None:
-    """The attacked images of the unit `name` in a run's folder, if they are there."""
-    file = images_file(folder, name)
-    if not file.exists():
-        return None
+def read_kept(file: Path) -> Kept:
+    """The attacked images of a unit, from their file."""
     tensors = load_file(file)
     with safe_open(file, "pt") as opened:
         attacks = json.loads(opened.metadata()["attacks"])

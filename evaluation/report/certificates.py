@@ -91,6 +91,8 @@ def certified(folder: Path, found: Any) -> Certified:
     """The certification that a file's values describe."""
     require_fields(found, FIELDS, "certificates", others=True)
     require_fields(found["config"], CONFIG, "config", others=True)
+    if not found["rows"]:
+        raise ValueError("rows: none, of no radius")
     accuracies, undecided = {}, {}
     for row in found["rows"]:
         require_fields(row, ROW, "rows")

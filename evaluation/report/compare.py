@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from evaluation.report.load import NORMS, Run, eps_title, flatten
-from evaluation.results.statistics import mcnemar
+from evaluation.results.statistics import sign_test
 
 SIGNIFICANT = 0.05
 OWN = ("out", "defense.", "norm", "eps", "max_rows", "batch_size", "eval_draws")
@@ -119,9 +119,9 @@ def pair(first: Run, second: Run, eps: float) -> Pair:
         raise ValueError(
             f"{first.name}, {second.name}: records of different images at {eps_title(eps)}"
         )
-    both = [(one[image], other[image]) for image in one]
-    p = mcnemar([a for a, _ in both], [b for _, b in both])
-    return Pair(first, second, eps, sum(a > b for a, b in both), sum(b > a for a, b in both), p)
+    only_first = sum(one[image] > other[image] for image in one)
+    only_second = sum(one[image] < other[image] for image in one)
+    return Pair(first, second, eps, only_first, only_second, sign_test(only_first, only_second))
 
 
 def differences(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:

@@ -1,6 +1,5 @@
 """A few images of a run: given, attacked, purified, and what the attack changed."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
+from safetensors import SafetensorError
 
+from evaluation.journal import Kept, read_kept
 from evaluation.report.figures import STYLE, WIDTH, fitted, png
 from evaluation.report.load import Run
 from evaluation.results.records import CLEAN, Record
@@ -60,36 +59,33 @@ def saved(run: Run, eps: float) -> Iterator[Example]:
     """All images of a budget that the run kept, in order."""
     files = (run.folder / "images").glob(f"eps{eps:g}-[0-9]*.safetensors")
     for file in sorted(files, key=first_row):
-        given, attacked, purified, attacks = read(file)
-        for i, attack in enumerate(attacks):
-            image = first_row(file) + i
-            record = of(run, eps, image, attack, attacked[i] - given[i], file)
-            before = of(run, eps, image, CLEAN, np.zeros(1), file)
-            yield Example(
-                given[i], attacked[i], None if purified is None else purified[i], record, before
-            )
+        given, kept = read(file)
+        purified = [None] * len(given) if kept.purified is None else kept.purified.numpy()
+        images = zip(given, kept.images.numpy(), purified, kept.attacks, strict=True)
+        for number, (before, after, pure, attack) in enumerate(images, first_row(file)):
+            record = of(run, eps, number, attack, after - before, file)
+            clean = of(run, eps, number, CLEAN, np.zeros(1), file)
+            yield Example(before, after, pure, record, clean)
 
 
-def read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
-    """Given, attacked and purified images (B, C, H, W) of a file, and the attack behind each.
+def read(file: Path) -> tuple[np.ndarray, Kept]:
+    """Given images (B, C, H, W), and what a file holds of them attacked.
 
     Raises:
         ValueError: names the file, where it is not one that the evaluation writes.
     """
     try:
-        tensors = load_file(file)
-        given = load_file(file.with_name(f"eps0-{first_row(file):05d}.safetensors"))["images"]
-        with safe_open(file, "np") as opened:
-            attacks = json.loads(opened.metadata()["attacks"])
+        kept = read_kept(file)
+        given = read_kept(file.with_name(f"eps0-{first_row(file):05d}.safetensors"))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not readable ({error}); {REMEDY}") from error
-    attacked, purified = tensors.get("images"), tensors.get("purified")
-    shapes = {found.shape for found in (given, attacked, purified) if found is not None}
-    if attacked is None or len(shapes) > 1 or given.ndim != 4 or given.shape[1] not in (1, 3):
+    tensors = (given.images, kept.images, kept.purified)
+    shapes = {tuple(images.shape) for images in tensors if images is not None}
+    if len(shapes) > 1 or given.images.ndim != 4 or given.images.shape[1] not in (1, 3):
         raise ValueError(f"{file} holds images of the shapes {sorted(shapes)}; {REMEDY}")
-    if not isinstance(attacks, list) or len(attacks) != len(given):
-        raise ValueError(f"{file} names attacks={attacks!r:.80}, not one per image; {REMEDY}")
-    return given, attacked, purified, attacks
+    if len(kept.attacks) != len(given.images):
+        raise ValueError(f"{file} names attacks={kept.attacks!r:.80}, not one per image; {REMEDY}")
+    return given.images.numpy(), kept
 
 
 def first_row(file: Path) -> int:

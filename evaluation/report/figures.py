@@ -2,7 +2,7 @@
 
 import io
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
-from numpy.typing import ArrayLike
 
 from evaluation.report.load import NORMS, Run, eps_title
+from evaluation.results.metrics import Accuracy
 from evaluation.results.records import Record
 from rdc.text import printable
 
@@ -163,20 +163,18 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def certified(
-    radii: ArrayLike, certified: ArrayLike, eps: ArrayLike, attacked: ArrayLike, *title: str
+    certified: Mapping[float, Accuracy], attacked: Mapping[float, Accuracy], *title: str
 ) -> bytes:
     """Bounds on the robust accuracy under L2: proven from below, attacked from above.
 
-    `radii` (R,) and `eps` (E,) ascend, L2 norms on the [0, 1] scale; `certified` (R,) and
-    `attacked` (E,) are shares of images in [0, 1]. An accuracy that is proven at a radius holds
-    within it, and what an attack reaches holds beyond its budget: both curves are steps. The gap
-    between them is shaded as far as both reach.
-
-    Raises:
-        ValueError: names the arrays that do not fit each other or these ranges.
+    Both by ascending radii or budgets, L2 norms on the [0, 1] scale. An accuracy that is proven at
+    a radius holds within it, and what an attack reaches holds beyond its budget: both curves are
+    steps. The gap between them is shaded as far as both reach.
     """
-    proven = bound("radii", radii, "certified", certified)
-    reached = bound("eps", eps, "attacked", attacked)
+    proven, reached = (
+        (np.array([*shares]), 100 * np.array([share.mean for share in shares.values()]))
+        for shares in (certified, attacked)
+    )
     with matplotlib.rc_context(STYLE):
         figure = canvas(3.5, left=0.55, right=0.15, bottom=0.45, top=0.6)
         axes = figure.add_subplot()
@@ -192,24 +190,13 @@ def certified(
         return png(figure)
 
 
-def bound(x_name: str, x: ArrayLike, y_name: str, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Radii and percentages (N,) of a curve that descends."""
-    places, shares = np.asarray(x, float), np.asarray(y, float)
-    fit = places.ndim == 1 and places.shape == shares.shape and len(places)
-    if not fit or (np.diff(places) <= 0).any() or not (places >= 0).all():
-        raise ValueError(
-            f"{x_name}={places.tolist()}, {y_name}={shares.tolist()}: give one {y_name} accuracy "
-            f"for each of {x_name}, which ascend from 0 or more"
-        )
-    if not ((shares >= 0) & (shares <= 1)).all():
-        raise ValueError(f"{y_name}={shares.tolist()}: shares of images lie in [0, 1]")
-    return places, 100 * shares
-
-
 def fill_gap(
     axes: Axes, proven: tuple[np.ndarray, np.ndarray], reached: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """Shade the accuracies that are neither proven nor attacked, where both curves are known."""
+    """Shade the accuracies that are neither proven nor attacked, where both curves are known.
+
+    A curve has radii (N,), ascending, and accuracies (N,) in %.
+    """
     start, end = max(proven[0][0], reached[0][0]), min(proven[0][-1], reached[0][-1])
     x = np.unique([start, end, *proven[0], *reached[0]])
     x = x[(x >= start) & (x <= end)]

@@ -175,17 +175,13 @@ def read(folder: Path) -> Run:
         **vars(summary), folder=folder, name=folder.name, defense=folder.name,
         records=read_records(folder),
     )  # fmt: skip
-    agree(run)
-    return run
-
-
-def agree(run: Run) -> None:
-    """Refuse records that are not those of the summary: pictures and tests come from them."""
+    # Pictures and tests come from the records.
     if conflict := next(conflicts(run), None):
         raise ValueError(
             f"{run.folder}: {conflict}; run evaluation.evaluate with the same settings to "
             "summarize the records again"
         )
+    return run
 
 
 def conflicts(run: Run) -> Iterator[str]:

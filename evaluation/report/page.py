@@ -159,10 +159,8 @@ def bounds(proven: Sequence[Certified], runs: Sequence[Run], out: Path) -> Itera
     for number, found in enumerate(proven, 1):
         if (run := found.attacked(runs)) is None:
             continue
-        eps = (0.0, *run.budgets)
         png = figures.certified(
-            [*found.accuracies], [accuracy.mean for accuracy in found.accuracies.values()],
-            eps, [run.accuracy(budget).mean for budget in eps],
+            found.accuracies, {eps: run.accuracy(eps) for eps in (0.0, *run.budgets)},
             f"certified: {found.name}, sigma {found.config['sigma']:g}",
             f"attacked: {run.name}, {run.images} images",
         )  # fmt: skip

@@ -72,6 +72,7 @@ def test_certified_accuracy_stands_beside_the_attack_on_the_same_defense(tmp_pat
     [
         (lambda found: found.pop("rows"), "rows is missing"),
         (lambda found: found["config"].update(sigma="x"), "config: sigma='x' must be"),
+        (lambda found: found["rows"].clear(), "rows: none"),
         (lambda found: found["rows"][0].update(radius=-1), "rows: radius=-1 must be"),
         (lambda found: found["rows"][0].update(interval=[0.5]), "interval=.* must be two numbers"),
     ],

@@ -16,7 +16,6 @@ from PIL import Image
 from evaluation.report.examples import Example, difference, draw, examples, scale
 from evaluation.report.figures import (
     _inches,
-    bound,
     certified,
     confusions,
     curve,
@@ -25,6 +24,7 @@ from evaluation.report.figures import (
     spread,
 )
 from evaluation.report.load import Run, load
+from evaluation.results.metrics import Accuracy
 from evaluation.results.records import Record
 from tests.support.fake_runs import Fake, make
 
@@ -108,30 +108,19 @@ def test_text_that_fits_is_whole() -> None:
 def test_the_gap_between_certificate_and_attack() -> None:
     """Proven 60 % to radius 0.25, 40 % to 0.5; attacked 90 % from 0, 50 % from 0.3 on."""
     axes = Figure().add_subplot()
-    fill_gap(
-        axes,
-        bound("radii", [0, 0.25, 0.5], "certified", [0.8, 0.6, 0.4]),
-        bound("eps", [0, 0.3, 1.0], "attacked", [0.9, 0.5, 0.1]),
-    )
+    proven = {0: 0.8, 0.25: 0.6, 0.5: 0.4}
+    reached = {0: 0.9, 0.3: 0.5, 1.0: 0.1}
+    curves = [
+        (np.array([*shares]), 100 * np.array([*shares.values()])) for shares in (proven, reached)
+    ]
+    fill_gap(axes, *curves)
     boxes = [path.get_extents() for shape in axes.collections for path in shape.get_paths()]
     assert np.array([box.get_points().T.ravel() for box in boxes]) == pytest.approx(
         np.array([[0, 0.25, 60, 90], [0.25, 0.3, 40, 90], [0.3, 0.5, 40, 50]])
     )
-    png = certified([0, 0.25, 0.5], [0.8, 0.6, 0.4], [0, 0.3, 1.0], [0.9, 0.5, 0.1], "title")
+    bounds = (
+        {eps: Accuracy(share, 0, 1, 10) for eps, share in shares.items()}
+        for shares in (proven, reached)
+    )
+    png = certified(*bounds, "title")
     assert Image.open(io.BytesIO(png)).width == pytest.approx(920, abs=1)
-
-
-@pytest.mark.parametrize(
-    ("radii", "shares", "message"),
-    [
-        ([], [], "one certified accuracy for each"),
-        ([0, 1], [0.5], "one certified accuracy for each"),
-        ([1, 0.5], [0.5, 0.4], "which ascend"),
-        ([-1, 0.5], [0.5, 0.4], "from 0 or more"),
-        ([0, float("nan")], [0.5, 0.4], "which ascend"),
-        ([0, 1], [50, 40], "shares of images lie in"),
-    ],
-)
-def test_curves_that_are_none_are_refused(radii: list, shares: list, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        certified(radii, shares, [0], [0.5], "title")
