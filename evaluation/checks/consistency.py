@@ -1,14 +1,15 @@
 """Checks that the model is one function: the same input and seed give the same output."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
 from evaluation.checks.check import Finding, check
 from evaluation.checks.context import Subject
+from evaluation.target import copied
 
 # Measured on packaged models and purifiers before them: 0 where a question is repeated, 3e-7 alone
 # against in a batch. Noise that moves a gradient moves logits by more than 0.05.
@@ -89,17 +90,18 @@ def with_a_gradient(subject: Subject) -> Finding:
 
 
 @check("no memory")
-def no_memory(subject: Subject, before: "Before", attacked: Tensor) -> Finding:
+def no_memory(subject: Subject, unused: nn.Module, before: Tensor, attacked: Tensor) -> Finding:
     """An attack leaves no trace in the model: `attacked` are the images of one on the model itself.
 
-    Clean images get the logits that they got before the attack, and both they and the attacked ones
-    those of a copy that nobody has asked anything.
+    Clean images get the logits `before` (B, K) that they got before the attack, and both they and
+    the attacked ones those of `unused`, a copy that nobody has asked anything; where the model
+    cannot be copied, it is the model itself.
     """
-    questions = [(subject.images, before.logits)]
-    if before.copy is not None:
+    questions = [(subject.images, before)]
+    if unused is not subject.model:
         for images in (subject.images, attacked):
             # A copy of the copy: each question is the first one that it hears.
-            questions.append((images, before.copy.copied().logits(images)))
+            questions.append((images, replace(subject, model=copied(unused)).logits(images)))
     apart, other = 0.0, 0
     for images, then in questions:
         now = subject.logits(images)
@@ -109,29 +111,13 @@ def no_memory(subject: Subject, before: "Before", attacked: Tensor) -> Finding:
         f"after an attack {other} of {sum(len(then) for _, then in questions)} answers differ from "
         f"those before, logits by at most {apart:.2g} of their range ({SAME:g} allowed)"
     )
-    if before.copy is None:
+    if unused is subject.model:
         detail += "; attacked images were left out: the model cannot be copied by copy.deepcopy"
     remedy = (
         "the model remembers questions or draws from a generator: attack and score it without that "
         "state, and report apart what the state is worth"
     )
     return apart <= SAME, detail, remedy
-
-
-@dataclass(frozen=True)
-class Before:
-    """State before an attack: a copy of the model (None if it can't be copied), and its logits."""
-
-    copy: Subject | None
-    logits: Tensor
-
-    @classmethod
-    def of(cls, subject: Subject) -> "Before":
-        try:
-            copied = subject.copied()
-        except (RuntimeError, TypeError):  # tensors inside a graph, handles, locks
-            copied = None
-        return cls(copied, subject.logits())
 
 
 def difference(first: Tensor, second: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """A model and a few images, as the attacks under check see them."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -71,10 +70,6 @@ class Subject:
     def few(self, count: int) -> Self:
         """The first `count` images, or all where there are fewer."""
         return self.only(torch.arange(min(count, len(self.images)), device=self.images.device))
-
-    def copied(self) -> Self:
-        """The same subject with a deep copy of the model."""
-        return replace(self, model=copy.deepcopy(self.model))
 
     def attack(
         self, *, eps: float | None = None, steps: int | None = None, draws: int | None = None

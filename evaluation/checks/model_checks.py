@@ -9,7 +9,6 @@ from evaluation.attacks.validation import checked
 from evaluation.checks.budgets import any_budget, inside, no_budget
 from evaluation.checks.check import Check
 from evaluation.checks.consistency import (
-    Before,
     addressable,
     alone_and_in_a_batch,
     no_memory,
@@ -20,6 +19,7 @@ from evaluation.checks.doubling import draws_doubled, steps_doubled
 from evaluation.checks.gradients import dead_gradients, finite_differences, loss_rises
 from evaluation.checks.planted import planted
 from evaluation.suite_config import Threat
+from evaluation.target import copied
 
 
 def run(
@@ -49,11 +49,11 @@ def run(
     seeds = checked(images, labels, eps=eps, norm=ball, seeds=seeds, steps=steps)
     subject = Subject(model, images, labels, norm, eps, steps, draws, max_rows, seeds)
     try:
-        before, attacked = Before.of(subject), subject.attack()
+        unused, before, attacked = copied(model), subject.logits(), subject.attack()
     except (ValueError, FloatingPointError) as error:
         return [Check("an attack runs", False, str(error)), dead_gradients(subject)]
     return [
-        no_memory(subject, before, attacked),
+        no_memory(subject, unused, before, attacked),
         addressable(subject),
         alone_and_in_a_batch(subject),
         with_a_gradient(subject),

@@ -11,7 +11,6 @@ from evaluation.checks import Check, headline
 from evaluation.checks.budgets import any_budget, inside, no_budget
 from evaluation.checks.check import check
 from evaluation.checks.consistency import (
-    Before,
     addressable,
     alone_and_in_a_batch,
     no_memory,
@@ -21,6 +20,7 @@ from evaluation.checks.context import Subject
 from evaluation.checks.doubling import agreement, draws_doubled, settled, steps_doubled
 from evaluation.checks.gradients import dead_gradients, finite_differences, loss_rises
 from evaluation.checks.planted import Readout, features, planted, surface
+from evaluation.target import copied
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
 from tests.support import fakes
@@ -111,8 +111,8 @@ def test_the_same_with_a_gradient() -> None:
 
 def memory(model: nn.Module) -> Check:
     asked = subject(model)
-    before = Before.of(asked)
-    return no_memory(asked, before, asked.attack(steps=3))
+    unused, before = copied(model), asked.logits()
+    return no_memory(asked, unused, before, asked.attack(steps=3))
 
 
 def test_no_memory() -> None:
