@@ -1,7 +1,6 @@
 """Settings of the programs `evaluate`, `report` and `demo`."""
 
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 
 import tyro
@@ -9,9 +8,8 @@ import tyro
 from evaluation.defense_config import DefenseConfig
 from evaluation.eps import Budget, written
 from evaluation.suite_config import Kind, SuiteConfig, Threat
-from rdc.choices import Split, require_choice
+from rdc.choices import Split
 from rdc.config import require
-from rdc.runs.settings import flag
 
 GIVEN = "given"
 """Name of data that a caller of `evaluation.evaluate` holds."""
@@ -39,26 +37,21 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_choice("attack", self.attack, Kind)
-        require_choice("norm", self.norm, Threat)
-        if self.eval_draws < 2:
-            raise ValueError(
-                f"--eval-draws {self.eval_draws}: at least 2; a single one is the frozen draw"
-            )
-        for name in ("batch_size", "max_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} {getattr(self, name)}: at least 1")
-        for name in ("check_images", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{flag(name)} {getattr(self, name)}: 0 or more")
-        if not all(map(isfinite, self.eps)):
-            raise ValueError(f"--eps {' '.join(map(str, self.eps))}: give finite budgets")
+        require(
+            self,
+            eval_draws=(self.eval_draws >= 2, "at least 2; a single one is the frozen draw"),
+            check_images=(self.check_images >= 0, "0 or more"),
+            batch_size=(self.batch_size >= 1, "at least 1"),
+            max_rows=(self.max_rows >= 1, "at least 1"),
+            seed=(self.seed >= 0, "0 or more"),
+        )
+        given = " ".join(map(written, self.eps))
         # Budgets have six digits in the names of files.
         different = {f"{eps:g}" for eps in self.eps}
         if not self.eps or min(self.eps) <= 0 or len(different) < len(self.eps):
             raise ValueError(
-                f"--eps {' '.join(map(written, self.eps))}: give one or more different positive "
-                "budgets; clean images are measured anyway"
+                f"--eps {given}: give one or more different positive budgets; clean images are "
+                "measured anyway"
             )
         if self.norm == "linf" and max(self.eps) > 1:
             raise ValueError(
@@ -66,9 +59,7 @@ class Options:
                 f"everything; for 0 to 255 give {written(max(self.eps))}/255"
             )
         if self.norm == "corruption" and not {1, 2, 3, 4, 5}.issuperset(self.eps):
-            raise ValueError(
-                f"--eps {' '.join(map(written, self.eps))}: strengths of corruptions are 1 to 5"
-            )
+            raise ValueError(f"--eps {given}: strengths of corruptions are 1 to 5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +83,7 @@ class EvaluateConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.images < 1:
-            raise ValueError(f"--images {self.images}: at least 1")
+        require(self, images=(self.images >= 1, "at least 1"))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from evaluation.certification.bounds import (
 from evaluation.defense_config import DefenseConfig
 from rdc.choices import Split
 from rdc.config import require
-from rdc.runs.settings import flag
 
 SamplingMethod = Literal["sequential", "fixed"]
 SELECTION: dict[SamplingMethod, int] = {"sequential": 20, "fixed": 100}
@@ -112,9 +111,11 @@ class CertifyConfig(SmoothingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("images", "max_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} {getattr(self, name)}: at least 1")
+        require(
+            self,
+            images=(self.images >= 1, "at least 1"),
+            max_rows=(self.max_rows >= 1, "at least 1"),
+        )
 
     @property
     def smoothing(self) -> dict:

@@ -256,9 +256,9 @@ MISTAKES = {
     "class names": ({"class_names": tuple("abcd")}, r"gives 3 logits, .* 4 classes"),
     "eps": ({"eps": 8}, "--eps 8: images are in"),
     "eps as text": ({"eps": "8/255"}, "eps='8/255': give a number such as 8 / 255, or several"),
-    "no eps": ({"eps": None}, "--eps nan: give finite budgets"),
-    "endless eps": ({"eps": (0.1, float("inf"))}, "--eps 0.1 inf: give finite budgets"),
-    "seed": ({"seed": -1}, "--seed -1: 0 or more"),
+    "no eps": ({"eps": None}, r"eps=\(nan,\) must be"),
+    "endless eps": ({"eps": (0.1, float("inf"))}, r"eps=\(0.1, inf\) must be"),
+    "seed": ({"seed": -1}, "seed=-1 must be 0 or more"),
     "empty": (
         {"images": Dataset(PIXELS, LABELS, ("a", "b", "c")).subset(slice(0)), "labels": None},
         "images: an empty data set; give at least one image",

@@ -103,7 +103,7 @@ def test_command_line():
     )  # fmt: skip
     assert (config.sigma, config.method, config.radii) == (0.25, "fixed", (0, 0.25))
     assert config.defense.kind == "apndc"
-    with pytest.raises(ValueError, match="--max-rows 0: at least 1"):
+    with pytest.raises(ValueError, match="max_rows=0 must be at least 1"):
         options(Path("x"), max_rows=0)
 
 

@@ -408,9 +408,9 @@ def test_other_weights_and_other_images_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": 0}, "--images 0"),
+        ({"images": 0}, "images=0 must be at least 1"),
         ({"eps": (8.0,)}, "--eps 8: .* for 0 to 255 give 8/255"),
-        ({"eval_draws": 1}, "--eval-draws 1: at least 2; a single one is the frozen draw"),
+        ({"eval_draws": 1}, "eval_draws=1 must be at least 2; a single one is the frozen draw"),
         ({"eps": ()}, "--eps"),
         ({"eps": (0.1, 0.1)}, "--eps"),
         ({"eps": (8 / 255, 0.0313725)}, "--eps"),

@@ -52,7 +52,7 @@ MISTAKES = {
     "evaluate denoiser as classifier": (
         [*EVALUATE, "--defense.classifier", "digits"], "digits"
     ),
-    "evaluate no images": ([*EVALUATE, "--images", "0"], "--images 0: at least 1"),
+    "evaluate no images": ([*EVALUATE, "--images", "0"], "--images=0 must be at least 1"),
     "evaluate transfer": ([*EVALUATE, "--transfer", "nobody"], "'nobody' is not a directory"),
     "sweep reference": (["sweep", "--out", "OUT", "--reference", "cnn", "--defenses", "rdc"],
                         "--reference cnn"),
