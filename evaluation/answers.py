@@ -13,7 +13,7 @@ JUDGMENT = 2**31 + 1
 
 
 class Answers(NamedTuple):
-    """Classes of B images under R draws and their softmax probabilities: each (B, R)."""
+    """Classes of B images under R draws and their softmax probabilities: (B, R), on the CPU."""
 
     classes: Tensor
     confidences: Tensor
@@ -29,4 +29,5 @@ def answers(
     victim = Expectation(model, draws=draws, max_rows=max_rows)
     logits = victim.logits(images, seeds=spawn(seeds, JUDGMENT))
     classes = logits.argmax(2)  # not of the probabilities, in which logits may be equal by rounding
-    return Answers(classes, logits.softmax(2).gather(2, classes[:, :, None])[:, :, 0])
+    confidences = logits.softmax(2).gather(2, classes[:, :, None])[:, :, 0]
+    return Answers(classes.cpu(), confidences.cpu())

@@ -90,7 +90,7 @@ def pass_through(victim: Expectation, batch: Batch, count: int, *, gradient: boo
         victim.evaluate(images, labels, seeds=seeds).margin.cpu()
 
 
-def seconds_per_image(call: Callable[[int], None], most: int) -> float:
+def seconds_per_image(call: Callable[[int], object], most: int) -> float:
     """Seconds per image of a call with up to `most` images, tried with 1, 4, 16, ... of them."""
     call(1)  # the first call also loads kernels
     count, before = 1, float("inf")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from evaluation.arguments import given_target
 from evaluation.attacks.eot import Expectation
-from evaluation.attacks.norms import Norm
 from evaluation.attacks.pgd import pgd
 from evaluation.config import DemoConfig, Options
 from evaluation.entries import Entry
@@ -130,21 +129,11 @@ def pgd_evaluation(
 
 
 def started_pgd(
-    victim: Expectation,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    norm: Norm,
-    steps: int,
-    seed: int,
-    seeds: list[int],
+    victim: Expectation, images: Tensor, labels: Tensor, *, seed: int, **options: Any
 ) -> Tensor:
     """`pgd` from random points that one seed gives for all images of a batch."""
     generator = torch.Generator().manual_seed(seed)
-    return pgd(
-        victim, images, labels, eps=eps, norm=norm, steps=steps, generator=generator, seeds=seeds
-    )
+    return pgd(victim, images, labels, generator=generator, **options)
 
 
 def table(found: dict[str, Evaluation]) -> str:

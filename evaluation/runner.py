@@ -242,12 +242,11 @@ class Runner:
         )  # fmt: skip
 
     def answers(self, images: Tensor, seeds: list[int], *, draws: int) -> Answers:
-        found = self.fitting(
+        return self.fitting(
             lambda max_rows: answers(
                 self.target.model, images, seeds, draws=draws, max_rows=max_rows
             )
         )
-        return Answers(*(values.cpu() for values in found))
 
     @torch.no_grad()
     def purified(self, images: Tensor) -> Tensor | None:

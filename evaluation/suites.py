@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from evaluation.attacks.apgd import apgd, checkpoints
-from evaluation.attacks.corruptions import CORRUPTIONS, Corruption, corrupt
+from evaluation.attacks.corruptions import CORRUPTIONS, corrupt
 from evaluation.attacks.diffhammer import LOSSES, diffhammer
 from evaluation.attacks.eight_bits import OnGrid, inside
 from evaluation.attacks.ensembles import STANDARD, STOCHASTIC, Attacked, standard, stochastic
@@ -159,16 +159,10 @@ def corruptions(model: nn.Module) -> dict[str, Entry]:
 
 
 def corrupted(
-    victim: Expectation,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    kind: Corruption,
-    eps: float,
-    seeds: list[int],
+    victim: Expectation, images: Tensor, labels: Tensor, *, eps: float, **options: Any
 ) -> Tensor:
     """`corrupt` as an attack whose budget is the strength."""
-    return corrupt(images, kind=kind, strength=eps, seeds=seeds)  # type: ignore[arg-type]
+    return corrupt(images, strength=eps, **options)  # type: ignore[arg-type]
 
 
 def lagrange_attacks(model: nn.Module, steps: int) -> dict[str, Entry]:

@@ -92,7 +92,7 @@ def stochastic(
     yet other draws.
     """
     seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds)
-    if not isinstance(model, Expectation) or model.draws < 2:
+    if model.draws < 2:
         raise ValueError(
             "model: must be an Expectation of at least 2 draws, such as "
             "Expectation(model, draws=20); for a deterministic model use `standard`"

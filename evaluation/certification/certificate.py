@@ -6,6 +6,7 @@ from statistics import mean
 
 from evaluation.certification.config import SmoothingConfig
 from evaluation.results.compare import markdown
+from evaluation.results.metrics import Accuracy
 from evaluation.results.statistics import clopper_pearson
 
 
@@ -92,12 +93,9 @@ class Certification:
         ]  # fmt: skip
         rows = []
         for radius in self.config.levels:
-            low, high = self.interval(radius)
-            certified = (
-                f"{100 * self.certified_accuracy(radius):.1f} [{100 * low:.0f}, {100 * high:.0f}]"
-            )
+            certified = Accuracy.of([each.certified(radius) for each in self.certificates])
             undecided = (
                 f"{100 * self.undecided(radius):.1f}" if self.config.method == "sequential" else "-"
             )
-            rows.append([f"{radius:g}", certified, undecided, *every])
+            rows.append([f"{radius:g}", str(certified), undecided, *every])
         return markdown(head, rows)

@@ -1,6 +1,5 @@
 """The program `python -m evaluation.certify`."""
 
-import time
 from dataclasses import asdict, replace
 
 import torch
@@ -11,6 +10,7 @@ from evaluation.certification.certificate import Certification
 from evaluation.certification.certify import certify
 from evaluation.certification.config import CertifyConfig
 from evaluation.certification.sampling import classify
+from evaluation.costs import seconds_per_image
 from evaluation.defenses import build_base, hashes
 from evaluation.distributed import make_accelerator
 from evaluation.target import fit
@@ -54,13 +54,10 @@ def main(config: CertifyConfig) -> None:
 
 
 def seconds_per_copy(model: nn.Module, images: Tensor, config: CertifyConfig) -> float:
-    """Seconds for one noisy copy, by timing one call."""
+    """Seconds for one noisy copy of an image."""
     rows = min(config.max_rows, 64)
     noisy = images[:1] + config.sigma * torch.randn_like(images[:1].expand(rows, -1, -1, -1))
-    classify(model, noisy[:1])  # the first call also pays for what is only done once
-    started = time.perf_counter()
-    classify(model, noisy)
-    return (time.perf_counter() - started) / rows
+    return seconds_per_image(lambda count: classify(model, noisy[:count]), rows)
 
 
 def summary(found: Certification, config: CertifyConfig, facts: dict) -> dict:
