@@ -113,10 +113,7 @@ class Comparison:
     @cached_property
     def scores(self) -> Results:
         """Scores of each image, by model, threat and protocol."""
-        found: Results = {}
-        for each in self.evaluations:
-            found.setdefault(each.name, {}).update(results(each.records, each.summary.norm))
-        return found
+        return results((each.name, each.records, each.summary.norm) for each in self.evaluations)
 
     def p_value(self, first: str, second: str, norm: str, eps: float) -> float:
         """P-value of McNemar's exact test that two models are equally accurate.

@@ -17,7 +17,7 @@ from evaluation.distributed import make_accelerator, stoppable
 from evaluation.evaluate import options
 from evaluation.evaluation import tasks
 from evaluation.progress import Progress
-from evaluation.results.compare import Results, comparison, results
+from evaluation.results.compare import comparison, results
 from evaluation.runner import Runner
 from evaluation.summarize import finish
 from evaluation.sweep_config import SweepConfig
@@ -38,7 +38,8 @@ def main(config: SweepConfig) -> None:
     with stoppable(config.out, main=accelerator.is_main_process):
         attack([runner for _, runner in reversed(runs)], config.out, accelerator)
     if accelerator.is_main_process:
-        text = comparison(table(runs), reference=config.reference)
+        found = results((name, run.journal.records(), run.options.norm) for name, run in runs)
+        text = comparison(found, reference=config.reference)
         write_atomically(config.out / "table.md", text + "\n")
         # matplotlib takes a second to import; only the report needs it.
         from evaluation.report.page import write
@@ -95,14 +96,6 @@ def take(todo: Sequence[tuple[Runner, Unit]], claims: Claims, progress: Progress
         else:
             for task in runner.tasks([unit]):
                 progress.drop(task)
-
-
-def table(runs: Sequence[tuple[str, Runner]]) -> Results:
-    """The scores of every defense under every threat."""
-    found: Results = {}
-    for name, runner in runs:
-        found.setdefault(name, {}).update(results(runner.journal.records(), runner.options.norm))
-    return found
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -59,13 +58,12 @@ def apgd(
     aims: list[Tensor | None] = [None]
     if targets:
         aims = [*top_classes(victim, images, labels, count=targets, seeds=spawn(seeds, 0))]
-    for number, (_, aim) in enumerate(product(range(restarts), aims), start=1):
+    for number, aim in enumerate(restarts * aims, start=1):
 
         def run(index: Tensor, seeds: list[int], aim: Tensor | None = aim) -> Tensor:
-            aimed = None if aim is None else aim[index]
             climb = Climb(
                 victim, images[index], labels[index], seeds, eps=eps, norm=norm, loss=loss,
-                targets=aimed,
+                targets=None if aim is None else aim[index],
             )  # fmt: skip
             return climb.run(steps)
 
@@ -142,9 +140,8 @@ class Climb(Search):
         self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
         self.point = torch.where(wide(self.halved), self.best, self.point)
         self.gradient = torch.where(wide(self.halved), self.best_gradient, self.gradient)
-        self.now = Judgment(
-            torch.where(self.halved, self.best_loss, self.now.loss), self.now.wrong, self.now.margin
-        )
+        loss = torch.where(self.halved, self.best_loss, self.now.loss)
+        self.now = self.now._replace(loss=loss)
         self.rises = torch.zeros_like(self.rises)
         self.best_loss_before = self.best_loss
 

@@ -83,10 +83,6 @@ class Expectation:
         vars(other).update(changes)
         return other
 
-    def in_precision(self, dtype: torch.dtype) -> Self:
-        """The same for images of `dtype`: points are rounded to it where it has 16 bits."""
-        return self.having(precision=dtype) if dtype in (torch.half, torch.bfloat16) else self
-
     def logits(self, images: Tensor, *, seeds: Sequence[int]) -> Tensor:
         """The logits of every draw (B, draws, K)."""
         found: list[list[Tensor]] = []
@@ -189,7 +185,7 @@ class Expectation:
             )
         if not logits.amax(1).isfinite().all():  # -inf for some classes is a probability of 0
             raise FloatingPointError(
-                "model: NaN in its logits, or infinity; no attack can be judged by them"
+                "model: NaN in its logits, or infinity; nothing can be judged by them"
             )
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.unflatten(0, (draws, len(images)))

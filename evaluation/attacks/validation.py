@@ -32,10 +32,11 @@ def prepared(attack: F) -> F:
     def with_prepared(model: Any, images: Tensor, labels: Tensor, **options: Any) -> Any:
         victim = Expectation.of(model)
         refuse_training_mode(victim.model)
+        if images.dtype in (torch.half, torch.bfloat16):
+            victim = victim.having(precision=images.dtype)
         # Models are differentiated under `enable_grad`, which does nothing in inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            precise = in_float32(images)
-            return attack(victim.in_precision(images.dtype), precise, labels.clone(), **options)
+            return attack(victim, in_float32(images), labels.clone(), **options)
 
     return with_prepared  # type: ignore[return-value]
 

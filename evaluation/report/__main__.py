@@ -3,13 +3,13 @@
 import sys
 
 from evaluation.config import ReportConfig
-from evaluation.report.page import default_out, write
+from evaluation.report.page import write
 from rdc.commands.program import run_program
 
 
 def main(config: ReportConfig) -> None:
     """Write the page."""
-    write(config.folders, config.out or default_out(config.folders), log=print)
+    write(config.folders, config.out, log=print)
 
 
 if __name__ == "__main__":

@@ -31,29 +31,32 @@ MOST_TESTS = 40
 
 def default_out(folders: Sequence[Path]) -> Path:
     """`report` in the folder, or in the one that several share."""
-    if not folders:
-        raise ValueError("folders: none given; give a folder that evaluation.evaluate wrote")
     return Path(os.path.commonpath([folder.resolve() for folder in folders])) / "report"
 
 
-def write(folders: Sequence[Path], out: Path, *, log: Callable[[str], None] | None = None) -> Path:
+def write(
+    folders: Sequence[Path],
+    out: Path | None = None,
+    *,
+    log: Callable[[str], object] = lambda line: None,
+) -> Path:
     """Report on finished evaluations; return the path of the page, beside which its figures lie.
 
-    `folders` are results of `evaluation.evaluate` or hold several of them. `log` receives printable
-    lines for a terminal, the state of the checks first.
+    `folders` are results of `evaluation.evaluate` or hold several of them. `out` is by default
+    `default_out`. `log` receives printable lines for a terminal, the state of the checks first.
 
     Raises:
         FileNotFoundError, ValueError: a folder is missing, unfinished, damaged or written by
             another version; the file and the remedy are named.
     """
     (runs, notes), proven = load(folders), certifications(folders)
-    say = (lambda line: log(printable(line))) if log else (lambda line: None)
     for line in (state(runs)[0], strength(runs), *notes, *overview(runs)):
-        say(line)
+        log(printable(line))
+    out = out or default_out(folders)
     out.mkdir(parents=True, exist_ok=True)
     page = out / PAGE
     write_atomically(page, document(runs, notes, proven, out))
-    say(f"wrote {page}")
+    log(printable(f"wrote {page}"))
     return page
 
 

@@ -10,16 +10,8 @@ def risk_coverage(confidences: ArrayLike, right: ArrayLike) -> tuple[np.ndarray,
     At coverage k / N the k images of highest confidence are answered, and the risk is the share of
     wrong answers among them. Images of equal confidence are in random order: the risk is its exact
     expectation.
-
-    Raises:
-        ValueError: not as many confidences as answers, or none.
     """
     scores, wrong = np.asarray(confidences, float), 1 - np.asarray(right, float)
-    if scores.shape != wrong.shape or scores.ndim != 1 or not len(scores):
-        raise ValueError(
-            f"confidences {scores.shape} and right {wrong.shape}: give one of each for every "
-            "image, of at least one image"
-        )
     _, level, counts = np.unique(-scores, return_inverse=True, return_counts=True)
     mean_wrong = np.bincount(level, weights=wrong) / counts
     answered = np.arange(1, len(scores) + 1)
@@ -39,14 +31,9 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
     """The probability that a positive scores higher than a negative; equal scores count half.
 
     The area under the ROC curve, from the rank sum (Hanley & McNeil 1982). 0.5: no separation.
-
-    Raises:
-        ValueError: no scores of one kind, or one that is not finite.
     """
-    parts = [np.asarray(part, float).ravel() for part in (positive, negative)]
+    parts = [np.asarray(part, float) for part in (positive, negative)]
     (count, rest), scores = map(len, parts), np.concatenate(parts)
-    if not count or not rest or not np.isfinite(scores).all():
-        raise ValueError(f"{count} and {rest} scores: give at least one of each kind, all finite")
     _, level, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (counts.cumsum() - (counts - 1) / 2)[level]
     rank_sum = ranks[:count].sum()

@@ -12,12 +12,17 @@ Results = dict[str, dict[str, dict[str, list[float]]]]
 """Scores of each image in [0, 1], by defense, threat and protocol."""
 
 
-def results(records: Iterable[Record], norm: str) -> dict[str, dict[str, list[float]]]:
-    """The worst case of a run's images, by threat and protocol; "clean" is the first threat."""
-    return {
-        f"{norm} {written(eps)}" if eps else "clean": attacks[WORST if eps else CLEAN]
-        for eps, attacks in scores(records).items()
-    }
+def results(runs: Iterable[tuple[str, Iterable[Record], str]]) -> Results:
+    """The worst case of the images of runs, each a defense, its records and a norm.
+
+    "clean" is the first threat.
+    """
+    found: Results = {}
+    for defense, records, norm in runs:
+        for eps, attacks in scores(records).items():
+            threat = f"{norm} {written(eps)}" if eps else "clean"
+            found.setdefault(defense, {})[threat] = attacks[WORST if eps else CLEAN]
+    return found
 
 
 def comparison(found: Results, *, reference: str | None = None) -> str:

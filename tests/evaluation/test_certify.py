@@ -256,7 +256,7 @@ def frozen() -> nn.Module:
         (Coupled(), {}, "depends on the other images of the batch"),
         (norm_in_training(), {}, r"call model.eval\(\)"),
         (frozen(), {}, "frozen smoothing noise has none"),
-        (nn.Identity(), {}, "must give logits"),
+        (nn.Identity(), {}, r"they must be \(B, K\)"),
         (HalfSpace(), {"sigma": 0.0}, "sigma=0.0 must be positive"),
         (HalfSpace(), {"alpha": 0.5}, "alpha=0.5 must be between"),
         (HalfSpace(), {"method": "both"}, "method='both' must be one of"),
@@ -284,7 +284,7 @@ def test_nan_in_the_logits_is_an_error():
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images) / (len(images) == 1)
 
-    with pytest.raises(FloatingPointError, match="logits of noisy images"):
+    with pytest.raises(FloatingPointError, match="NaN in its logits, or infinity"):
         certify(Broken(), IMAGES, LABELS, sigma=SIGMA)
 
 

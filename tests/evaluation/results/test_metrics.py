@@ -92,11 +92,12 @@ def test_interval_of_images_that_are_right_in_some_draws() -> None:
 
 def test_comparison_by_hand() -> None:
     """Eight images; "a" survives on all, "b" on two, "c" as "b" but for one."""
-    found = {}
+    runs = []
     for name, right in (("a", 8), ("b", 2), ("c", 1)):
         rows = [record(i, 0.0, "none", i + 1) for i in range(8)]
         rows += [record(i, 8 / 255, "x", i + 1 if i < right else 0) for i in range(8)]
-        found[name] = results(rows, "linf")
+        runs.append((name, rows, "linf"))
+    found = results(runs)
     assert list(found["a"]) == ["clean", "linf 8/255"]
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in comparison(found).splitlines()]
     lines = {tuple(c[:2]): c[2:] for c in cells if len(c) == 4}
@@ -110,9 +111,12 @@ def test_comparison_by_hand() -> None:
 
 
 def test_comparison_needs_the_same_images() -> None:
-    few, many = (results([record(i, 0.0, "none", 1) for i in range(n)], "l2") for n in (2, 3))
+    runs = [
+        (name, [record(i, 0.0, "none", 1) for i in range(count)], "l2")
+        for name, count in (("a", 2), ("b", 3))
+    ]
     with pytest.raises(ValueError, match=r"of \[2, 3\] images"):
-        comparison({"a": few, "b": many})
+        comparison(results(runs))
 
 
 def test_unfinished_runs_have_no_scores() -> None:
@@ -128,7 +132,7 @@ def test_records_without_clean_images_have_no_scores() -> None:
 
 def test_comparison_knows_its_reference() -> None:
     with pytest.raises(ValueError, match=r"reference='b': must be one of \['a'\]"):
-        comparison({"a": results(ROWS, "linf")}, reference="b")
+        comparison(results([("a", ROWS, "linf")]), reference="b")
 
 
 def test_scores_are_of_images_in_order() -> None:
