@@ -50,7 +50,7 @@ def given_target(
         fit_transfer(other, data, "transfer", "images")
         hashes |= identity(transfer, "transfer")
     unused = copied(module)
-    title = name or type(model).__name__ if isinstance(model, nn.Module) else name or "model"
+    title = name or (type(model).__name__ if isinstance(model, nn.Module) else "model")
     return Target(
         module, data, lambda: copied(unused), other,
         settings={

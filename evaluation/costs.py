@@ -56,13 +56,9 @@ class Costs:
 
     def per_image(self, budgets: int) -> dict[str, int]:
         """Calls of the models per image, over all attacks and budgets."""
-        entries = self.entries.values()
-        stages = sum(len(entry.stages or ("",)) for entry in entries)
-        forwards = sum(entry.draws * entry.forwards for entry in entries)
-        return {
-            "gradients": budgets * sum(entry.draws * entry.gradients for entry in entries),
-            "forwards": budgets * (stages * self.judgments + forwards),
-        }
+        gradients = sum(self._total(name, lambda _, gradient: gradient) for name in self.entries)
+        forwards = sum(self._total(name, lambda _, gradient: not gradient) for name in self.entries)
+        return {"gradients": budgets * int(gradients), "forwards": budgets * int(forwards)}
 
     def pass_seconds(self, model: nn.Module, gradient: bool = False) -> float:
         """Seconds per image of a forward pass, or with `gradient` of a gradient."""

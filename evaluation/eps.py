@@ -31,3 +31,8 @@ def written(eps: float) -> str:
     """0.1, or 8/255 where that says it better."""
     decimal, parts = f"{eps:g}", round(255 * eps)
     return f"{parts}/255" if float(decimal) != eps and parts / 255 == eps else decimal
+
+
+def eps_title(eps: float) -> str:
+    """Name of a budget: "clean", or as in "eps 8/255"."""
+    return f"eps {written(eps)}" if eps else "clean"

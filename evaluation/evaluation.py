@@ -1,6 +1,6 @@
 """Results of an evaluation, and several of them side by side."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.eps import written
 from evaluation.journal import FolderJournal
-from evaluation.progress import Progress
+from evaluation.progress import Progress, Task
 from evaluation.results.compare import Results, comparison, results
 from evaluation.results.metrics import WORST, Accuracy
 from evaluation.results.protocols import FROZEN
@@ -20,6 +20,7 @@ from evaluation.results.statistics import mcnemar
 from evaluation.results.summary import Summary
 from evaluation.runner import Runner
 from evaluation.summarize import checked_images, checks_task, finish, write_summary
+from evaluation.work_queue import Unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,16 +149,12 @@ class Comparison:
         """Accuracy over the budget with 95 % intervals, worst attack and frozen draw."""
         from matplotlib.figure import Figure
 
+        from evaluation.report.figures import curve
+
         figure = Figure(figsize=(5, 3.5), layout="constrained")
         axes = figure.add_subplot()
-        for each in self.evaluations:
-            budgets = [0.0, *each.summary.budgets]
-            shares = [each.summary.accuracy(eps) for eps in budgets]
-            means = [100 * share.mean for share in shares]
-            down = [100 * (share.mean - share.low) for share in shares]
-            up = [100 * (share.high - share.mean) for share in shares]
-            label = f"{each.name}, {each.summary.norm}"
-            axes.errorbar(budgets, means, yerr=(down, up), marker="o", capsize=2, label=label)
+        for number, each in enumerate(self.evaluations):
+            curve(axes, each.summary, number, label=f"{each.name}, {each.summary.norm}")
         axes.set(xlabel="budget eps", ylabel="accuracy in %", ylim=(0, 101))
         axes.legend()
         return figure
@@ -217,7 +214,7 @@ def evaluated(
         progress.close()
 
 
-def tasks(runner: Runner, units: Iterable) -> list:
+def tasks(runner: Runner, units: list[Unit]) -> list[Task]:
     """The missing attacks on some units, and the checks if they are missing."""
     checks = [checks_task(runner)] if checked_images(runner) else []
-    return runner.tasks(list(units)) + (checks if runner.journal.checks() is None else [])
+    return runner.tasks(units) + (checks if runner.journal.checks() is None else [])

@@ -51,6 +51,8 @@ class Progress:
 
     def __init__(self, tasks: Iterable[Task], *, show: bool = False, workers: int = 1) -> None:
         self.open = dict.fromkeys(tasks)
+        self.current: Task | None = None
+        self.counted = self.began = 0.0
         self.workers = workers
         self.spent: dict[tuple[str, ...], tuple[float, float]] = {}
         self.started = time.perf_counter()
@@ -120,10 +122,6 @@ class Progress:
         words = [duration(elapsed), f"about {duration(left)} left"]
         words += [f"{task.unit}, {task.attack}"] if task is not None else []
         self.bar.set_description_str("; ".join(words))
-
-    current: Task | None = None
-    counted = 0.0
-    began = 0.0
 
 
 def duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ from evaluation.config import Options
 from evaluation.costs import Costs
 from evaluation.detection import scores_of
 from evaluation.entries import Entry, broken
-from evaluation.eps import written
+from evaluation.eps import eps_title
 from evaluation.gradient_modes import noises
 from evaluation.history import History
 from evaluation.journal import FolderJournal, Journal, Kept, MemoryJournal
@@ -89,7 +89,6 @@ class Runner:
 
     @cached_property
     def history(self) -> History:
-        """The records so far."""
         return History(self.journal.records())
 
     def stages(self, unit: Unit) -> dict[str, tuple[str, ...]]:
@@ -279,8 +278,8 @@ class Runner:
 
     def task(self, unit: Unit, name: str) -> Task:
         """An attack on a unit with its passes and their time."""
-        first, last, count = unit.rows.start + 1, unit.rows.stop, len(unit.rows)
-        place = f"{'clean' if not unit.eps else f'eps {written(unit.eps)}'}, images {first}-{last}"
+        count = len(unit.rows)
+        place = f"{eps_title(unit.eps)}, images {unit.rows.start + 1}-{unit.rows.stop}"
         passes, seconds = self.costs.passes(name), self.costs.seconds(name)
         return Task(self.name, place, name, float(passes * count), seconds * count)
 

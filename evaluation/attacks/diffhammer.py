@@ -32,23 +32,20 @@ def diffhammer(
     eps: float,
     norm: Norm = "linf",
     steps: int = 50,
-    losses: Sequence[Loss] = LOSSES,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
     """Images within `eps` of `images` (B, C, H, W) in [0, 1] that are wrong under most draws.
 
     `model` is an Expectation of several draws of a `Defense` of one copy. Each step is one of APGD
     along a grafted gradient (`Grafted.gradient`), averaged with those of earlier steps at weight
-    (number of gradients)^-1/2 for the new one. A run for each of `losses`; after the first, only
+    (number of gradients)^-1/2 for the new one. A run for each of `LOSSES`; after the first, only
     images that at most half of the draws misclassify are attacked again.
 
     Follows the released attack, with three differences: draws are kept from one checkpoint of APGD
     to the next and then changed, as in `apgd`; the gradient goes through the defense's own steps,
     not through twice as many; and draws that the attack has not seen choose among the runs.
     """
-    seeds = checked(
-        images, labels, eps=eps, norm=norm, seeds=seeds, steps=steps, losses=len(losses)
-    )
+    seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds, steps=steps)
     victim = Expectation.of(model)
     if not isinstance(victim.model, Defense) or victim.model.copies > 1 or victim.draws < 2:
         raise ValueError(
@@ -61,7 +58,7 @@ def diffhammer(
     grafted = Grafted(victim.model, draws=victim.draws, max_rows=victim.max_rows, eps=eps)
     grafted.precision = victim.precision
     index = torch.arange(len(images), device=images.device)
-    for number, loss in enumerate(losses, start=1):
+    for number, loss in enumerate(LOSSES, start=1):
 
         def run(index: Tensor, seeds: list[int], loss: Loss = loss) -> Tensor:
             climb = Averaged(

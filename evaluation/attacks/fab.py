@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import inf
 from typing import ClassVar
 
@@ -57,7 +56,7 @@ def fab(
     wrong = victim.evaluate(images, labels, seeds=draws).wrong > 0.5
     aims = top_classes(victim, images, labels, count=targets, seeds=draws)
     closest, distance = images, torch.full_like(images[:, 0, 0, 0], inf).masked_fill(wrong, 0)
-    for number, (restart, aim) in enumerate(product(range(restarts), aims), start=1):
+    for number, aim in enumerate(restarts * aims):
         index = (distance > (eps or 0)).nonzero()[:, 0]
         if not len(index):
             break
@@ -65,9 +64,9 @@ def fab(
             victim, images[index], labels[index], pick(draws, index), targets=aim[index],
             norm=norm, eps=eps or 0,
         )  # fmt: skip
-        if restart:
+        if number >= len(aims):
             near = distance[index].clamp_max(1.0 if eps is None else eps) / 2
-            walk.start_within(near, generators(spawn(pick(seeds, index), number)))
+            walk.start_within(near, generators(spawn(pick(seeds, index), number + 1)))
         found, far = walk.run(steps)
         nearer = far < distance[index]
         closest = closest.index_copy(0, index[nearer], found[nearer])

@@ -1,5 +1,7 @@
 """Sanity checks at a budget near zero and at one that allows every image."""
 
+from dataclasses import replace
+
 from scipy.special import bdtrc
 from torch import Tensor
 
@@ -20,7 +22,7 @@ ROUNDING = 1e-5
 @check("no budget")
 def no_budget(subject: Subject) -> Finding:
     """An attack that may change next to nothing leaves answers and accuracy as they are."""
-    attacked = subject.attack(eps=NOTHING, steps=1)
+    attacked = replace(subject, eps=NOTHING, steps=1).attack()
     before, after = subject.right_before, subject.right(attacked)
     changed = int((before != after).sum())
     detail = (
@@ -51,8 +53,8 @@ def any_budget(subject: Subject) -> Finding:
     standing = (subject.right_before > 0.5).nonzero()[:, 0]
     for steps in (LOOK, subject.steps):
         if len(standing):
-            left = subject.only(standing)
-            standing = standing[left.right(left.attack(eps=eps, steps=steps)) > 0.5]
+            left = replace(subject.only(standing), eps=eps, steps=steps)
+            standing = standing[left.right(left.attack()) > 0.5]
     count = len(standing)
     passed = bool(bdtrc(count - 1, total, 1 / classes) >= SURE)
     detail = (

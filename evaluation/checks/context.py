@@ -54,7 +54,6 @@ class Subject:
 
     @cached_property
     def right_before(self) -> Tensor:
-        """`right` of the images as they are."""
         return self.right(self.images)
 
     @property
@@ -71,24 +70,18 @@ class Subject:
         """The first `count` images, or all where there are fewer."""
         return self.only(torch.arange(min(count, len(self.images)), device=self.images.device))
 
-    def attack(
-        self, *, eps: float | None = None, steps: int | None = None, draws: int | None = None
-    ) -> Tensor:
-        """Attacked images: APGD on the margin, or stadv; the evaluation's settings, or these."""
-        victim = Expectation(self.model, draws=draws or self.draws, max_rows=self.max_rows)
-        eps, steps = self.eps if eps is None else eps, steps or self.steps
-        options = {"eps": eps, "steps": steps, "seeds": self.seeds}
+    def attack(self) -> Tensor:
+        """Attacked images: APGD on the margin, or stadv."""
+        options = {"eps": self.eps, "steps": self.steps, "seeds": self.seeds}
         if self.norm == "stadv":
-            return stadv(victim, self.images, self.labels, **options)
-        return apgd(victim, self.images, self.labels, norm=self.ball, loss=margin, **options)
+            return stadv(self.victim, self.images, self.labels, **options)
+        return apgd(self.victim, self.images, self.labels, norm=self.ball, loss=margin, **options)
 
     def logits(self, images: Tensor | None = None) -> Tensor:
         """The logits of the frozen draw (B, K), of `images` in place of the subject's own."""
         images = self.images if images is None else images
         return self.plain.logits(images, seeds=[0] * len(images))[:, 0]
 
-    def right(self, images: Tensor, *, draws: int | None = None) -> Tensor:
+    def right(self, images: Tensor) -> Tensor:
         """The share of draws unseen by any attack that give the label: (B,); 0 or 1 for one."""
-        victim = Expectation(self.model, draws=draws or self.draws, max_rows=self.max_rows)
-        seeds = spawn(self.seeds, UNSEEN)
-        return 1 - victim.evaluate(images, self.labels, seeds=seeds).wrong
+        return 1 - self.victim.evaluate(images, self.labels, seeds=spawn(self.seeds, UNSEEN)).wrong

@@ -1,5 +1,7 @@
 """Check that an attack has converged: twice the effort breaks no more images."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -26,9 +28,8 @@ def steps_doubled(subject: Subject, attacked: Tensor) -> Finding:
     standing = (once > 0).nonzero()[:, 0]
     twice = once.clone()
     if len(standing):
-        left = subject.only(standing)
-        longer = left.right(left.attack(steps=2 * subject.steps))
-        twice[standing] = longer.minimum(once[standing])
+        longer = replace(subject.only(standing), steps=2 * subject.steps)
+        twice[standing] = longer.right(longer.attack()).minimum(once[standing])
     passed, allowed = settled(once, twice)
     detail = (
         f"{once.mean():.1%} of {len(once)} images withstand {subject.steps} steps, "
@@ -51,10 +52,8 @@ def draws_doubled(subject: Subject) -> Finding:
     if too_few(subject):
         return None, TOO_FEW
     cosine = agreement(subject)
-    draws = 2 * subject.draws
-    once, twice = (
-        subject.right(subject.attack(draws=count), draws=draws) for count in (subject.draws, draws)
-    )
+    doubled = replace(subject, draws=2 * subject.draws)
+    once, twice = (doubled.right(each.attack()) for each in (subject, doubled))
     passed, allowed = settled(once, twice)
     chance = subject.images.numel() ** -0.5
     detail = (

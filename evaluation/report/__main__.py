@@ -8,7 +8,6 @@ from rdc.commands.program import run_program
 
 
 def main(config: ReportConfig) -> None:
-    """Write the page."""
     write(config.folders, config.out, log=print)
 
 

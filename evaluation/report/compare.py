@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from evaluation.report.load import NORMS, Run, eps_title, flatten
+from evaluation.eps import eps_title
+from evaluation.report.load import NORMS, Run, flatten
 from evaluation.results.statistics import sign_test
 
 SIGNIFICANT = 0.05

@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from evaluation.report.load import NORMS, Run, eps_title
+from evaluation.eps import eps_title
+from evaluation.report.load import NORMS, Run
 from evaluation.results.metrics import Accuracy
 from evaluation.results.records import Record
+from evaluation.results.summary import Summary
 from rdc.text import printable
 
 WIDTH = 4.6
@@ -110,14 +112,15 @@ def accuracy(runs: Sequence[Run], order: Sequence[str], norm: str) -> bytes:
         return png(figure)
 
 
-def curve(axes: Axes, run: Run, number: int, aside: float) -> None:
+def curve(axes: Axes, run: Summary, number: int, aside: float = 0.0, label: str = "") -> None:
     """The accuracies of one run, `aside` to the right of their budgets."""
     shares = [run.accuracy(eps) for eps in (0.0, *run.budgets)]
     x = np.array([0.0, *run.budgets]) + aside
     y, low, high = 100 * np.array([(share.mean, share.low, share.high) for share in shares]).T
     color = COLORS[number % len(COLORS)]
     axes.errorbar(
-        x, y, yerr=[y - low, high - y], color=color, marker=MARKERS[number % len(MARKERS)],
+        x, y, yerr=[y - low, high - y], label=label,
+        color=color, marker=MARKERS[number % len(MARKERS)],
         markersize=4.5, linewidth=1.2, elinewidth=0.8, capsize=1.5, clip_on=False,
         linestyle=":" if run.failed else "--" if number >= len(COLORS) else "-",
         markerfacecolor="white" if run.failed else color,

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.certification.program import SUMMARY as CERTIFICATES
-from evaluation.checks.check import failed
 from evaluation.config import GIVEN
-from evaluation.eps import written
+from evaluation.eps import eps_title
 from evaluation.results.metrics import WORST
 from evaluation.results.records import Record, read_records, worst
 from evaluation.results.summary import SUMMARY, Summary
@@ -21,11 +20,6 @@ from rdc.runs.settings import INPUTS, SETTINGS, flag
 
 NORMS = {"linf": "L-infinity", "l2": "L2", "stadv": "stAdv", "corruption": "corruptions"}
 """Titles of the threats, in the order of tables."""
-
-
-def eps_title(eps: float) -> str:
-    """Name of a budget: "clean", or as in "eps 8/255"."""
-    return f"eps {written(eps)}" if eps else "clean"
 
 
 @dataclass(frozen=True)
@@ -55,15 +49,6 @@ class Run(Summary):
             eps: list(worst((r for r in self.records if r.eps <= eps), harm).values())
             for eps in (0.0, *self.budgets)
         }
-
-    @property
-    def broken(self) -> list[str]:
-        """The checks that failed."""
-        return failed(self.checks)
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.broken)
 
     @property
     def state(self) -> str:

@@ -11,11 +11,12 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evaluation.eps import eps_title
 from evaluation.report import confidence_figures, figures, tables
 from evaluation.report.certificates import Certified, certifications
 from evaluation.report.compare import SIGNIFICANT, Group, differences, groups, paired_tests
 from evaluation.report.examples import EACH, draw, examples, key, scale
-from evaluation.report.load import NORMS, Run, eps_title, load
+from evaluation.report.load import NORMS, Run, load
 from evaluation.report.state import state, strength
 from evaluation.results.metrics import WORST
 from evaluation.results.protocols import PROTOCOLS

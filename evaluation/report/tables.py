@@ -53,7 +53,6 @@ class ConfidenceRow(NamedTuple):
 
 
 def confidence_rows(run: Run) -> list[ConfidenceRow]:
-    """A row for every budget."""
     return [confidence_row(run, eps) for eps in (0.0, *run.budgets)]
 
 

@@ -28,17 +28,14 @@ OBJECT = Kind(lambda value: isinstance(value, dict), "an object")
 
 
 def optional(kind: Kind) -> Kind:
-    """null, or a value of the kind."""
     return Kind(lambda value: value is None or kind.fits(value), f"{kind.words}, or null")
 
 
 def one_of(values: Sequence[str]) -> Kind:
-    """One of some texts."""
     return Kind(lambda value: value in values, f"one of {list(values)}")
 
 
 def list_of(kind: Kind) -> Kind:
-    """A list of values of the kind."""
     return Kind(
         lambda values: isinstance(values, list | tuple) and all(map(kind.fits, values)),
         f"a list, each item {kind.words}",
@@ -46,7 +43,6 @@ def list_of(kind: Kind) -> Kind:
 
 
 def object_of(kind: Kind) -> Kind:
-    """An object whose values are of the kind."""
     return Kind(
         lambda found: isinstance(found, dict) and all(map(kind.fits, found.values())),
         f"an object, each value {kind.words}",

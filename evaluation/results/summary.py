@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from evaluation.checks.check import Check, headline
+from evaluation.checks.check import Check, failed, headline
 from evaluation.eps import written
 from evaluation.results.fields import (
     COUNT,
@@ -82,6 +82,15 @@ class Summary:
             KeyError: the run has no such budget, attack or protocol.
         """
         return self.accuracies[eps][attack if eps else CLEAN][protocol]
+
+    @property
+    def broken(self) -> list[str]:
+        """The checks that failed."""
+        return failed(self.checks)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.broken)
 
     @property
     def text(self) -> str:

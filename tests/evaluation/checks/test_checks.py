@@ -112,7 +112,7 @@ def test_the_same_with_a_gradient() -> None:
 def memory(model: nn.Module) -> Check:
     asked = subject(model)
     unused, before = copied(model), asked.logits()
-    return no_memory(asked, unused, before, asked.attack(steps=3))
+    return no_memory(asked, unused, before, replace(asked, steps=3).attack())
 
 
 def test_no_memory() -> None:
@@ -257,7 +257,7 @@ def test_chance_is_allowed_its_interval() -> None:
 def test_inside() -> None:
     for norm in ("linf", "l2", "stadv"):
         asked = subject(norm=norm)
-        assert inside(asked, asked.attack(steps=3)).passed
+        assert inside(asked, replace(asked, steps=3).attack()).passed
         assert inside(asked, asked.images - 1e-3).passed is False
         assert inside(asked, asked.images * torch.nan).passed is False
     far = (subject().images - 0.5).sign() * -0.2002

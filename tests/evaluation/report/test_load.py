@@ -13,10 +13,11 @@ import tyro
 from safetensors.numpy import save
 
 from evaluation.config import EvaluateConfig
+from evaluation.eps import eps_title
 from evaluation.report.__main__ import main
 from evaluation.report.examples import saved
 from evaluation.report.figures import confusion
-from evaluation.report.load import eps_title, load
+from evaluation.report.load import load
 from evaluation.report.page import write
 from evaluation.results.records import Record
 from rdc.commands.program import run_program
