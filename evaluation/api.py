@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from evaluation.arguments import given_budgets, given_target, require_numbered_draws
 from evaluation.config import Options
-from evaluation.evaluation import Evaluation, evaluated
+from evaluation.evaluation import Evaluation
 from evaluation.runner import Runner
+from evaluation.schedule import complete
 from evaluation.suite_config import Kind, SuiteConfig, Threat
 
 Model = nn.Module | Callable[[Tensor], Tensor]
@@ -85,6 +86,5 @@ def evaluate(
     if (draws or 1) > 1:
         require_numbered_draws(target.model, target.data)
     runner = Runner(target, chosen, out=None if out is None else Path(out))
-    found = evaluated(runner, name=target.settings["defense"]["name"], show=progress)
-    assert found is not None
-    return found
+    (summary,) = complete([runner], show=progress)
+    return Evaluation(target.settings["defense"]["name"], summary, runner)

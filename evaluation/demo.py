@@ -20,13 +20,14 @@ from evaluation.attacks.pgd import pgd
 from evaluation.config import DemoConfig, Options
 from evaluation.entries import Entry
 from evaluation.eps import written
-from evaluation.evaluation import Evaluation, evaluated
+from evaluation.evaluation import Evaluation
 from evaluation.gradient_modes import surrogates
 from evaluation.picture import draw
 from evaluation.results.metrics import WORST
 from evaluation.results.records import CLEAN
 from evaluation.results.summary import accuracy_json
 from evaluation.runner import Runner
+from evaluation.schedule import complete
 from evaluation.suite_config import SuiteConfig
 from evaluation.target import fit, fit_transfer
 from purification import build
@@ -123,9 +124,9 @@ def pgd_evaluation(
         gradient: Entry(surrogate, attack, steps, 1)
         for gradient, surrogate in (through or surrogates(model)).items()
     }
-    found = evaluated(Runner(target, options, entries=entries), name=name, show=show)
-    assert found is not None
-    return found
+    runner = Runner(target, options, entries=entries)
+    (summary,) = complete([runner], show=show)
+    return Evaluation(name, summary, runner)
 
 
 def started_pgd(

@@ -8,9 +8,9 @@ from dataclasses import fields
 from evaluation.config import EvaluateConfig, Options
 from evaluation.distributed import make_accelerator, stoppable
 from evaluation.eps import written
-from evaluation.evaluation import evaluated
-from evaluation.results.summary import SUMMARY
+from evaluation.results.summary import SUMMARY, Summary
 from evaluation.runner import Runner
+from evaluation.schedule import complete
 from evaluation.target import target_of
 from rdc.commands.program import run_program
 
@@ -22,25 +22,20 @@ def main(config: EvaluateConfig) -> None:
         f"{config.defense.kind} on {config.images} {config.split} images of {config.data}, "
         f"{config.norm} eps {', '.join(map(written, config.eps))}"
     )
-    runner = Runner(
-        target_of(config, accelerator.device), options(config), out=config.out,
-        process=accelerator.process_index, processes=accelerator.num_processes,
-    )  # fmt: skip
-    for note in runner.target.data.notes:
+    target = target_of(config, accelerator.device)
+    runner = Runner(target, options(config), out=config.out, process=accelerator.process_index)
+    for note in target.data.notes:
         accelerator.print(note)
     calls = runner.costs.per_image(len(config.eps))
     accelerator.print(
         f"{len(runner.entries)} attacks: at most {calls['gradients']:,} gradients and "
         f"{calls['forwards']:,} forward passes per image"
     )
-    main = accelerator.is_main_process
+    main, file = accelerator.is_main_process, config.out / SUMMARY
     with stoppable(config.out, main=main):
-        found = evaluated(
-            runner, name=config.defense.kind, show=main, main=main,
-            wait=accelerator.wait_for_everyone,
-        )  # fmt: skip
-    if found is not None:
-        print(f"{found.summary.text}\nwrote {config.out / SUMMARY}")
+        complete([runner], out=config.out, accelerator=accelerator, show=main)
+    if main:
+        print(f"{Summary.read(file).text}\nwrote {file}")
     accelerator.end_training()
 
 

@@ -1,6 +1,6 @@
 """Results of an evaluation, and several of them side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.eps import written
 from evaluation.journal import FolderJournal
-from evaluation.progress import Progress, Task
 from evaluation.results.compare import Results, comparison, results
 from evaluation.results.metrics import WORST, Accuracy
 from evaluation.results.protocols import FROZEN
@@ -19,8 +18,7 @@ from evaluation.results.records import Record
 from evaluation.results.statistics import mcnemar
 from evaluation.results.summary import Summary
 from evaluation.runner import Runner
-from evaluation.summarize import checked_images, checks_task, finish, write_summary
-from evaluation.work_queue import Unit
+from evaluation.summarize import write_summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,34 +185,3 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
     if len({tuple(each) for each in threats.values()}) > 1:
         raise ValueError(f"evaluations: under different budgets: {threats}; use the same ones")
     return found
-
-
-def evaluated(
-    runner: Runner,
-    *,
-    name: str,
-    show: bool = False,
-    main: bool = True,
-    wait: Callable[[], object] = lambda: None,
-) -> Evaluation | None:
-    """Run what is missing, and summarize; None in a process that is not `main`.
-
-    `wait` returns when all processes have come to it. With `show`, a bar of the progress.
-    """
-    mine = runner.mine()
-    if show:
-        runner.measure_passes()
-    progress = Progress(tasks(runner, mine), show=show)
-    try:
-        for unit in mine:
-            runner.run(unit, progress)
-        wait()
-        return Evaluation(name, finish(runner, progress), runner) if main else None
-    finally:
-        progress.close()
-
-
-def tasks(runner: Runner, units: list[Unit]) -> list[Task]:
-    """The missing attacks on some units, and the checks if they are missing."""
-    checks = [checks_task(runner)] if checked_images(runner) else []
-    return runner.tasks(units) + (checks if runner.journal.checks() is None else [])

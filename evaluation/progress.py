@@ -83,9 +83,10 @@ class Progress:
         """The same: calls of a copy of a counted model are counted too."""
         return self
 
-    def drop(self, task: Task) -> None:
-        """Forget a task, which is done or another process's."""
-        self.open.pop(task, None)
+    def drop(self, *tasks: Task) -> None:
+        """Forget tasks, which are done or another process's."""
+        for task in tasks:
+            self.open.pop(task, None)
         self.current = None
         self._show(at_once=True)
 

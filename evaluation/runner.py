@@ -30,7 +30,7 @@ from evaluation.progress import Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
 from evaluation.suites import run, suite
 from evaluation.target import Target
-from evaluation.work_queue import Unit, share, units
+from evaluation.work_queue import Unit, units
 from rdc import Defense
 
 T = TypeVar("T")
@@ -39,8 +39,8 @@ T = TypeVar("T")
 class Runner:
     """The attacks of a suite on a target, and their records in a journal.
 
-    `out`: folder of the journal; without one it is in memory. `process` of `processes` that share
-    the units. `entries` in place of those of the suite.
+    `out`: folder of the journal; without one it is in memory. `process`: number of this process,
+    whose records have a file of their own. `entries` in place of those of the suite.
     """
 
     def __init__(
@@ -50,11 +50,9 @@ class Runner:
         *,
         out: Path | None = None,
         process: int = 0,
-        processes: int = 1,
         entries: dict[str, Entry] | None = None,
     ) -> None:
-        self.target, self.out = target, out
-        self.process, self.processes = process, processes
+        self.target, self.out, self.process = target, out, process
         sizes = options.suite.sizes(options.attack)
         self.sizes = sizes if noises(target.model) else replace(sizes, eot_samples=1)
         self.entries = entries or suite(
@@ -109,11 +107,6 @@ class Runner:
         """The attacks that have no complete records of a unit."""
         done = {record.attack for record in self.done(unit)}
         return [name for name, stages in self.stages(unit).items() if not done.issuperset(stages)]
-
-    def mine(self) -> list[Unit]:
-        """Units of this process that have missing attacks."""
-        own = share(self.units, process=self.process, processes=self.processes)
-        return [unit for unit in own if self.missing(unit)]
 
     def smaller(self, unit: Unit) -> list[float]:
         """The budgets, ascending, whose broken images a unit leaves out."""
@@ -271,7 +264,7 @@ class Runner:
 
     def measure_passes(self) -> None:
         """Time the passes of the missing attacks, for the estimate of the time that is left."""
-        names = {name for unit in self.mine() for name in self.missing(unit)}
+        names = {name for unit in self.units for name in self.missing(unit)}
         if names:
             batch = self.batch(self.units[0])
             self.fitting(lambda rows: self.costs.measure(names, batch, max_rows=rows))
@@ -283,9 +276,9 @@ class Runner:
         passes, seconds = self.costs.passes(name), self.costs.seconds(name)
         return Task(self.name, place, name, float(passes * count), seconds * count)
 
-    def tasks(self, units: list[Unit]) -> list[Task]:
-        """The missing attacks on some units."""
-        return [self.task(unit, name) for unit in units for name in self.missing(unit)]
+    def tasks(self, unit: Unit) -> list[Task]:
+        """The missing attacks on a unit."""
+        return [self.task(unit, name) for name in self.missing(unit)]
 
 
 def harm(record: Record) -> int:

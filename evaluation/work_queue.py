@@ -24,43 +24,49 @@ class Unit:
 def units(count: int, batch_size: int, budgets: Sequence[float]) -> list[Unit]:
     """All units of a run on `count` images, in an order that every process knows.
 
-    Smaller budgets come first: a larger one leaves out what they broke. So the units of the same
-    images belong to one process (see `share`).
+    Smaller budgets come first: a larger one leaves out what they broke. So one process does all
+    units of the same images (see `evaluation.schedule`).
     """
     starts = range(0, count, batch_size)
     batches = [range(start, min(start + batch_size, count)) for start in starts]
     return [Unit(eps, rows) for eps in (0.0, *sorted(budgets)) for rows in batches]
 
 
-def share(units: Sequence[Unit], *, process: int, processes: int) -> list[Unit]:
-    """The units of every `processes`-th batch of images, from batch number `process`."""
-    batches = list(dict.fromkeys(unit.rows for unit in units))
-    own = set(batches[process::processes])
-    return [unit for unit in units if unit.rows in own]
-
-
 class Claims:
     """Claims on pieces of work, as empty files in a folder that all processes make together.
 
     Every process goes through the same pieces and does those that it is the first to claim. A new
-    start forgets the claims of earlier ones.
+    start forgets the claims of earlier ones. Without a folder or an accelerator there is one
+    process, and all pieces are its own.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.folder = folder
-        if accelerator.is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-        accelerator.wait_for_everyone()
+    def __init__(self, folder: Path | None, accelerator: Accelerator | None) -> None:
+        self.accelerator = accelerator
+        self.folder = folder if accelerator else None
+        self._remove()
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.wait()
 
     def take(self, name: str) -> bool:
         """Claim the piece `name`; False where a process has claimed it before."""
         try:
-            (self.folder / name).touch(exist_ok=False)
+            if self.folder is not None:
+                (self.folder / name).touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
 
+    def wait(self) -> None:
+        """Wait until all processes have come to this."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
     def forget(self) -> None:
         """Remove the folder, when all processes are done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.wait()
+        self._remove()
+
+    def _remove(self) -> None:
+        if self.folder is not None and self.accelerator and self.accelerator.is_main_process:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -107,18 +107,16 @@ class Records:
         settings: Mapping[str, Any],
         inputs: Mapping[str, str],
     ) -> None:
-        self.accelerator = accelerator
         self.processes = accelerator.num_processes if accelerator else 1
         self._found: list[Certificate] = []
-        self._log = self._claims = None
+        self._log = None
         if out is not None:
             process = accelerator.process_index if accelerator else 0
             self._log = RunLog(Path(out), settings, inputs=inputs, process=process)
             self._found = self._read()
         known = {each.image for each in self._found}
         self.missing = [index for index in range(count) if index not in known]
-        if accelerator is not None and out is not None:
-            self._claims = Claims(Path(out) / ".claims", accelerator)
+        self._claims = Claims(None if out is None else Path(out) / ".claims", accelerator)
 
     @property
     def most_at_once(self) -> int:
@@ -129,7 +127,7 @@ class Records:
 
     def take(self, index: int) -> bool:
         """Claim the image for this process: True for the first process that asks."""
-        return self._claims is None or self._claims.take(str(index))
+        return self._claims.take(str(index))
 
     def append(self, certificate: Certificate) -> None:
         self._found.append(certificate)
@@ -138,10 +136,7 @@ class Records:
 
     def all(self) -> list[Certificate]:
         """All certificates by image; of several processes when the last one is done."""
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
-            if self._claims is not None and self.accelerator.is_main_process:
-                self._claims.forget()
+        self._claims.forget()
         found = self._found if self._log is None else self._read()
         return sorted(found, key=lambda each: each.image)
 

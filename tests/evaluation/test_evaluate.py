@@ -242,17 +242,7 @@ def test_two_processes_find_what_one_finds(whole: Path, tmp_path: Path) -> None:
     with two(tmp_path / "printed", "evaluation.evaluate", *flags) as children:
         pass
     assert [child.exitcode for child in children] == [0, 0], printed(tmp_path / "printed" / "0")
-    assert len(list(out.glob("records-*.jsonl"))) == 2
     assert_same_run(out, whole)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_unit_belongs_to_one_process(tmp_path: Path, count: int) -> None:
-    runners = [
-        runner_of(config(tmp_path), process=index, processes=count) for index in range(count)
-    ]
-    units = [unit for runner in runners for unit in runner.mine()]
-    assert sorted(unit.name for unit in units) == sorted(unit.name for unit in runners[0].units)
 
 
 def test_random_defense_is_judged_on_its_frozen_draw_and_on_unseen_ones(tmp_path: Path) -> None:

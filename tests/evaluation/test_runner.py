@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from evaluation.arguments import given_target
 from evaluation.config import Options
 from evaluation.entries import Entry
-from evaluation.evaluation import evaluated
 from evaluation.report.examples import saved
 from evaluation.report.load import load
 from evaluation.runner import Runner
+from evaluation.schedule import complete
 from evaluation.suite_config import SuiteConfig
 from rdc.noise import Noise
 from tests.support.records import record
@@ -56,7 +56,7 @@ def test_an_image_of_a_smaller_budget_is_shown_with_its_own_record(tmp_path: Pat
     entries = {
         "exact": shifted({0.4: 0.32, 0.5: 0.32}), "mean": shifted({0.4: 0.36, 0.5: 0.1}, draws=3)
     }  # fmt: skip
-    evaluated(runner(entries, (0.4, 0.5), tmp_path / "run"), name="noisy")
+    complete([runner(entries, (0.4, 0.5), tmp_path / "run")])
     (run,), _ = load([tmp_path / "run"])
     shown = [(each.record.attack, each.record.eps) for each in saved(run, 0.5)]
     assert shown == [("mean", 0.4)] * 2

@@ -16,13 +16,13 @@ from evaluation import costs
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build
 from evaluation.evaluate import main as evaluate
-from evaluation.evaluate import options
+from evaluation.journal import FolderJournal
 from evaluation.progress import Progress
 from evaluation.runner import Runner
+from evaluation.schedule import pieces, take
 from evaluation.suite_config import SuiteConfig
-from evaluation.sweep import evaluations, main, take
+from evaluation.sweep import evaluations, main
 from evaluation.sweep_config import DEFENSES, SweepConfig
-from evaluation.target import target_of
 from evaluation.work_queue import Claims
 from rdc.data import load
 from tests.support.pages import without_pictures
@@ -163,12 +163,7 @@ def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
         wait_for_everyone=lambda: None,
     )  # fmt: skip
     settings = config(tmp_path, defenses=("cnn", "trades"), batch_size=1)
-    todo = [
-        (runner, unit)
-        for _, each in settings.evaluations()
-        for runner in [Runner(target_of(each, place.device), options(each), out=each.out)]
-        for unit in runner.units
-    ]
+    todo = pieces(runner for _, runner in evaluations(settings, place))
     claims = Claims(tmp_path / ".claims", place)
 
     def process() -> None:
@@ -182,21 +177,28 @@ def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
     for thread in threads:
         thread.join()
     everything = taken["quick"] + taken["slow"]
-    assert len(everything) == len(set(everything)) == len(todo) == 2 * 3 * 5
+    assert len(everything) == len(set(everything)) == 2 * 3 * 5
+    assert sum(map(len, todo.values())) == len(everything)
     assert len(taken["quick"]) > len(taken["slow"]) > 0
 
 
 def test_passes_of_a_defense_are_timed_once_for_all_norms(tmp_path: Path, monkeypatch) -> None:
     timed = []
     monkeypatch.setattr(costs, "seconds_per_image", lambda call, most: timed.append(call) or 0.25)
-    runners = [
-        runner for _, runner in evaluations(config(tmp_path / "digits"), torch.device("cpu"))
-    ]
+    place: Any = SimpleNamespace(process_index=1, device=torch.device("cpu"))
+    runners = [runner for _, runner in evaluations(config(tmp_path / "digits"), place)]
     for runner in runners:
         runner.measure_passes()
     # The CNN and its gradient; DiffPure, and forward and gradient of it as a surrogate.
     assert len(timed) == 2 + 3
     assert {runner.costs.seconds("none") for runner in runners} == {2 * 0.25, 4 * 0.25}
+
+
+def test_every_process_has_a_file_of_records_for_itself(tmp_path: Path) -> None:
+    place: Any = SimpleNamespace(process_index=1, device=torch.device("cpu"))
+    ((_, runner),) = evaluations(config(tmp_path, defenses=("cnn",), norms=("l2",)), place)
+    assert isinstance(runner.journal, FolderJournal)
+    assert runner.journal.log.file == tmp_path / "cnn-l2" / "records-001.jsonl"
 
 
 def test_claims_of_a_killed_sweep_are_forgotten(tmp_path: Path) -> None:

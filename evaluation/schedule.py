@@ -1,0 +1,76 @@
+"""Runs from their missing attacks to their summaries, by any number of processes."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from evaluation.progress import Progress, Task
+from evaluation.results.summary import Summary
+from evaluation.runner import Runner
+from evaluation.summarize import checked_images, checks_task, finish
+from evaluation.work_queue import Claims, Unit
+
+Pieces = dict[tuple[Runner, range], list[Unit]]
+"""Units that belong to one process: of the same images, ascending by budget."""
+
+
+def complete(
+    runners: Sequence[Runner],
+    *,
+    out: Path | None = None,
+    accelerator: Accelerator | None = None,
+    show: bool = False,
+) -> list[Summary]:
+    """Run what is missing, and summarize; the summaries that this process made.
+
+    Processes of the `accelerator` share the work by claims in the folder `out`: whichever is free
+    takes the next images. With `show`, a bar of the progress.
+    """
+    todo = pieces(runners)  # before anybody writes: all have the same ones
+    if show:
+        for runner in tqdm(runners, desc="timing passes of the models", leave=False):
+            runner.measure_passes()
+    planned = [task for runner in runners for task in tasks(runner)]
+    workers = accelerator.num_processes if accelerator else 1
+    progress = Progress(planned, show=show, workers=workers)
+    try:
+        claims = Claims(out and out / ".claims", accelerator)
+        take(todo, claims, progress)
+        claims.wait()
+        mine = [runner for runner in runners if claims.take(f"{runner.name} summary")]
+        found = [finish(runner, progress) for runner in mine]
+        claims.forget()
+        return found
+    finally:
+        progress.close()
+
+
+def pieces(runners: Iterable[Runner]) -> Pieces:
+    """The units of runs that have missing attacks."""
+    found: Pieces = {}
+    for runner in runners:
+        for unit in runner.units:
+            if runner.missing(unit):
+                found.setdefault((runner, unit.rows), []).append(unit)
+    return found
+
+
+def take(todo: Pieces, claims: Claims, progress: Progress) -> None:
+    """Run the pieces that this process is the first to take."""
+    for (runner, rows), units in todo.items():
+        own = claims.take(f"{runner.name} images-{rows.start:05d}")
+        for unit in units:
+            if own:
+                runner.run(unit, progress)
+            else:
+                progress.drop(*runner.tasks(unit))
+
+
+def tasks(runner: Runner) -> list[Task]:
+    """The missing attacks of a run, and its checks if they are missing."""
+    found = [task for unit in runner.units for task in runner.tasks(unit)]
+    if checked_images(runner) and runner.journal.checks() is None:
+        found.append(checks_task(runner))
+    return found
