@@ -43,9 +43,10 @@ class Claims:
     def __init__(self, folder: Path | None, accelerator: Accelerator | None) -> None:
         self.accelerator = accelerator
         self.folder = folder if accelerator else None
-        self._remove()
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self._main = accelerator is None or accelerator.is_main_process
+        if self.folder is not None and self._main:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
         self.wait()
 
     def take(self, name: str) -> bool:
@@ -65,8 +66,5 @@ class Claims:
     def forget(self) -> None:
         """Remove the folder, when all processes are done."""
         self.wait()
-        self._remove()
-
-    def _remove(self) -> None:
-        if self.folder is not None and self.accelerator and self.accelerator.is_main_process:
+        if self.folder is not None and self._main:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -85,7 +85,7 @@ def certify(
     candidates = (
         Candidate(index, images[index], int(labels[index]), config)
         for index in records.missing
-        if records.take(index)
+        if records.claims.take(str(index))
     )
     for each in certificates(
         model, candidates, max_rows=max_rows, most=records.most_at_once, device=images.device,
@@ -116,7 +116,7 @@ class Records:
             self._found = self._read()
         known = {each.image for each in self._found}
         self.missing = [index for index in range(count) if index not in known]
-        self._claims = Claims(None if out is None else Path(out) / ".claims", accelerator)
+        self.claims = Claims(None if out is None else Path(out) / ".claims", accelerator)
 
     @property
     def most_at_once(self) -> int:
@@ -125,10 +125,6 @@ class Records:
             return len(self.missing)
         return max(1, len(self.missing) // (4 * self.processes))
 
-    def take(self, index: int) -> bool:
-        """Claim the image for this process: True for the first process that asks."""
-        return self._claims.take(str(index))
-
     def append(self, certificate: Certificate) -> None:
         self._found.append(certificate)
         if self._log is not None:
@@ -136,7 +132,7 @@ class Records:
 
     def all(self) -> list[Certificate]:
         """All certificates by image; of several processes when the last one is done."""
-        self._claims.forget()
+        self.claims.forget()
         found = self._found if self._log is None else self._read()
         return sorted(found, key=lambda each: each.image)
 
