@@ -24,8 +24,7 @@ from evaluation.detection import scores_of
 from evaluation.entries import Entry, broken
 from evaluation.eps import eps_title
 from evaluation.gradient_modes import noises
-from evaluation.history import History
-from evaluation.journal import FolderJournal, Journal, Kept, MemoryJournal
+from evaluation.journal import FolderJournal, History, Journal, Kept, MemoryJournal
 from evaluation.progress import Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
 from evaluation.suites import run, suite
