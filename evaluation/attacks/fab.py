@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,8 +66,9 @@ def fab(
         if number >= len(aims):
             near = distance[index].clamp_max(1.0 if eps is None else eps) / 2
             walk.start_within(near, generators(spawn(pick(seeds, index), number + 1)))
-        found, far = walk.run(steps)
-        nearer = far < distance[index]
+        found = walk.run(steps)
+        far = size(found - images[index], norm)
+        nearer = (far > 0) & (far < distance[index])
         closest = closest.index_copy(0, index[nearer], found[nearer])
         distance = distance.index_copy(0, index[nearer], far[nearer])
     return closest if eps is None else torch.where(wide(distance <= eps), closest, images)
@@ -76,17 +76,15 @@ def fab(
 
 @dataclass(eq=False, kw_only=True)
 class Walk(Search):
-    """One run toward one wrong class per image."""
+    """One run toward one wrong class per image; the worst points are the closest misclassified."""
 
     targets: Tensor
     norm: Norm
     eps: float
 
-    results: ClassVar[tuple[str, ...]] = ("closest", "distance")
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.point = self.closest = self.images
+        self.point = self.worst = self.images
         self.distance = torch.full_like(self.images[:, 0, 0, 0], inf)
 
     def start_within(self, radius: Tensor, sources: Sequence[torch.Generator]) -> None:
@@ -108,7 +106,7 @@ class Walk(Search):
         """Shorten the way to the closest points as far as they stay misclassified."""
         if self.distance.isinf().all():
             return
-        change = self.closest - self.images
+        change = self.worst - self.images
         low, high = torch.zeros_like(self.distance), torch.ones_like(self.distance)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -137,6 +135,6 @@ class Walk(Search):
         wrong = self.victim.evaluate(points, self.labels, seeds=self.seeds).wrong > 0.5
         distance = size(points - self.images, self.norm)
         closer = wrong & (distance < self.distance)
-        self.closest = torch.where(wide(closer), points, self.closest)
+        self.worst = torch.where(wide(closer), points, self.worst)
         self.distance = torch.where(closer, distance, self.distance)
         return wrong

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,8 +29,6 @@ class Search(ABC):
     labels: Tensor
     seeds: Sequence[int]
 
-    results: ClassVar[tuple[str, ...]] = ("worst",)
-    """attributes (tensors) that `run` returns for all images"""
     worst: Tensor = field(init=False)
     """(B, C, H, W), the most harmful points so far"""
     harm: Judgment = field(init=False)
@@ -56,9 +53,9 @@ class Search(ABC):
             self.clear = CLEAR * self.harm.margin.abs()
         return (self.harm.wrong < 1) | (self.harm.margin < self.clear)
 
-    def run(self, steps: int) -> Any:
-        """The attribute named by `results` after at most `steps` steps; a tuple of several."""
-        whole = [getattr(self, name).clone() for name in self.results]
+    def run(self, steps: int) -> Tensor:
+        """The worst points (B, C, H, W) after at most `steps` steps."""
+        whole = self.worst.clone()
         for number in range(1, steps + 1):
             if self.victim.stop_when_wrong and self.victim.draws == 1:
                 self._narrow(whole)
@@ -68,7 +65,7 @@ class Search(ABC):
         if len(self.rows):
             self.finish()
             self._store(whole, self.active)
-        return whole[0] if len(whole) == 1 else tuple(whole)
+        return whole
 
     def finish(self) -> None:  # noqa: B027 (nothing to do is the rule)
         """Work after the last step; by default none."""
@@ -84,7 +81,7 @@ class Search(ABC):
         self.draws = spawn(self.seeds, *path)
         self.harm = self.victim.evaluate(self.worst, self.labels, seeds=self.draws)
 
-    def _narrow(self, whole: list[Tensor]) -> None:
+    def _narrow(self, whole: Tensor) -> None:
         """Go on with the images that stand, and as many others as fill up the batch's size."""
         standing = self.active & self.standing()
         self._store(whole, self.active & ~standing)
@@ -94,10 +91,9 @@ class Search(ABC):
             order = standing.to(torch.uint8).argsort(descending=True, stable=True)
             self._take(order[:size].sort().values)
 
-    def _store(self, whole: list[Tensor], mask: Tensor) -> None:
-        """Write down the results of the images in a mask (B,) bool."""
-        for tensor, name in zip(whole, self.results, strict=True):
-            tensor[self.rows[mask]] = getattr(self, name)[mask]
+    def _store(self, whole: Tensor, mask: Tensor) -> None:
+        """Write down the worst points of the images in a mask (B,) bool."""
+        whole[self.rows[mask]] = self.worst[mask]
 
     def _take(self, index: Tensor) -> None:
         """Forget all images but those of `index` (M,) int64."""
