@@ -85,7 +85,6 @@ def checkpoints(steps: int) -> list[int]:
 class Climb(Search):
     """One run of algorithm 1 on a batch, from one random start."""
 
-    eps: float
     norm: Norm
     loss: Loss
     targets: Tensor | None = None

@@ -80,7 +80,6 @@ class Walk(Search):
 
     targets: Tensor
     norm: Norm
-    eps: float
 
     def __post_init__(self) -> None:
         super().__post_init__()

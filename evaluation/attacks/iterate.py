@@ -28,6 +28,7 @@ class Search(ABC):
     images: Tensor
     labels: Tensor
     seeds: Sequence[int]
+    eps: float = field(kw_only=True)
 
     worst: Tensor = field(init=False)
     """(B, C, H, W), the most harmful points so far"""

@@ -84,7 +84,6 @@ class Ascent(Search):
     surrogate: Model
     penalty: Penalty
     multiplier: float
-    eps: float
     norm: Norm
     loss: Loss
     step_size: float

@@ -55,7 +55,6 @@ class Ascent(Search):
     """Steps of `step_size` from `start` along the part of the gradient that `restrict` keeps."""
 
     start: Tensor
-    eps: float
     norm: Norm
     loss: Loss
     step_size: float

@@ -41,7 +41,6 @@ def random_search(
 class Trials(Search):
     """Random points, two kinds in turn."""
 
-    eps: float
     norm: Norm
 
     def __post_init__(self) -> None:

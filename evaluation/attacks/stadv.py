@@ -52,7 +52,6 @@ def stadv(
 class Displacement(Search):
     """Adam's ascent of the flow (B, 2, H, W), from none."""
 
-    eps: float
     step_size: float
     smoothness: float
     loss: Loss
