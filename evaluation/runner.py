@@ -78,7 +78,7 @@ class Runner:
 
     @cached_property
     def journal(self) -> Journal:
-        """The journal. Only now its folder belongs to the settings."""
+        """The journal; from its first use on, its folder belongs to the settings."""
         if self.out is None:
             return MemoryJournal()
         inputs = self.target.inputs
@@ -124,7 +124,7 @@ class Runner:
         return [r for eps in self.smaller(unit) for r in self.history.of(eps, unit.rows, stages)]
 
     def carried(self, unit: Unit) -> dict[int, Record]:
-        """By image that fell within a smaller budget, the record that its kept image is about."""
+        """For each image that fell within a smaller budget, the record of its kept image."""
         if not (smaller := self.smaller(unit)):
             return {}
         before = replace(unit, eps=smaller[-1])
@@ -160,8 +160,8 @@ class Runner:
             self.history.add(found)
 
     def begun(self, unit: Unit, images: Tensor) -> tuple[list[Record], dict[int, Record], Tensor]:
-        """Records of the attacks done on a unit; by image those of most harm, where there are some,
-        and the images (B, C, H, W) that they are about, elsewhere the given ones.
+        """Records of the attacks done on a unit; the most harmful record of each image, if it has
+        one; and the images (B, C, H, W) that these are about, otherwise the given ones.
 
         What fell within a smaller budget counts from the beginning, with its adversarial image.
         """
@@ -180,10 +180,10 @@ class Runner:
         return [], carried, images
 
     def won(self, unit: Unit, name: str, before: list[Record]) -> dict[int, Record]:
-        """Images that leave the attack nothing to win after `before`, and why (see `broken`).
+        """Images that the attack need not try after `before`, with their reasons (see `broken`).
 
-        Of smaller budgets count this attack and those that come before it: what only a black box
-        breaks there is still tried with gradients here, as the check of gradients asks.
+        Of smaller budgets, only this attack and those before it in the suite count: gradients are
+        still tried on what only a black box broke there, for "white box beats black box".
         """
         if not unit.eps or self.options.suite.every_attack:
             return {}
@@ -281,7 +281,5 @@ class Runner:
 
 
 def harm(record: Record) -> int:
-    """Answers that are wrong, as a negative number of right ones; among equals of unseen draws the
-    frozen one decides.
-    """
+    """Minus the number of right answers; the frozen draw decides between equal unseen ones."""
     return -(record.right + 2 * record.predictions.count(record.label))

@@ -23,7 +23,7 @@ class Check:
 
 
 def check(name: str) -> Callable[[Callable[P, Finding]], Callable[P, Check]]:
-    """Names a function that returns a `Finding`.
+    """Decorator that makes a function returning a `Finding` the check of this name.
 
     A model that answers with an error, such as NaN or no way back to the images, fails the check.
     """

@@ -170,7 +170,7 @@ def read(folder: Path) -> Run:
 
 
 def conflicts(run: Run) -> Iterator[str]:
-    """Sentences on facts of the summary that are not those of the records."""
+    """Contradictions between the summary and the records, a sentence each."""
     for record in run.records:
         number = max(record.label, record.frozen, *record.predictions)
         if number >= len(run.class_names):
@@ -197,7 +197,7 @@ def conflicts(run: Run) -> Iterator[str]:
 
 
 def named(runs: list[Run]) -> list[Run]:
-    """Runs under names of their own: as much of the path as that takes."""
+    """The runs under different names: the last parts of their paths, as many as that takes."""
     paths = [run.folder.resolve().parts for run in runs]
     tries = (["/".join(path[-depth:]) for path in paths] for depth in count(1))
     names = next(found for found in tries if len(set(found)) == len(runs))
