@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,7 +59,9 @@ def main(config: DemoConfig) -> None:
     }  # fmt: skip
     print(table(found))
     if config.picture is not None:
-        picture(found, data.subset(slice(SHOWN)), config, config.picture)
+        shown, eps = data.subset(slice(SHOWN)), written(max(config.eps))
+        title = f"White-box attacks, L-infinity {eps}; the true class is green"
+        draw(columns(found, shown, config), shown, title=title, path=config.picture)
         print(f"wrote {config.picture}")
     if config.json is not None:
         results = {name: figures(each) for name, each in found.items()}
@@ -172,15 +173,11 @@ def figures(each: Evaluation) -> dict[str, Any]:
     }
 
 
-def picture(found: dict[str, Evaluation], data: Dataset, config: DemoConfig, path: Path) -> None:
-    """Draw the first images as they were attacked, and what the defenses make of them."""
-    title = f"White-box attacks, L-infinity {written(max(config.eps))}; the true class is green"
-    draw(columns(found, data, config), data, title=title, path=path)
-
-
 @torch.no_grad()
 def columns(found: dict[str, Evaluation], data: Dataset, config: DemoConfig) -> dict[str, Tensor]:
-    """The images (B, C, H, W) and posteriors (B, K) of the picture by title."""
+    """The first images as they were attacked, and what the defenses make of them: images
+    (B, C, H, W) and posteriors (B, K) by title.
+    """
     cnn, rdc = found["CNN"].runner.target.model, found["RDC"].runner.target.model
     assert isinstance(rdc, RobustDiffusionClassifier)
     purifier = build("diffpure", rdc.denoiser, preset="cifar10-linf", seed=config.seed)

@@ -111,7 +111,8 @@ def fit(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> Dat
     """The data with the labels of the model, matched by the names of the classes.
 
     Raises:
-        ValueError: shapes or classes differ, or the model gives no logits for the first image.
+        ValueError: shapes or classes differ, or the logits of the first image are not one finite
+            number for every class.
     """
     for path, part in model.named_modules():
         where = f"{model_name}{f' ({path})' if path else ''}"
@@ -126,7 +127,14 @@ def fit(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> Dat
                 data = data.of_classes(names)
             except ValueError as error:
                 raise ValueError(f"{where}, {data_name}: {error}") from error
-    answer(model, data, model_name, data_name)
+    logits, count = first_answer(model, data, model_name), len(data.class_names)
+    if logits.shape[1] != count:
+        raise ValueError(
+            f"{model_name}: gives {logits.shape[1]} logits, but {data_name} has {count} classes "
+            f"{listed(data.class_names)}; give a model of these classes"
+        )
+    if not logits.isfinite().all():
+        raise ValueError(f"{model_name}: NaN or infinity in the logits of the first image")
     return data
 
 
@@ -155,22 +163,6 @@ def class_names(part: nn.Module) -> tuple[str, ...]:
 def listed(names: tuple[str, ...]) -> str:
     shown = ", ".join(map(repr, names[:10]))
     return f"({shown}{', ...' if len(names) > 10 else ''}; {len(names)} of them)"
-
-
-def answer(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> None:
-    """Check the model's logits of the first image.
-
-    Raises:
-        ValueError: they are not one finite number for every class of the data.
-    """
-    logits, count = first_answer(model, data, model_name), len(data.class_names)
-    if logits.shape[1] != count:
-        raise ValueError(
-            f"{model_name}: gives {logits.shape[1]} logits, but {data_name} has {count} classes "
-            f"{listed(data.class_names)}; give a model of these classes"
-        )
-    if not logits.isfinite().all():
-        raise ValueError(f"{model_name}: NaN or infinity in the logits of the first image")
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ def steps_doubled(subject: Subject, attacked: Tensor) -> Finding:
     `attacked` are images of an attack with the subject's steps. The longer attack works on what
     they leave standing.
     """
-    if too_few(subject):
+    if len(subject.images) < FEW:
         return None, TOO_FEW
     once = subject.right(attacked)
     standing = (once > 0).nonzero()[:, 0]
@@ -47,9 +47,10 @@ def draws_doubled(subject: Subject) -> Finding:
     """
     if subject.draws == 1:
         return None, "draws=1: the frozen draw is known to the attacker"
-    if not random(subject):
+    logits = subject.victim.logits(subject.images, seeds=subject.seeds)
+    if bool((logits[:, :1] == logits).all()):
         return None, "the model says the same in every draw"
-    if too_few(subject):
+    if len(subject.images) < FEW:
         return None, TOO_FEW
     cosine = agreement(subject)
     doubled = replace(subject, draws=2 * subject.draws)
@@ -62,17 +63,6 @@ def draws_doubled(subject: Subject) -> Finding:
         f"draws have a mean cosine of {cosine:.2f} (random ones of 0 +- {chance:.2f})"
     )
     return passed, detail, "raise --suite.eot-samples until doubling it changes nothing"
-
-
-def too_few(subject: Subject) -> bool:
-    """True where nothing could fail: all images may fall."""
-    return len(subject.images) < FEW
-
-
-def random(subject: Subject) -> bool:
-    """True if the logits differ between draws."""
-    logits = subject.victim.logits(subject.images, seeds=subject.seeds)
-    return bool((logits[:, :1] != logits).any())
 
 
 def agreement(subject: Subject) -> float:
