@@ -85,20 +85,15 @@ def noised(config: DefenseConfig, rdc: RobustDiffusionClassifier) -> nn.Module:
 def purified(config: DefenseConfig, data: str) -> Defense:
     """A classifier behind a purifier of `purification.methods`."""
     network = classifier(config.classifier)
-    options: dict = {}
-    if config.kind == "contrastive":
-        options = {"classifier": network, "bank": training_logits(network, data)}
-    elif config.kind == "coup":
-        options = {"classifier": network}
-    elif config.kind == "agdm":
-        options = {"auxiliary": classifier(config.auxiliary)}
     changes = {name: getattr(config, name) for name in PURIFIER}
     purifier = build_purifier(
         config.kind,  # type: ignore[arg-type]
         Denoiser.from_pretrained(config.model),
         preset=config.preset,
+        classifier=network,
+        auxiliary=classifier(config.auxiliary) if config.kind == "agdm" else None,
+        bank=training_logits(network, data) if config.kind == "contrastive" else None,
         seed=config.seed,
-        **options,
         **{name: value for name, value in changes.items() if value is not None},
     )
     return Defense(purifier, network, copies=config.copies)

@@ -132,7 +132,7 @@ def draw(found: list[Example], classes: Sequence[str], *title: str) -> bytes:
             axes.text(EDGE + place * step + side / 2, 0.56, name, ha="center", va="center")
         for row, example in enumerate(found):
             y = HEAD + row * (tall + below)
-            images = [example.given, example.attacked, example.purified, None]
+            images = [example.given, example.attacked, example.purified]
             shown = [colored(image) for image in images if image is not None]
             shown.append(difference(example, largest))
             for place, pixels in enumerate(shown):
