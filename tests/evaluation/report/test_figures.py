@@ -118,9 +118,9 @@ def test_the_gap_between_certificate_and_attack() -> None:
     assert np.array([box.get_points().T.ravel() for box in boxes]) == pytest.approx(
         np.array([[0, 0.25, 60, 90], [0.25, 0.3, 40, 90], [0.3, 0.5, 40, 50]])
     )
-    bounds = (
+    below, above = (
         {eps: Accuracy(share, 0, 1, 10) for eps, share in shares.items()}
         for shares in (proven, reached)
     )
-    png = certified(*bounds, "title")
+    png = certified(below, above, "title")
     assert Image.open(io.BytesIO(png)).width == pytest.approx(920, abs=1)
