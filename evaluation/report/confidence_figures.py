@@ -22,7 +22,7 @@ def reliabilities(answers: Sequence[Record], *title: str) -> bytes:
         upper.annotate("as sure as right", (12, 12), (20, 8), color=GRAY, fontsize=7.5, va="center")
         draw_bins(upper, [part for part in bins if part is not None])
         put_title(upper, *title)
-        counts = [part.count if part else 0 for part in bins]
+        counts = [part.accuracy.images if part else 0 for part in bins]
         for middle, count in zip(range(5, 100, 10), counts, strict=True):
             lower.bar(middle, count, width=9, color="0.8")
             if count:
@@ -35,7 +35,8 @@ def reliabilities(answers: Sequence[Record], *title: str) -> bytes:
 
 def draw_bins(axes: Axes, bins: Sequence[Bin]) -> None:
     """A point and an interval for every bin."""
-    facts = [(part.confidence, part.accuracy, part.low, part.high) for part in bins]
+    found = [(part.confidence, part.accuracy) for part in bins]
+    facts = [(confidence, each.mean, each.low, each.high) for confidence, each in found]
     x, y, low, high = 100 * np.array(facts).T
     axes.errorbar(
         x, y, yerr=[y - low, high - y], color=COLORS[0], marker="o", markersize=4.5,

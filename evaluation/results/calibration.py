@@ -8,23 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from evaluation.results.statistics import clopper_pearson
+from evaluation.results.metrics import Accuracy
 
 BINS = 10
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of similar confidence: number, mean confidence, share of right ones in [0, 1].
+    """Answers of similar confidence: its mean in [0, 1], and their accuracy."""
 
-    `low` and `high` end the 95 % Clopper-Pearson interval of the share.
-    """
-
-    count: int
     confidence: float
-    accuracy: float
-    low: float
-    high: float
+    accuracy: Accuracy
 
 
 def reliability(confidences: Sequence[float], right: Sequence[bool]) -> list[Bin | None]:
@@ -32,16 +26,12 @@ def reliability(confidences: Sequence[float], right: Sequence[bool]) -> list[Bin
 
     A bin holds its lower edge, the last one its upper edge too.
     """
-    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
+    bins: list[tuple[list[float], list[bool]]] = [([], []) for _ in range(BINS)]
     for confidence, correct in zip(confidences, right, strict=True):
-        bins[min(int(confidence * BINS), BINS - 1)].append((confidence, correct))
-    return [_bin(part) if part else None for part in bins]
-
-
-def _bin(part: list[tuple[float, bool]]) -> Bin:
-    count, correct = len(part), sum(right for _, right in part)
-    interval = clopper_pearson(correct, count)
-    return Bin(count, fmean(confidence for confidence, _ in part), correct / count, *interval)
+        held, answers = bins[min(int(confidence * BINS), BINS - 1)]
+        held.append(confidence)
+        answers.append(correct)
+    return [Bin(fmean(held), Accuracy.of(answers)) if held else None for held, answers in bins]
 
 
 def calibration_error(bins: Sequence[Bin | None]) -> float:
@@ -49,6 +39,6 @@ def calibration_error(bins: Sequence[Bin | None]) -> float:
 
     The mean of |accuracy - confidence| over the bins, weighted by their counts.
     """
-    full = [part for part in bins if part is not None]
-    total = sum(part.count for part in full)
-    return sum(part.count * abs(part.accuracy - part.confidence) for part in full) / total
+    full = [(part.accuracy, part.confidence) for part in bins if part is not None]
+    total = sum(accuracy.images for accuracy, _ in full)
+    return sum(each.images * abs(each.mean - confidence) for each, confidence in full) / total

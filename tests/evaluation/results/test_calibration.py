@@ -9,7 +9,7 @@ from evaluation.results.calibration import calibration_error, reliability
 def test_calibration_by_hand() -> None:
     """Four answers at 0.95, three of them right; one right at 0.3, the edge of a bin."""
     bins = reliability([0.95, 0.95, 0.3, 0.95, 0.95], [True, False, True, True, True])
-    assert [part.count if part else 0 for part in bins] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 4]
+    assert [part.accuracy.images if part else 0 for part in bins] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 4]
     assert calibration_error(bins) == pytest.approx((4 * abs(0.75 - 0.95) + abs(1 - 0.3)) / 5)
     assert reliability([1.0], [True])[-1] is not None
 
