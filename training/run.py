@@ -26,6 +26,7 @@ from rdc.data import Dataset
 from rdc.denoiser import Denoiser
 from rdc.hub.checkpoint import RDC_SETTINGS
 from rdc.hub.model_card import add_training
+from rdc.hub.weights import TRAINING
 from rdc.networks.image_classifier import ImageClassifier
 from rdc.runs.atomic import replacing, write_atomically, write_json
 from rdc.runs.fingerprints import data_fingerprint
@@ -41,7 +42,6 @@ from training.flop import flop_per_image
 from training.interrupt import Interrupt
 from training.progress import Meter, Progress, in_words
 
-RECORD = "training.json"  # written last: a folder that has it holds a finished run
 SETTINGS = "run.json"
 HISTORY = "history.jsonl"
 LATEST = "latest"  # the averaged model of the last measurement, until the run is finished
@@ -135,7 +135,7 @@ class Run(Generic[Module]):
     def train(self) -> None:
         """Train to the last step, measure, save; or, on SIGTERM or Ctrl-C, save and exit."""
         on_main(self.accelerator, self._enter_folder)
-        if (self.config.out / RECORD).exists():
+        if (self.config.out / TRAINING).exists():
             self.accelerator.print(f"{self.config.out} holds a finished run: nothing left to do")
             return
         self.checkpoints.load_latest()
@@ -179,7 +179,7 @@ class Run(Generic[Module]):
             **self.inputs,
         }
         lock_settings(out, self.config, inputs=inputs, file=SETTINGS, free=FREE)
-        if (out / RECORD).exists():
+        if (out / TRAINING).exists():
             shutil.rmtree(out / LATEST, ignore_errors=True)
 
     def step(self, step: int) -> Tensor:
@@ -287,7 +287,7 @@ class Run(Generic[Module]):
             "history": self.progress.history,
         }
         add_training(out, described(self.config, record, found[best]))
-        write_json(out / RECORD, record)
+        write_json(out / TRAINING, record)  # last: a folder that has it holds a finished run
         shutil.rmtree(out / LATEST, ignore_errors=True)
 
 

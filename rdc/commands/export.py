@@ -12,7 +12,7 @@ from rdc.commands.config import Export
 from rdc.commands.info import open_model
 from rdc.config import from_json
 from rdc.denoiser import Denoiser
-from rdc.hub.checkpoint import RDC_SETTINGS, TRAINING
+from rdc.hub.checkpoint import RDC_SETTINGS
 from rdc.hub.model_card import (
     CARD,
     MEASUREMENT,
@@ -22,7 +22,7 @@ from rdc.hub.model_card import (
     weights,
     with_sections,
 )
-from rdc.hub.weights import weights_sha256
+from rdc.hub.weights import TRAINING, weights_sha256
 from rdc.runs.atomic import write_atomically
 from rdc.runs.settings import require_new_folder
 

@@ -9,9 +9,9 @@ from rdc.classifier_config import RDCConfig
 from rdc.commands.config import Info
 from rdc.config import from_json, read_json
 from rdc.denoiser import Denoiser
-from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, TRAINING, locate, packaged_models
+from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate, packaged_models
 from rdc.hub.model_card import describe
-from rdc.hub.weights import sha256, weight_files
+from rdc.hub.weights import TRAINING, sha256, weight_files
 from rdc.networks.image_classifier import ImageClassifier
 
 

@@ -19,12 +19,19 @@ from rdc.choices import MAX_SHARD_SIZE
 from rdc.config import from_json, to_json
 from rdc.hub.building import build, skeleton
 from rdc.hub.model_card import CARD, Facts, is_generated, model_card, write_card
-from rdc.hub.weights import INDEX, SHARDS, WEIGHTS, load_weights, require_fit, write_model
+from rdc.hub.weights import (
+    INDEX,
+    SHARDS,
+    TRAINING,
+    WEIGHTS,
+    load_weights,
+    require_fit,
+    write_model,
+)
 
 PACKAGED = Path(__file__).parents[1] / "pretrained"
 CONFIG = "config.json"
 RDC_SETTINGS = "rdc.json"
-TRAINING = "training.json"
 LAYOUTS = [WEIGHTS, INDEX, SHARDS]
 
 
@@ -102,7 +109,8 @@ class OnHub:
         """Upload what `save_pretrained(**saving)` writes, in one commit; returns the commit's URL.
 
         The repository "owner/name" is created when missing. The model in it is replaced, weights
-        whole or in shards and its settings; a card that somebody wrote or edited there is kept.
+        whole or in shards and its settings, and its training record is removed; a card that
+        somebody wrote or edited there is kept.
         """
         api = HfApi(token=token)
         with TemporaryDirectory() as folder:
@@ -115,7 +123,7 @@ class OnHub:
                     (saved / CARD).unlink()
             return api.upload_folder(
                 repo_id=repo_id, folder_path=saved, commit_message=commit_message, revision=branch,
-                create_pr=create_pr, delete_patterns=[*LAYOUTS, RDC_SETTINGS],
+                create_pr=create_pr, delete_patterns=[*LAYOUTS, RDC_SETTINGS, TRAINING],
             )  # fmt: skip
 
 
@@ -145,10 +153,9 @@ class Pretrained(OnHub, PyTorchModelHubMixin):
     ) -> Self:
         """Load from a directory, a packaged name or a hub id; in evaluation mode, weights frozen.
 
-        Weights become float32 and are frozen (`requires_grad_(False)`)
-        because classification, purification and attacks differentiate the image; call
-        `.train().requires_grad_(True)` to go on training. The other arguments are for the hub: see
-        `locate`.
+        Weights become float32, and are frozen because classification, purification and attacks
+        differentiate the image; `.train().requires_grad_(True)` lets them learn again. The other
+        arguments are for the hub: see `locate`.
         """
         settings = locate(
             model, CONFIG, revision=revision, token=token, local_files_only=local_files_only
@@ -173,7 +180,8 @@ class Pretrained(OnHub, PyTorchModelHubMixin):
 
         dtype, max_shard_size: of the weights, see `rdc.hub.weights.write_model`.
         facts: for the card, beside what the model knows. A card that somebody wrote or edited is
-            left as it is. `facts.rdc` is written as `rdc.json`; without it, that file is removed.
+            left as it is. `facts.rdc` is written as `rdc.json`; without it, that file is removed,
+            and so is the `training.json` of other weights.
         """
         module, directory = typing.cast(Any, self), Path(directory)
         facts = facts or Facts()

@@ -19,6 +19,8 @@ from rdc.runs.atomic import make_folder, replace_files
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
+TRAINING = "training.json"
+"""Record of the training that made the weights."""
 LARGEST_HEADER = 2**24
 DTYPES = (torch.float32, torch.bfloat16)
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -41,6 +43,7 @@ def write_model(
 
     Everything is written beside the old files before they are replaced. While they are, the folder
     has no configuration: a kill leaves the old model, the new one or, with a clear error, none.
+    A training record of other weights is removed.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype} must be one of {DTYPES}")
@@ -52,7 +55,10 @@ def write_model(
         for name, text in texts.items():
             if text is not None:
                 (partial / name).write_text(text, encoding="utf-8")
-        replace_files(partial, directory, old=[*texts, *_names(directory)], last=next(iter(texts)))
+        old = [*texts, *_names(directory)]
+        if (directory / TRAINING).exists() and not _same_weights(partial, directory):
+            old.append(TRAINING)
+        replace_files(partial, directory, old=old, last=next(iter(texts)))
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -86,6 +92,12 @@ def _names(directory: Path) -> list[str]:
     """Names of the existing files of both layouts."""
     found = [name for name in (WEIGHTS, INDEX) if (directory / name).is_file()]
     return found + sorted(path.name for path in directory.glob(SHARDS))
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    names = _names(one)
+    same = names == _names(other)
+    return same and all(sha256(one / name) == sha256(other / name) for name in names)
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -250,6 +250,15 @@ def test_a_denoiser_removes_the_settings_of_another_rdc(saved: Path) -> None:
         RobustDiffusionClassifier.from_pretrained(saved)
 
 
+def test_a_training_record_goes_with_the_weights_it_is_about(saved: Path) -> None:
+    record = saved / "training.json"
+    record.write_text('{"validation_accuracy": 0.9}')
+    tiny_rdc().save_pretrained(saved)
+    assert record.is_file()
+    tiny_rdc(seed=1).save_pretrained(saved)
+    assert not record.exists()
+
+
 def test_saving_is_silent_and_offline(tmp_path: Path, monkeypatch, capfd) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("saving wants the network")

@@ -184,10 +184,11 @@ def test_denoisers_are_pushed_without_settings_of_rdc(hub: Hub) -> None:
     assert hub.asked[-1] == expected
 
 
-def test_settings_of_rdc_on_the_hub_are_not_those_of_a_later_denoiser(hub: Hub) -> None:
+def test_settings_and_training_on_the_hub_are_not_those_of_a_later_denoiser(hub: Hub) -> None:
     assert "rdc.json" in hub.names()
+    (hub.folder / "main" / "training.json").write_text("{}")
     tiny_denoiser(seed=3).push_to_hub("owner/name")
-    assert "rdc.json" not in hub.names()
+    assert not {"rdc.json", "training.json"} & hub.names()
 
 
 def test_another_layout_replaces_the_old_one(hub: Hub) -> None:
