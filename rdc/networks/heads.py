@@ -5,41 +5,29 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from rdc.networks.blocks import Block, Style, conv3x3, group_norm
+from rdc.networks.unet_config import UNetConfig
 
 
 class Heads(nn.Module):
     """`count` outputs of the same features: (B, features, H, W) -> (B, count, C, H, W).
 
-    `depth` residual blocks of `width` channels inside each head; with 0 the heads differ only in
+    `head_blocks` and `head_width` are those of each head; without blocks the heads differ only in
     the last convolution. All heads are computed at once, as the groups of grouped convolutions.
     With patches the outputs are `patch` times as high and wide as the features.
     """
 
-    def __init__(
-        self,
-        features: int,
-        embedding: int,
-        *,
-        count: int,
-        channels: int,
-        patch: int,
-        depth: int,
-        width: int,
-        style: Style,
-    ) -> None:
+    def __init__(self, config: UNetConfig, count: int, style: Style) -> None:
         super().__init__()
-        self.count, self.patch = count, patch
-        channels, width = count * channels * patch**2, count * width
+        self.count, self.patch = count, config.patch
+        features, depth = config.width * config.width_multipliers[0], config.head_blocks
+        width, groups = (count * config.head_width, count) if depth else (features, 1)
         self.stem = conv3x3(features, width) if depth else nn.Identity()
         self.blocks = nn.ModuleList(
-            Block(width, width, embedding, groups=count, style=style) for _ in range(depth)
+            Block(width, width, 4 * config.width, groups=groups, style=style) for _ in range(depth)
         )
-        if depth:
-            self.norm = group_norm(width, heads=count, eps=style.eps)
-            self.out = conv3x3(width, channels, groups=count, zero=True)
-        else:
-            self.norm = group_norm(features, eps=style.eps)
-            self.out = conv3x3(features, channels, zero=True)
+        self.norm = group_norm(width, heads=groups, eps=style.eps)
+        channels = count * config.channels * config.patch**2
+        self.out = conv3x3(width, channels, groups=groups, zero=True)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         h = self.stem(features)

@@ -19,11 +19,7 @@ Outputs = Literal["all", "classes", "unconditional", "logits"]
 
 
 class UNet(nn.Module):
-    """The raw network F inside a `Denoiser`.
-
-    x: (B, C, H, W), already scaled by c_in; c_noise: (B,). What comes back depends on
-    `conditioning`; see `forward`.
-    """
+    """The raw network F inside a `Denoiser`: x (B, C, H, W), scaled by c_in, and c_noise (B,)."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -43,10 +39,10 @@ class UNet(nn.Module):
             # Row K stands for "no label": the unconditional estimate.
             self.embed_label = nn.Embedding(config.num_classes + 1, told)
         if config.conditioning == "multihead":
-            self.class_heads = self._heads(config.num_classes)
-            self.unconditional_head = self._heads(1)
+            self.class_heads = Heads(config, config.num_classes, self.style)
+            self.unconditional_head = Heads(config, 1, self.style)
         else:
-            self.head = self._heads(1)
+            self.head = Heads(config, 1, self.style)
 
     def _build_encoder(self) -> list[int]:
         """The way down; the widths of its skips, from the image on."""
@@ -89,13 +85,6 @@ class UNet(nn.Module):
                 decoder.append(self._block(channels + skips.pop(), width, attend=attend))
                 channels = width
         self.decoder = nn.ModuleList(decoder)
-
-    def _heads(self, count: int) -> Heads:
-        config = self.config
-        return Heads(
-            self._widths[0], 4 * config.width, count=count, channels=config.channels,
-            patch=config.patch, depth=config.head_blocks, width=config.head_width, style=self.style,
-        )  # fmt: skip
 
     @property
     def _widths(self) -> list[int]:
