@@ -3,13 +3,14 @@
 `python -m benchmarks.heads` alternates the two and prints the ratio of the medians.
 """
 
-import statistics
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
+from benchmarks.timing import medians
 from rdc import Denoiser, DenoiserConfig, UNetConfig
 from rdc.commands.program import run_program
 
@@ -41,17 +42,15 @@ def main(config: BenchmarkConfig) -> None:
     shape = next(iter(networks.values())).image_shape
     x = torch.randn(config.images, *shape)
     for gradient in (False, True):
-        times = {name: [] for name in networks}
-        for _ in range(config.repeats + 1):
-            for name, network in networks.items():
-                times[name].append(seconds(network, x, gradient=gradient))
-        medians = {name: statistics.median(values[1:]) for name, values in times.items()}
-        base = medians["K conditional rows"]
+        x.requires_grad_(gradient)
+        calls = {name: partial(estimate, network, x) for name, network in networks.items()}
+        times = medians(calls, config.repeats, clock=time.perf_counter)
+        base = times["K conditional rows"]
         print(
             "forward and image gradient" if gradient else "forward",
             f"(K = {config.network.num_classes})",
         )
-        for name, median in medians.items():
+        for name, median in times.items():
             print(
                 f"  {name:<30}{1000 * median / config.images:9.2f} ms/image {base / median:7.2f}x"
             )
@@ -61,13 +60,10 @@ def denoiser(config: UNetConfig) -> Denoiser:
     return Denoiser(DenoiserConfig(config)).eval().requires_grad_(False)
 
 
-def seconds(network: Denoiser, x: torch.Tensor, *, gradient: bool) -> float:
-    x = x.clone().requires_grad_(gradient)
-    started = time.perf_counter()
+def estimate(network: Denoiser, x: torch.Tensor) -> None:
     denoised = network.denoise_classes(x, torch.tensor(1.0))
-    if gradient:
+    if x.requires_grad:
         torch.autograd.grad(denoised.sum(), x)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ matrix product in the same run. On a CPU times are CPU times of one thread.
 
 import copy
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.published_rdc import Published
+from benchmarks.timing import medians
 from evaluation.attacks.losses import margin
 from rdc import Denoiser, DenoiserConfig, RDCConfig, RobustDiffusionClassifier, UNetConfig
 from rdc.classifier_config import ClassifierConfig, MaximizationConfig
@@ -188,16 +188,8 @@ class Benchmark:
         }
 
     def seconds(self, function: Callable[[], object]) -> float:
-        """The median of several calls after one that warms up."""
         clock = time.perf_counter if self.device.type == "cuda" else time.process_time
-        times = []
-        for _ in range(self.config.repeats + 1):
-            started = clock()
-            function()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(clock() - started)
-        return statistics.median(times[1:])
+        return medians({"": function}, self.config.repeats, clock=clock)[""]
 
     def peak(self) -> float:
         """Operations per second of a large matrix product in the precision of the networks."""

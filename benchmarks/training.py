@@ -8,12 +8,12 @@ an average kept tensor by tensor, the loss read at every step.
 """
 
 import copy
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.timing import medians
 from rdc import Denoiser, DenoiserConfig, UNetConfig
 from rdc.commands.program import run_program
 from rdc.data import Dataset
@@ -53,17 +54,14 @@ def main(config: BenchmarkConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours, loading = our_loop(config, data, Path(folder))
         plain = plain_loop(config, data)
-        times: dict[str, list[float]] = {"plain loop": [], "training.train": [], "its images": []}
-        for _ in range(config.repeats + 1):
-            times["plain loop"].append(timed(plain, config.steps))
-            times["training.train"].append(timed(ours, config.steps))
-            times["its images"].append(timed(loading, config.steps))
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+        ways = {"plain loop": plain, "training.train": ours, "its images": loading}
+        calls = {name: partial(several, step, config.steps) for name, step in ways.items()}
+        times = medians(calls, config.repeats, clock=time.perf_counter)
     seen = config.batch_size * config.steps
     for name in ("plain loop", "training.train"):
-        ratio = medians["plain loop"] / medians[name]
-        print(f"{name:<16}{seen / medians[name]:10.1f} images/s {ratio:7.2f}x")
-    share = medians["its images"] / medians["training.train"]
+        ratio = times["plain loop"] / times[name]
+        print(f"{name:<16}{seen / times[name]:10.1f} images/s {ratio:7.2f}x")
+    share = times["its images"] / times["training.train"]
     print(f"having the images takes {100 * share:.2f} % of our step")
 
 
@@ -131,14 +129,9 @@ def endless(data: Dataset, batch_size: int) -> Iterator[list[Tensor]]:
         yield from loader
 
 
-def timed(step: Step, count: int) -> float:
-    """Seconds of `count` steps."""
-    started = time.perf_counter()
+def several(step: Step, count: int) -> None:
     for _ in range(count):
         step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def purify_array(command: Purify) -> int:
     given = read_array(command.given, command.out, run.shape[0])
     images = dict(enumerate(given.split(1)))
     for image in images.values():
-        run.require_size(image)
+        run.require_size(image, command.given)
     batches = run.batches(list(images))
     purified = []
     with tqdm(total=len(images), unit="image") as progress:
@@ -111,13 +111,13 @@ class Purification:
         self.noise: list[tuple[float, float]] = []
         """Estimated noise of each image before and after."""
 
-    def require_size(self, image: Tensor) -> None:
+    def require_size(self, image: Tensor, file: Path) -> None:
         """Raise ValueError for an image of another size than the denoiser's, unless resizing."""
         size, expected = tuple(image.shape[2:]), self.shape[1:]
         if size != expected and not self.command.resize:
             raise ValueError(
-                f"{size[0]}x{size[1]} pixels, but the denoiser takes {expected[0]}x{expected[1]}; "
-                "give --resize to resize images for it and back, or another --model"
+                f"{file}: {size[0]}x{size[1]} pixels, but the denoiser takes {expected[0]}x"
+                f"{expected[1]}; give --resize to resize images for it and back, or another --model"
             )
 
     def read(self, files: list[Path]) -> tuple[dict[Path, Tensor], list[str]]:
@@ -126,14 +126,10 @@ class Purification:
         for file in files:
             try:
                 image = read_file(file, self.shape[0], resize=self.command.resize)
+                self.require_size(image, file)
+                images[file] = image
             except (FileNotFoundError, ValueError) as error:
                 errors.append(str(error))
-                continue
-            try:
-                self.require_size(image)
-                images[file] = image
-            except ValueError as error:
-                errors.append(f"{file}: {error}")
         if self.purifier.batch_coupled and len(images) == 1:
             (file,) = images
             errors.append(f"{file} is alone: no other image of its batch can be read")

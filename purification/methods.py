@@ -42,9 +42,8 @@ def build(
     `overrides`: fields of `PurifierConfig`, such as steps=10, in place of the preset's.
     """
     found = find(method, preset)
-    unknown = sorted(set(overrides) - {field.name for field in fields(PurifierConfig)})
-    if unknown:
-        names = [field.name for field in fields(PurifierConfig)]
+    names = [field.name for field in fields(PurifierConfig)]
+    if unknown := sorted(set(overrides) - set(names)):
         raise ValueError(f"overrides={unknown}: not fields of PurifierConfig; give some of {names}")
     config = replace(found.config, **overrides)
     if config.times <= (late := found.term.get("drift_min", 0)):
@@ -52,18 +51,12 @@ def build(
             f"t_star={config.t_star}: preset={preset!r} guides after {late} steps of 1/1000, when "
             "all is over; give a larger t_star, or another preset"
         )
+    terms = guidance(
+        method, found, classifier=classifier, auxiliary=auxiliary, bank=bank, seed=seed
+    )
+    pairs = [(chosen if weight is None else weight, term) for chosen, term in terms]
     return DiffusionPurifier(
-        denoiser,
-        config,
-        guidance=[
-            (chosen if weight is None else weight, term)
-            for chosen, term in guidance(
-                method, found, classifier=classifier, auxiliary=auxiliary, bank=bank, seed=seed
-            )
-        ],
-        noise=noise,
-        seed=seed,
-        gradient=gradient,
+        denoiser, config, guidance=pairs, noise=noise, seed=seed, gradient=gradient
     )
 
 

@@ -15,10 +15,9 @@ class OneShotDenoiser(nn.Module):
     on images v = clean + sigma n on the scale of [0, 1] (B, C, H, W), one unconditional pass. In
     front of any classifier it is denoised smoothing (Carlini et al., ICLR 2023; Salman et al.,
     NeurIPS 2020). The noise is already in the images and none is added: it is meant for randomized
-    smoothing (`evaluation.certify`), and does nothing useful to images without noise. `sigma` is
-    that of the smoothing, and twice as much on the denoiser's scale of [-1, 1]. Images of another
-    size than the denoiser's are resized for it and back (bilinear). Raises ValueError for images of
-    other channels, or that are not floats.
+    smoothing (`evaluation.certify`), and does nothing useful to images without noise. Images of
+    another size than the denoiser's are resized for it and back (bilinear). Raises ValueError for
+    images of other channels, or that are not floats.
     """
 
     def __init__(self, denoiser: DenoiserLike, *, sigma: float) -> None:

@@ -1,4 +1,4 @@
-"""Published settings by method and name. They say how, not with which networks: those are given.
+"""Published settings by method and name, without the networks.
 
 Where a paper and its released code differ, the numbers are the code's. Times t* are VP times in
 (0, 1]; steps are DiffPure's, of 1/1000, where nothing else is said.

@@ -75,7 +75,7 @@ def precision_of(x: Tensor) -> Callable[[], AbstractContextManager]:
 class Room:
     """Memory for the activations of `calls` alike calls: all of them keep theirs, or none does.
 
-    The first call is measured; measuring costs time, which small networks would feel.
+    Only the first call is measured, because measuring takes time.
     """
 
     def __init__(self, memory: int, calls: int = 1) -> None:

@@ -41,6 +41,12 @@ def require(config: Any, **rules: tuple[bool, str]) -> None:
         raise ValueError(f"{type(config).__name__}: {'; '.join(texts)}")
 
 
+def rule_of_names(names: Sequence[str], count: int) -> tuple[bool, str]:
+    """The rule of `class_names` for `require`."""
+    fits = not names or len(names) == len(set(names)) == count
+    return fits, f"empty, or {count} different names: one per class"
+
+
 def _not_among(cls: type, values: dict[str, Any]) -> dict[str, str]:
     """The names that each field may have, of those fields whose value is none of them."""
     hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}

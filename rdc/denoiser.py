@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from rdc import vp
-from rdc.config import ADDED, require
+from rdc.config import ADDED, require, rule_of_names
 from rdc.gradients import gradient
 from rdc.hub.checkpoint import Pretrained
 from rdc.networks.unet import Outputs, UNet
@@ -64,6 +64,11 @@ class NoisyClassifier(DenoiserLike, Protocol):
         ...
 
 
+def per_image(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """sigma, a scalar or (B,), for each image of x and in its precision: (B,)."""
+    return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+
+
 def of_each_class(
     estimate: Callable[[Tensor, Tensor, Tensor], Tensor],
     x: Tensor,
@@ -74,10 +79,9 @@ def of_each_class(
 
     All classes of all images x (B, C, H, W) are rows of one batch.
     """
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
     labels = torch.arange(count, device=x.device).repeat(len(x))
     rows = repeat(x, "b c h w -> (b k) c h w", k=count)
-    found = estimate(rows, sigma.repeat_interleave(count), labels)
+    found = estimate(rows, per_image(sigma, x).repeat_interleave(count), labels)
     return rearrange(found, "(b k) c h w -> b k c h w", k=count)
 
 
@@ -103,12 +107,10 @@ class DenoiserConfig:
     preconditioning: Preconditioning = field(default="edm", metadata=ADDED)
 
     def __post_init__(self) -> None:
-        names, count = self.class_names, self.network.num_classes
-        named = not names or len(names) == len(set(names)) == count
         require(
             self,
             sigma_data=(1e-3 <= self.sigma_data <= 1e3, "from 0.001 to 1000"),
-            class_names=(named, f"empty, or {count} different names: one per class"),
+            class_names=rule_of_names(self.class_names, self.network.num_classes),
         )
 
 
@@ -177,7 +179,7 @@ class Denoiser(
         outputs: Outputs = "all",
     ) -> Tensor:
         """Denoised images as the network gives them, or its logits; see `UNet.forward`."""
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        sigma = per_image(sigma, x)
         *factors, c_noise = self._precondition(sigma)
         c_skip, c_out, c_in = (rearrange(factor, "b -> b 1 1 1") for factor in factors)
         residual = self.network(c_in * x, c_noise, labels=labels, augment=augment, outputs=outputs)
@@ -241,7 +243,7 @@ class Denoiser(
     def _guidance(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
         """sigma^2 grad log p(y | x, sigma) for labels (B,): (B, C, H, W)."""
         with torch.inference_mode(False):  # whose tensors the gradient could not save
-            sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)).clone()
+            sigma = per_image(sigma, x).clone()
             labels = labels.clone()
         score = gradient(
             lambda rows: self.class_log_posterior(rows, sigma).gather(1, labels[:, None])[:, 0], x

@@ -1,7 +1,6 @@
 """Prediction with few passes where classes are many: those that have lost are not asked again."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -110,15 +109,10 @@ class _Tournament:
         self.behind: list[tuple[Tensor, Tensor, Tensor]] = []
         self.passes = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.done = 0
-
-    @property
-    def looks(self) -> Iterator[int]:
-        """Numbers of terms after which classes are compared, the last with all of them."""
-        count = FIRST
-        while count < self.terms.shape[2]:
-            yield count
-            count = math.ceil(GROWTH * count)
-        yield self.terms.shape[2]
+        self.looks = [FIRST]
+        """numbers of terms after which classes are compared, the last with all of them"""
+        while self.looks[-1] < total:
+            self.looks.append(min(total, math.ceil(GROWTH * self.looks[-1])))
 
     def evaluate(self, count: int) -> None:
         """The terms up to `count` of the classes that are left, where they are two or more."""
@@ -141,7 +135,7 @@ class _Tournament:
         best = seen.mean(2).masked_fill(~self.alive, torch.inf).argmin(1)
         difference = seen - seen[torch.arange(len(seen)), best][:, None]
         total, rivals = self.terms.shape[2], self.alive.shape[1] - 1
-        tests = rivals * (len([*self.looks]) - 1)  # the last comparison cannot err
+        tests = rivals * (len(self.looks) - 1)  # the last comparison cannot err
         quantile = stdtrit(count - 1, 1 - alpha / tests)
         error = difference.std(2) * math.sqrt((1 - count / total) / count)
         lost = self.alive & (difference.mean(2) > quantile * error)

@@ -2,7 +2,7 @@
 
 Derivatives are those of a function's tensor arguments alone: weights captured by a closure are
 constants. Noise must be drawn before, and captured, so that backward sees exactly the draws of
-forward. What backward runs once more, it runs in forward's precision (`torch.autocast`).
+forward. Recomputation in backward has the autocast settings of forward.
 """
 
 import copy

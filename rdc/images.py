@@ -199,7 +199,7 @@ def _from_pil(image: Image.Image, shape: Shape, resize: bool, name: str) -> Conv
 
 
 def is_lossless(image: Image.Image, shape: Shape) -> bool:
-    """True for an image of `shape`, or of other channels alone if gray holds all that there is."""
+    """True for an image of `shape`, or of other channels alone if no color is lost."""
     return own_shape(image)[1:] == shape[1:] and keeps_color(image, shape)
 
 

@@ -29,11 +29,10 @@ def class_errors(
 ) -> Tensor:
     """||x - D(x + sigma_t noise_t, sigma_t, y)||^2 summed over pixels: (B, K, T).
 
-    Images and levels are the rows of a network that answers for all classes at once; images, levels
-    and classes are the rows of a label-conditional one. `chunk` rows (default: by device and image
-    size) go through the network at a time. Gradients flow to x, exactly; backward skips the rows on
-    which the result does not depend. Of a margin it takes those of the label and of the best wrong
-    class; see `rdc.gradients.by_row`.
+    A row of the network is an image at a level and, of a label-conditional one, a class. `chunk`
+    rows (default: by device and image size) go through it at a time. Gradients flow to x, exactly;
+    backward skips the rows on which the result does not depend: of a margin it takes those of the
+    label and of the best wrong class (see `rdc.gradients.by_row`).
     """
     sigmas = sigmas.to(x)
     levels, classes = len(sigmas), denoiser.num_classes

@@ -1,5 +1,6 @@
 """Likelihood maximization: raise an image's likelihood under the unconditional diffusion model."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -63,17 +64,10 @@ class LikelihoodMaximizer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to the same."""
-        config = self.config
         x = to_x(check_form(images, self.denoiser.image_shape))
-        normal, sigmas = self._draws(x)
-        steps = list(zip(normal.split(config.draws, 1), sigmas.split(config.draws, 1), strict=True))
-
-        def maximize(x: Tensor) -> Tensor:
-            return self._maximize(x, steps if config.steps else [])
-
-        if self.gradient == "bpda":
-            return to_pixels(straight_through(maximize, x))
-        return to_pixels(maximize(x))
+        noise, sigmas = self._draws(x)
+        maximize = partial(self._maximize, noise=noise, sigmas=sigmas)
+        return to_pixels(straight_through(maximize, x) if self.gradient == "bpda" else maximize(x))
 
     def loss(self, images: Tensor) -> Tensor:
         """The loss that the steps lower, as a mean over the draws of all of them: (B,)."""
@@ -100,21 +94,18 @@ class LikelihoodMaximizer(nn.Module):
         with torch.inference_mode(False):  # whose tensors a denoiser's gradient could not save
             return noise, config.sigma_min + (config.sigma_max - config.sigma_min) * uniform
 
-    def _maximize(self, x: Tensor, steps: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def _maximize(self, x: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
+        steps, draws, budget = self.config.steps, self.config.draws, 2 * self.config.budget
         move = self._adam if self.config.rule == "adam" else self._momentum
-        budget = 2 * self.config.budget
-        moved, state, room = x, (), Room(activation_bytes(x), len(steps))
-        for number, (noise, sigma) in enumerate(steps, start=1):
-            g = gradient(
-                lambda y, n=noise, s=sigma: self._loss(y, n, s),
-                moved,
-                second_order=self.second_order,
-                room=room,
-            )
+        moved, state, room = x, (), Room(activation_bytes(x), steps)
+        for number in range(1, steps + 1):
+            own = slice((number - 1) * draws, number * draws)
+            loss = partial(self._loss, noise=noise[:, own], sigma=sigmas[:, own])
+            g = gradient(loss, moved, second_order=self.second_order, room=room)
             change, state = move(g, state, number)
             moved = moved + change
             # The released code (Adam) clips its last image alone; algorithm 1 clips each.
-            if self.config.rule == "momentum" or number == len(steps):
+            if self.config.rule == "momentum" or number == steps:
                 moved = (x + (moved - x).clamp(-budget, budget)).clamp(-1, 1)
         return moved
 

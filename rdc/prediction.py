@@ -58,9 +58,9 @@ def classify(
         ValueError, TypeError, FileNotFoundError: an argument is wrong; raised before computing.
         FloatingPointError: the model's weights or settings overflow.
     """
-    name = "" if isinstance(model, RobustDiffusionClassifier) else str(model)
+    name = ""
     if not isinstance(model, RobustDiffusionClassifier):
-        model = RobustDiffusionClassifier.from_pretrained(model)
+        name, model = str(model), RobustDiffusionClassifier.from_pretrained(model)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     converted = convert_images(images, model.denoiser.image_shape, resize=resize)

@@ -1,4 +1,4 @@
-"""The variance-preserving process as a change of variables, and nowhere else.
+"""The variance-preserving process as a change of variables.
 
 A VP state at time t in [0, 1] is `scale(t) * (x0 + sigma(t) * noise)` with (Song et al. 2021,
 appendix C, written in EDM's variables, Karras et al. 2022, table 1)

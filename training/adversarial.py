@@ -60,9 +60,8 @@ def perturb(
     Projected gradient ascent from a random start, signed steps for "linf" and normalized ones for
     "l2"; the last point, as in both papers. It climbs the cross-entropy, or for "trades" the
     distance from the outputs for `images`. `noise` is added to what the network sees, the same in
-    every step (as Salman et al. 2019 do). The network is in evaluation mode meanwhile, so that its
-    running statistics never see a point on the way; nothing accumulates in the gradients of its
-    weights.
+    every step (as Salman et al. 2019 do). The network is in evaluation mode meanwhile: its running
+    statistics stay, and nothing accumulates in the gradients of its weights.
     """
     with evaluating(model):
         loss = _attacked_loss(model, images, labels, config, noise)

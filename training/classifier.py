@@ -1,8 +1,7 @@
 """Train an ordinary classifier: `accelerate launch -m training.classifier --out runs/digits-cnn`.
 
-Standard or adversarial (PGD, TRADES), our own networks or timm's. The classifiers that defenses are
-compared with come from here, and so do the networks that guide a purifier: AGDM's auxiliary network
-is a TRADES classifier, contrastive guidance's features are those of a standard one.
+Standard or adversarial (PGD, TRADES), our own networks or timm's: classifiers that defenses are
+compared with, and networks that guide a purifier (AGDM's is a TRADES classifier).
 """
 
 import sys
@@ -55,7 +54,7 @@ class ClassifierTask(Task[ImageClassifier]):
         return ImageBatch(images, labels, step)
 
     def losses(self, network: nn.Module, batch: ImageBatch, rows: slice) -> Tensor:
-        # Batch statistics tie a classifier to its part of the batch anyway: its own draws will do.
+        # Draws of the part suffice: batch statistics depend on how a batch is divided anyway.
         generator = part_generator(self.config.seed, batch.step, rows.start, self.batches.device)
         return classifier_losses(
             network, batch.images[rows], batch.labels[rows], self.config.objective, generator,

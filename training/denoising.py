@@ -48,7 +48,7 @@ class DenoiserTask(Task[Denoiser]):
         network = network_for(config.network, data, config.data)
         self.config = config = replace(config, network=network)
         torch.manual_seed(config.seed)
-        # The mean and the deviation of a sample will do: sigma_data is a scale, not an estimate.
+        # A sample suffices: sigma_data is a scale, not an estimate.
         sigma_data = to_x(data.subset(slice(10_000)).images).std().item()
         self.averaged = Denoiser(
             DenoiserConfig(config.network, round(sigma_data, 4), data.class_names)
@@ -139,9 +139,9 @@ class DenoiserTask(Task[Denoiser]):
         self, model: Denoiser, data: Dataset, accelerator: Accelerator | None = None
     ) -> Tensor:
         """Logits (N, K); with an accelerator each process computes its share."""
-        first, processes = (
-            (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-        )
+        first, processes = 0, 1
+        if accelerator:
+            first, processes = accelerator.process_index, accelerator.num_processes
         device = self.batches.device
         classifier = build_classifier(model, self.config.rdc.classifier)
         logits = torch.zeros(len(data), model.num_classes, device=device)
@@ -153,16 +153,12 @@ class DenoiserTask(Task[Denoiser]):
 
     def save(self, model: Denoiser, out: Path, validation: Dataset | None) -> None:
         """RDC, with the temperature that fits the held-out images."""
-        if validation is None:
-            RobustDiffusionClassifier(model, self.config.rdc).save_pretrained(out)
-            return
-        settings = self.config.rdc.classifier
-        fitted = settings.temperature * fit_temperature(
-            self._logits(model, validation), validation.labels
-        )
-        classifier = replace(settings, temperature=float(f"{fitted:.4g}"))
-        rdc = RobustDiffusionClassifier(model, replace(self.config.rdc, classifier=classifier))
-        rdc.save_pretrained(out)
+        rdc = self.config.rdc
+        if validation is not None:
+            fitted = fit_temperature(self._logits(model, validation), validation.labels)
+            temperature = float(f"{rdc.classifier.temperature * fitted:.4g}")
+            rdc = replace(rdc, classifier=replace(rdc.classifier, temperature=temperature))
+        RobustDiffusionClassifier(model, rdc).save_pretrained(out)
 
     def inputs(self) -> dict[str, str]:
         files = {"teacher": self.config.teacher, "init": self.config.init}

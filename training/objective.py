@@ -21,17 +21,16 @@ class Uncertainty(nn.Module):
     """u(sigma), the logarithm of the loss that is to be expected at each noise level.
 
     The loss becomes loss / exp(u) + u, whose minimum over u is at exp(u) = E[loss | sigma]: every
-    level then pulls equally (Karras et al. 2024, "EDM2", section 2; Kendall et al. 2018). It starts
+    level then counts alike (Karras et al. 2024, "EDM2", section 2; Kendall et al. 2018). It starts
     at u = 0, the unweighted loss.
     """
 
     frequencies: Tensor
 
-    def __init__(self, features: int = 64) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        frequencies = torch.arange(1, features // 2 + 1) * pi / 4
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.linear = nn.Linear(features, 1)
+        self.register_buffer("frequencies", torch.arange(1, 33) * pi / 4, persistent=False)
+        self.linear = nn.Linear(64, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

@@ -47,7 +47,7 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Start the clock anew: what happened since the last step was no training."""
+        """Restart the clock: the time since the last step was not spent on training."""
         self.timed, self.since = 0, time.perf_counter()
 
     def add(self, loss: Tensor) -> None:

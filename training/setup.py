@@ -20,7 +20,7 @@ def start_accelerator(config: RunConfig) -> Accelerator:
     if cpu and config.precision == "fp16":
         raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or no")
     tracker = None if config.tracker == "none" else config.tracker
-    # accelerate drops a tracker that is not installed without a word.
+    # accelerate silently drops a tracker that is not installed.
     if tracker and tracker not in [str(name.value) for name in get_available_trackers()]:
         raise ValueError(f"--tracker {tracker} is not installed: pip install {tracker}")
     accelerator = Accelerator(

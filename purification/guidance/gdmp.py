@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purification.guidance.base import Moment, Potential
-from purification.processes import Point
 from rdc.config import require
 from rdc.gradients import State
 
@@ -68,21 +67,16 @@ class GDMP(Potential):
         return (x_in,)
 
     def log_h(self, x: Tensor, moment: Moment, context: State, memory: State) -> Tensor:
-        target = self._target(context[0], moment)
+        (target,), point = context, moment.point
+        if moment.noise is not None:
+            target = point.scale * target + point.deviation * moment.noise
         if self.distance == "ssim":
             closeness = ssim(x, target)
         else:
             closeness = -(x - target).square().flatten(1).mean(1)
+        scale = 1.0 if self.schedule == "constant" else 3 * point.sigma / (2 * self.eps)
         batch = len(x) if self.reference_batch == "actual" else self.reference_batch
-        return self._scale(moment.point) / batch * closeness
-
-    def _target(self, x_in: Tensor, moment: Moment) -> Tensor:
-        if moment.noise is None:
-            return x_in
-        return moment.point.scale * x_in + moment.point.deviation * moment.noise
-
-    def _scale(self, point: Point) -> float:
-        return 1.0 if self.schedule == "constant" else 3 * point.sigma / (2 * self.eps)
+        return scale / batch * closeness
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:

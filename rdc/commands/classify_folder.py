@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from rdc.classifier import RobustDiffusionClassifier
@@ -44,22 +45,20 @@ def classify_files(
     image was converted to the model's shape, "converted".
     """
     rows: dict[str, Row] = {name: {"image": name} for name in names}
-    readable: list[str] = []
-    parts = []
+    images: dict[str, Tensor] = {}
     for name in names:
         try:
             found = convert_images(root / name, model.denoiser.image_shape, resize=resize)
         except (FileNotFoundError, ValueError) as error:
             rows[name]["error"] = str(error)
             continue
-        readable.append(name)
-        parts.append(found.images)
+        images[name] = found.images
         if found.changes[0]:
             rows[name]["converted"] = found.changes[0]
-    if readable:
-        prediction = classify(torch.cat(parts), model, batch_size=len(parts))
+    if images:
+        prediction = classify(torch.cat([*images.values()]), model, batch_size=len(images))
         classes = prediction.class_names or tuple(map(str, range(model.denoiser.num_classes)))
-        answers = zip(readable, prediction.names, prediction.probabilities.tolist(), strict=True)
+        answers = zip(images, prediction.names, prediction.probabilities.tolist(), strict=True)
         for name, label, p in answers:
             posterior = dict(zip(classes, (round(value, 6) for value in p), strict=True))
             rows[name] |= {"class": label, "probabilities": posterior}
@@ -88,8 +87,8 @@ def classify_folder(
     # accelerate takes seconds to import.
     from accelerate import PartialState
 
-    # Who is done waits for the others, and after a restart one of them may have far more to do.
-    # Without this, the first would give up after some minutes.
+    # Processes that are done wait for the others, which after a restart may have far more to do; by
+    # default they would give up after some minutes.
     state = PartialState(cpu=default_device().type == "cpu", timeout=timedelta(days=7))
     if state.is_main_process:
         list_files(folder, out)

@@ -16,7 +16,7 @@ from rdc.networks.image_classifier import ImageClassifier
 
 
 def open_model(model: str | Path) -> tuple[Denoiser | ImageClassifier, Path]:
-    """The network of a packaged model, directory or hub id, whatever it is, and its folder."""
+    """The network of a packaged model, directory or hub id, and its folder."""
     settings = locate(model, CONFIG)
     kind = Denoiser if "network" in read_json(settings) else ImageClassifier
     return kind.from_pretrained(settings.parent), settings.parent

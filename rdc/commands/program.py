@@ -37,12 +37,10 @@ def run_program(
 ) -> int:
     """Run a program with the arguments of a command line and return its exit status.
 
-    Args:
-        main: takes the program's settings, and returns an exit status, or None for 0.
-        arguments: by default those of this process.
-        kind: class of the settings, a dataclass; by default it is the annotation of the only
-            parameter of `main`.
-        prog: name of the program in its help.
+    main: takes the program's settings, and returns an exit status, or None for 0.
+    arguments: by default those of this process.
+    kind: dataclass of the settings; by default the annotation of the only parameter of `main`.
+    prog: name of the program in its help.
 
     A mistake of the user (see `is_user_error`) is printed as `error: ...` with status 2. With
     `--traceback` among the arguments its traceback is printed too. Other exceptions are raised.

@@ -68,7 +68,6 @@ def convert(document: Any, facts: ClassifierFacts) -> Published:
     return Published(facts.architecture, config, weights, "other", notes)
 
 
-OURS = "wrn-<depth>-<widen>, dm-wrn-<depth>-<widen>"
 COUNT = ".num_batches_tracked"
 # Last parts of the names of the buffers with mean and standard deviation.
 NORMALIZATION = (("mu", "sigma"), ("mean", "std"))
@@ -208,7 +207,10 @@ def _ends(architecture: str) -> tuple[str, str]:
     import timm
 
     if not timm.is_model(architecture):
-        raise ValueError(f"architecture={architecture!r} must be {OURS} or timm's")
+        raise ValueError(
+            f"architecture={architecture!r} must be wrn-<depth>-<widen>, dm-wrn-<depth>-<widen> or "
+            "timm's"
+        )
     settings = timm.get_pretrained_cfg(architecture)
     first, last = getattr(settings, "first_conv", None), getattr(settings, "classifier", None)
     if not isinstance(first, str) or not isinstance(last, str):

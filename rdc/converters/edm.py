@@ -3,7 +3,7 @@
 CIFAR-10, FFHQ and AFHQ in DDPM++ ("vp") and NCSN++ ("ve"), ImageNet-64 in ADM. The pickle holds the
 exponential average `ema`: an EDMPrecond around a SongUNet or DhariwalUNet, each with the arguments
 that it was made with. EDM's baselines have a VPPrecond or a VEPrecond in its place. A plain state
-dictionary of an EDMPrecond, as RDC's code saves it, will do too.
+dictionary of an EDMPrecond, as RDC's code saves it, is read too.
 """
 
 from collections.abc import Iterator

@@ -43,7 +43,6 @@ def inferred(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         )
     sizes.reverse()
     stem = f"enc.{sizes[0]}x{sizes[0]}"
-    song = "out_norm.weight" not in tensors
     width, channels = _shape(tensors, f"{stem}_conv.weight", 4)[:2]
     firsts = [_shape(tensors, f"enc.{s}x{s}_block0.conv0.weight", 4)[0] for s in sizes]
     if not width or any(first % width for first in firsts):
@@ -61,13 +60,10 @@ def inferred(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         "num_blocks": max(indices) + 1,
         "attn_resolutions": tuple(s for s in sizes if f"enc.{s}x{s}_block0.qkv.weight" in tensors),
     }  # fmt: skip
-    return ("SongUNet", arguments | _song(tensors)) if song else ("DhariwalUNet", arguments)
-
-
-def _song(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of DDPM++ or, where the embedding is Fourier's, of NCSN++."""
+    if "out_norm.weight" in tensors:
+        return "DhariwalUNet", arguments
     kind = "ncsnpp" if "map_noise.freqs" in tensors else "ddpmpp"
-    return dict(zip(SONG_NAMES, SONG_TYPES[kind], strict=True))
+    return "SongUNet", arguments | dict(zip(SONG_NAMES, SONG_TYPES[kind], strict=True))
 
 
 def _inputs(tensors: Mapping[str, Tensor], name: str) -> int:

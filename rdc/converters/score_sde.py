@@ -2,7 +2,7 @@
 
 The deep network of `vp/cifar10_ddpmpp_deep_continuous`, which DiffPure uses, or the plain one. A
 checkpoint has the last weights in `model`, and in `ema` their exponential average, which is what
-the authors evaluate: a list in the order of the parameters. A plain state dictionary will do too.
+the authors evaluate: a list in the order of the parameters. A plain state dictionary is read too.
 """
 
 import math

@@ -52,7 +52,7 @@ def layer(target: str, source: str, make: Callable[..., Tensor] | None = None) -
 
 
 def block_rules(target: str, source: str, block: Block, names: Mapping[str, str]) -> Iterator[Rule]:
-    """Those of a residual block without its attention; `names`: ours to the published ones."""
+    """Rules of a residual block without its attention; `names`: ours to the published ones."""
     for ours, theirs in names.items():
         if not isinstance(getattr(block, ours), nn.Identity):
             yield from layer(f"{target}.{ours}", f"{source}.{theirs}")
@@ -111,7 +111,7 @@ def require_names(expected: Iterable[str], found: Iterable[str]) -> None:
 def _require_types(
     rules: Iterable[Rule], tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> None:
-    """Raise ValueError unless the sources are of the kind of their targets, as float32 exactly."""
+    """Raise ValueError unless float32 holds the sources exactly, or they have the target's type."""
     odd, inexact = [], []
     for rule in rules:
         target = own[rule.target].dtype

@@ -66,7 +66,7 @@ class Dataset:
 
     @property
     def images(self) -> Tensor:
-        """(N, C, H, W) float32 in [0, 1], made anew: of a large data set, take a subset first."""
+        """(N, C, H, W) float32 in [0, 1], a new tensor: take a subset of a large data set first."""
         return self.pixels.float() / self.peak
 
     @classmethod

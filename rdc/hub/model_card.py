@@ -39,7 +39,7 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts that a model does not know of itself.
+    """Facts that a model's own files lack.
 
     `license`: a Hugging Face identifier, for example "apache-2.0".
     `sources`: `rdc.hub.weights.weights_sha256` of the weights that these were made from.

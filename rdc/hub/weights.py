@@ -41,8 +41,8 @@ def write_model(
     max_shard_size: no file of weights is larger; bytes, or a text like "15MB" (10^6 bytes each).
     texts: the first one is the configuration; a content of None removes the file.
 
-    Everything is written beside the old files before they are replaced. While they are, the folder
-    has no configuration: a kill leaves the old model, the new one or, with a clear error, none.
+    Everything is written beside the old files before these are replaced. Meanwhile the folder has
+    no configuration: a kill leaves the old model, the new one or, with a clear error, none.
     A training record of other weights is removed.
     """
     if dtype not in DTYPES:
@@ -150,7 +150,6 @@ def _weight_map(index: Path) -> dict[str, str]:
 class Stored(NamedTuple):
     """Entry of a tensor in the header of its file; `dtype` is the name in safetensors, as F32."""
 
-    file: Path
     shape: tuple[int, ...]
     dtype: str
 
@@ -189,17 +188,14 @@ def _header(file: Path) -> dict[str, Stored]:
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            return {
-                name: Stored(file, tuple(tensor.get_shape()), tensor.get_dtype())
-                for name, tensor in slices.items()
-            }
+            return {n: Stored(tuple(t.get_shape()), t.get_dtype()) for n, t in slices.items()}
     except SafetensorError as error:
         raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
 
 
-def _tensors(headers: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """Name and content of one tensor after the other."""
-    for file in dict.fromkeys(stored.file for stored in headers.values()):
+    for file in weight_files(directory):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 yield name, opened.get_tensor(name)
@@ -251,17 +247,16 @@ def _where(directory: Path) -> Path:
 
 
 def load_weights(module: nn.Module, directory: Path) -> None:
-    """Fill `module` from the weights in `directory`, which must match it exactly.
+    """Fill `module` from the weights in `directory`, which must fit it (see `require_fit`).
 
     The module keeps its own precision: weights that were stored as bfloat16 become float32.
 
     Raises:
-        ValueError: as `require_fit`, and where weights are not finite or do not convert exactly.
+        ValueError: weights are not finite, or do not convert exactly.
     """
-    require_fit(module, directory)
     own = module.state_dict()
     broken, inexact = [], []
-    for name, stored in _tensors(read_headers(directory)):
+    for name, stored in _tensors(directory):
         with torch.no_grad():
             own[name].copy_(stored)
         if not torch.isfinite(stored).all():

@@ -7,8 +7,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from rdc.config import read_json
-from rdc.denoiser import of_each_class
+from rdc.config import read_json, rule_of_names
+from rdc.denoiser import of_each_class, per_image
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -62,12 +62,9 @@ class DiffusersDenoiser(nn.Module):
             )
         self.null_label = null_label
         self.labels = [label for label in range(count) if label != null_label]
-        names = len(class_names), len(set(class_names))
-        if class_names and names != (len(self.labels), len(self.labels)):
-            raise ValueError(
-                f"class_names={class_names} must be empty, or {len(self.labels)} different names: "
-                "one per class"
-            )
+        named, right = rule_of_names(class_names, len(self.labels))
+        if not named:
+            raise ValueError(f"class_names={class_names} must be {right}")
         self.class_names = class_names
 
     @classmethod
@@ -109,7 +106,7 @@ class DiffusersDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor | float, *, labels: Tensor | None = None) -> Tensor:
         """Denoised images (B, C, H, W); `labels` (B,) are the network's."""
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        sigma = per_image(sigma, x)
         times = torch.bucketize(sigma.double().contiguous(), self._boundaries.to(sigma.device))
         sigma = rearrange(sigma, "b -> b 1 1 1")
         c_in = (1 + sigma.square()).rsqrt()

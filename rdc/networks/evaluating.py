@@ -10,8 +10,7 @@ from torch import nn
 def evaluating(network: nn.Module) -> Iterator[None]:
     """`network` in evaluation mode, and then in the modes that its parts were in before.
 
-    It may be somebody else's, who trains it: a classifier that guides its own purifier, or one that
-    an attack on it asks.
+    It may be in training: a classifier that guides its own purifier, or that an attack queries.
     """
     training = [part for part in network.modules() if part.training]
     try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rdc.config import require
+from rdc.config import require, rule_of_names
 from rdc.hub.checkpoint import Pretrained
 from rdc.networks.cnn import CNN
 from rdc.networks.normalize import Normalize
@@ -38,9 +38,7 @@ class ImageClassifierConfig:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names, counts = self.class_names, (1, self.channels)
-        named = not names or len(names) == len(set(names)) == self.num_classes
-        one_each = f": one for all channels, or {self.channels}"
+        counts, one_each = (1, self.channels), f": one for all channels, or {self.channels}"
         require(
             self,
             image_size=(1 <= self.image_size <= 4096, "1 to 4096"),
@@ -49,7 +47,7 @@ class ImageClassifierConfig:
             mean=(len(self.mean) in counts and all(0 <= m <= 1 for m in self.mean),
                   f"in [0, 1]{one_each}"),
             std=(len(self.std) in counts and all(s > 0 for s in self.std), f"positive{one_each}"),
-            class_names=(named, f"empty, or {self.num_classes} different names: one per class"),
+            class_names=rule_of_names(self.class_names, self.num_classes),
         )  # fmt: skip
 
     @property

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from rdc.denoiser import DenoiserLike, NoisyClassifier, OneClassAtATime
+from rdc.denoiser import DenoiserLike, NoisyClassifier, OneClassAtATime, per_image
 
 
 class NoisedDenoiser(nn.Module):
@@ -62,7 +62,7 @@ class NoisedDenoiser(nn.Module):
 
     def _total(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """s = sqrt(sigma^2 + tau^2) of each image: (B,)."""
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        sigma = per_image(sigma, x)
         return torch.hypot(sigma, torch.full_like(sigma, self.tau))
 
     def _blend(self, x: Tensor, denoised: Tensor, total: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""The exact denoiser of a finite data set: the theory's yardstick and the tests' oracle."""
+"""The exact denoiser of a finite data set, against which theory and tests are checked."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from rdc.denoiser import per_image
 
 
 class OptimalDenoiser(nn.Module):
@@ -59,8 +61,7 @@ class OptimalDenoiser(nn.Module):
         return distances.masked_fill(~self.present, torch.inf)
 
     def _variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        variance = sigma.square()
+        variance = per_image(sigma, x).square()
         return variance[:, None, None], (variance + self.bandwidth**2)[:, None, None]
 
     def _blend(self, x: Tensor, mean: Tensor, noise: Tensor, total: Tensor) -> Tensor:

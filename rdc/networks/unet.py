@@ -45,7 +45,7 @@ class UNet(nn.Module):
             self.head = Heads(config, 1, self.style)
 
     def _build_encoder(self) -> list[int]:
-        """The way down; the widths of its skips, from the image on."""
+        """Build the encoder; returns the widths of its skips, from the image on."""
         config = self.config
         given = config.channels * config.patch**2
         self.stem = conv3x3(given, config.width)
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         return skips
 
     def _build_decoder(self, skips: list[int]) -> None:
-        """The middle and the way up."""
+        """Build the blocks in the middle and the decoder."""
         channels, lowest = skips[-1], len(self._widths) - 1
         middle = self.style.middle_attention or (self._attends(lowest), self._attends(lowest))
         self.middle = nn.ModuleList(self._block(channels, channels, attend=at) for at in middle)

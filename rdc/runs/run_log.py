@@ -65,19 +65,16 @@ class RunLog:
             flush_entry(self.folder)
 
     def entries(self) -> Iterator[Entry]:
-        """`entries` of the folder."""
         return entries(self.folder)
 
     def read(self) -> Iterator[Record]:
-        """The records of `entries`."""
         return (entry.record for entry in self.entries())
 
 
 def entries(folder: Path) -> Iterator[Entry]:
     """All complete records of all processes, in the order of their files, one at a time.
 
-    Raises:
-        ValueError: a complete line is not a JSON object; the file and the line's place are named.
+    Raises ValueError, with the file and the place, for a complete line that is no JSON object.
     """
     for file in sorted(folder.glob("records-*.jsonl")):
         offset = 0
