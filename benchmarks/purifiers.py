@@ -3,8 +3,7 @@
 Purifiers in front of the packaged CNN on digits, under PGD with the exact gradient and with the
 straight-through one that papers have used, both on frozen noise that the attacker knows. t* and the
 weight of the guidance are chosen on validation images, by the worse of the two attacks; the table
-is measured on test images. An hour on one CPU core; results so far are kept, so that a killed run
-continues.
+is measured on test images. An hour on one CPU core; a killed run continues.
 """
 
 import json

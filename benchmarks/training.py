@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.timing import medians
@@ -95,7 +95,8 @@ def plain_loop(config: BenchmarkConfig, data: Dataset) -> Step:
     """A step of the loop that one would write first."""
     device = default_device()
     denoiser = Denoiser(DenoiserConfig(config.network)).to(device)
-    plain_format(denoiser)
+    for weights in denoiser.parameters():  # as PyTorch lays them out by itself
+        weights.data = weights.data.contiguous()
     average = copy.deepcopy(denoiser)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-3)
     batches = endless(data, config.batch_size)
@@ -115,12 +116,6 @@ def plain_loop(config: BenchmarkConfig, data: Dataset) -> Step:
         return loss.item()
 
     return step
-
-
-def plain_format(module: nn.Module) -> None:
-    """Weights as PyTorch lays them out by itself."""
-    for weights in module.parameters():
-        weights.data = weights.data.contiguous()
 
 
 def endless(data: Dataset, batch_size: int) -> Iterator[list[Tensor]]:

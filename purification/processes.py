@@ -119,8 +119,7 @@ class Ddpm(Process):
     """Ancestral sampling over discrete times (Ho et al. 2020, algorithm 2, eq. 7).
 
     From time index `t_star` * 1000 - 1 down in `steps` respaced steps. `variance`: "small" is
-    beta-tilde, the posterior's; "large" is beta, GDMP's choice on CIFAR-10. `clip` keeps the
-    estimate of x0 in [-1, 1].
+    beta-tilde, the posterior's; "large" is beta, GDMP's on CIFAR-10. `clip` keeps x0 in [-1, 1].
     """
 
     def __init__(

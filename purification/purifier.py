@@ -29,8 +29,7 @@ class DiffusionPurifier(nn.Module):
     and a term; their increments are added to the score, and a term of weight 0 is left out.
 
     `noise` "frozen" makes it a deterministic function of its image, "fresh" draws for every call;
-    forward noise, reverse noise and each term have streams of their own, so that a term that draws
-    changes nothing else.
+    forward noise, reverse noise and each term have own streams: a term's draws change nothing else.
     `gradient`: "exact" is the true derivative, every step recomputed with its own draws, in memory
     that grows by one state per step. The named approximations of the literature: "bpda" takes the
     identity, "detached_guidance" leaves out how G depends on the image, "surrogate" differentiates

@@ -33,8 +33,7 @@ class TorchsdePurifier(nn.Module):
     `gradient`: "adjoint" is the published one (Li et al., AISTATS 2020): the state and its
     cotangent are integrated back together, by Milstein's rule as torchsde chooses. The states of
     the forward pass are reconstructed, not kept: an approximation, poor where the score is stiff.
-    "exact" differentiates the solver itself, keeping every network call's activations; "bpda" takes
-    the identity.
+    "exact" differentiates the solver itself, keeping all activations; "bpda" takes the identity.
     """
 
     def __init__(

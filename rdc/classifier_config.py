@@ -80,8 +80,7 @@ class MaximizationConfig:
 
     `rule`: "momentum" is the paper's algorithm 1, which clips every step to the budget and to
         [0, 1]; "adam" is the authors' released code, which clips once, after the last step.
-    `steps` gradient steps; each averages `draws` noises with sigma uniform in [`sigma_min`,
-        `sigma_max`].
+    `steps` gradient steps, each with `draws` noises, sigma uniform in [`sigma_min`, `sigma_max`].
     `budget`: largest change of a pixel. `step_size`: change of a pixel whose gradient is average.
     """
 

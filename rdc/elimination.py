@@ -22,8 +22,7 @@ class Elimination:
 
     labels (B,) int64. logits (B, K): those of the classifier up to a constant of each image;
     a class that was eliminated has the logit of the class that it lost to less their mean
-    difference until then. passes (B,) int64: network rows; the classifier itself takes
-    levels x draws x K.
+    difference until then. passes (B,) int64: network rows, for the classifier levels x draws x K.
     """
 
     labels: Tensor

@@ -192,8 +192,7 @@ def by_row(function: OfRows, x: Tensor, source: Tensor, *, chunk: int) -> Tensor
 
     Chunks keep their activations for the backward pass while `activation_bytes` lasts, the first
     one in any case; the others compute theirs again, those rows alone whose cotangent is not zero,
-    in the memory of one chunk. A derivative that is itself differentiated goes through all rows and
-    keeps them all.
+    in the memory of one chunk. A derivative that is itself differentiated keeps all rows.
     """
     if not torch.is_grad_enabled() or not x.requires_grad:
         return _in_chunks(function, x, source, chunk)

@@ -35,8 +35,7 @@ class Checkpoints:
 
     `tensors.safetensors` holds the tensors, named part/name, and `values.json` all other values and
     the SHA-256 of the tensors. Reading them executes nothing. A folder with a step's name is
-    complete (`rdc.runs.atomic.replacing`). The last `KEEP` are kept. The main process writes; all
-    of them read.
+    complete (`rdc.runs.atomic.replacing`). The last `KEEP` are kept. Only the main process writes.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, parts: Mapping[str, Part]) -> None:

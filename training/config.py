@@ -103,8 +103,7 @@ class TrainConfig(RunConfig):
 
     `teacher`: "none" denoises images; "optimal" distills the exact denoiser of the training images;
     anything else is a denoiser as `Denoiser.from_pretrained` takes it.
-    `init`: "none" starts from random weights, anything else from those of that denoiser, whose
-    trunk must be the same.
+    `init`: "none" starts from random weights, anything else from a denoiser of the same trunk.
     """
 
     network: Annotated[UNetConfig, tyro.conf.arg(constructor=NetworkConfig)] = field(
@@ -177,8 +176,7 @@ class ClassifierTrainConfig(RunConfig):
     """Settings of one run; the defaults train a small network on digits.
 
     `architecture`: "cnn-<width>", "wrn-<depth>-<widen>", or any name of timm's; `stem`: "small" for
-    images far smaller than 224 pixels. `augment`: "shift" by an eighth, and mirrored in half of the
-    cases for "flip-shift".
+    images far below 224 pixels. `augment`: "shift" by an eighth; "flip-shift" also mirrors half.
     """
 
     architecture: str = "cnn-32"

@@ -30,8 +30,7 @@ class FlopCounter(TorchDispatchMode):
 def flop_per_image(task: Any, rows: slice) -> float:
     """Operations of one step per image of its batch, counted on some `rows` of step 0.
 
-    Forward and backward passes of everything in `task.losses`, attacks and teachers included. The
-    task is left as it was.
+    Forward and backward passes of all of `task.losses`, with attacks and teachers. `task` stays.
     """
     network: nn.Module = copy.deepcopy(task.module)
     batch = task.batch(0)

@@ -34,8 +34,7 @@ class Interrupt:
     def asked(self, step: int) -> int:
         """The signal that any process has received, or 0.
 
-        Several processes must stop at the same step; they agree at every tenth, which costs one
-        small reduction.
+        Several processes must stop at the same step: at every tenth they agree on it.
         """
         if self.accelerator.num_processes == 1:
             return self.received

@@ -42,8 +42,7 @@ class ObjectiveConfig:
         either it is the whole batch.
     `class_noise`: noise levels of the part that learns the class.
     `off_data`: largest change of a pixel, on [0, 1], by which the teacher's part leaves the data
-        before noise is added: each image moves toward another one or in a random direction. Attacks
-        leave the data too.
+        before noise is added, as attacks do: toward another image or in a random direction.
     `teacher_classes`: number of classes per image that the teacher estimates, its own among them; 0
         means all. A label-conditional or classifying teacher costs one pass per class.
     `label_dropout`: share of unconditional rows in label-conditional training.

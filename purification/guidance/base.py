@@ -18,8 +18,7 @@ class Moment:
 
     Whatever the number of steps is, `k` counts 1000 t_star of them, as DiffPure takes: of those
     that a longer step covers, it is the last.
-    `noise` (B or 1, C, H, W) is the term's own unit draw for this step; None for a term that asks
-    for none.
+    `noise` (B or 1, C, H, W): the term's own unit draw for this step, None where it asks for none.
     """
 
     k: int

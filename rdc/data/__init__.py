@@ -35,8 +35,7 @@ def load(
     - a folder of images, `split/class/image.png`, whose classes take turns; validation may also be
       called val or valid; `class/image.png` without splits has the split "all"
     - the path of an .npz or .npy file (see `rdc.data.arrays.read_arrays`)
-    - a folder of parquet files as Hugging Face has them, `train-00000-of-00001.parquet`, there or
-      in its folder `data`
+    - a folder of Hugging Face's parquet files, `train-00000-of-00001.parquet`, there or in `data`
 
     Where a source has no validation split, a tenth of its training images, at most 5,000, is held
     out: "train" and "validation" are then disjoint, and the same in every run.

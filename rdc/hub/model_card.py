@@ -115,7 +115,7 @@ def model_card(model: Described, facts: Facts, *, saved: Path) -> str:
             "Architecture": _render("architecture", facts=describe(model), rdc=rdc_settings),
             "Weights": weights(saved, facts.sources),
             "Training": _render("training", training=None),
-            "Accuracy": accuracy(None, ()),
+            "Accuracy": _render("accuracy", measurement=None, sha256=""),
         },
     )
     return _signed(f"{_front(ModelCardData(**metadata))}\n{page}\n")
@@ -189,17 +189,17 @@ def weights(saved: Path, sources: Collection[str]) -> str:
     )
 
 
-def accuracy(measurement: Measurement | None, weights: Collection[str]) -> str:
+def accuracy(measurement: Measurement, weights: Collection[str]) -> str:
     """The section on accuracy, of a model whose weights have one of these hashes.
 
     Raises:
         ValueError: the measurement is about other weights.
     """
-    about = [sha for sha in measurement.weights if sha in weights] if measurement else [""]
+    about = [sha for sha in measurement.weights if sha in weights]
     if not about:
         raise ValueError(
-            f"evaluation: it is about the weights {measurement and measurement.weights}, and these "
-            f"have SHA-256 {', '.join(weights)}; give the evaluation of this model, or none"
+            f"evaluation: it is about the weights {measurement.weights}, and these have SHA-256 "
+            f"{', '.join(weights)}; give the evaluation of this model, or none"
         )
     return _render("accuracy", measurement=measurement, sha256=about[0])
 

@@ -14,8 +14,7 @@ class AllowListUnpickler(pickle.Unpickler):
     allowed: what a pickle gets for (module, name).
 
     A pickle that asks for any other global raises pickle.UnpicklingError, which names it; nothing
-    is imported. So does one that asks for more memory than its own size accounts for. `file` must
-    be seekable.
+    is imported. So does one that asks for more memory than its size explains. `file` is seekable.
     """
 
     def __init__(

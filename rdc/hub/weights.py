@@ -158,8 +158,7 @@ def read_headers(directory: Path) -> dict[str, Stored]:
     """All tensors of a model by name, from the headers of its files: the weights are not read.
 
     Raises:
-        FileNotFoundError, ValueError: as `weight_files`, and where a file is broken or does not
-            hold what the index says.
+        FileNotFoundError, ValueError: as `weight_files`, or a file is broken or unlike the index.
     """
     files, index = weight_files(directory), directory / INDEX
     weight_map = _weight_map(index) if index.is_file() else None
@@ -204,8 +203,7 @@ def _tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 def require_fit(module: nn.Module, directory: Path) -> None:
     """Compare names, shapes and types of the module's tensors with the headers in `directory`.
 
-    Floating-point tensors may be stored as any of float16, bfloat16, float32 and float64, all
-    others as what they are.
+    Floats may be stored as float16, bfloat16, float32 or float64, other types only as they are.
 
     Raises:
         ValueError: names the tensors that are missing, too many, or of another shape or type.

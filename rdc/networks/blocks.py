@@ -248,8 +248,7 @@ class Resampled(nn.Module):
 class PyramidLevel(nn.Module):
     """The image, or the level above, convolved and at half its size.
 
-    The convolution reaches over the border by what the filter needs, so that the filter sees no
-    zeros of its own.
+    The convolution pads by what the filter needs, so that the filter itself sees no padding.
     """
 
     def __init__(self, channels_in: int, channels_out: int, taps: tuple[int, ...]) -> None:

@@ -19,8 +19,7 @@ class NoisedDenoiser(nn.Module):
     (`ClassifierConfig(antithetic=True)`), whose large class-independent part cancels.
 
     tau: 0 or more, on the scale of [-1, 1]; smoothing with sigma on [0, 1] images is tau = 2 sigma.
-    Implements `DenoiserLike`, and what the wrapped denoiser has of `OneClassAtATime` and
-    `NoisyClassifier`.
+    Implements `DenoiserLike`, and `OneClassAtATime` and `NoisyClassifier` where the denoiser does.
 
     Raises:
         ValueError: tau is negative or not finite.

@@ -19,8 +19,7 @@ class Normalize(nn.Module):
     mean, std: one number per channel, or one for all channels.
 
     Raises:
-        ValueError: a std is not positive, the lengths differ, or images have other channels or
-            are not floats.
+        ValueError: std is not positive, lengths differ, or images have other channels or no floats.
     """
 
     mean: Tensor
