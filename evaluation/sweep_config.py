@@ -56,7 +56,7 @@ class SweepConfig:
     norms: tuple[Threat, ...] = ("linf", "l2", "stadv", "corruption")
     linf: tuple[Budget, ...] = (0.1, 0.2)
     l2: tuple[Budget, ...] = (0.75,)
-    stadv: tuple[Budget, ...] = (0.15,)
+    stadv: tuple[Budget, ...] = (0.05,)
     """largest displacements; half of the image's side is 1"""
     corruption: tuple[Budget, ...] = (3.0,)
     """strengths of the common corruptions, 1 to 5"""

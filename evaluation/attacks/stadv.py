@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.attacks.eot import Expectation, Judgment, Model
+from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
+from evaluation.attacks.rng import generators, spawn, uniform
 from evaluation.attacks.validation import checked, prepared
 
 
@@ -27,6 +28,10 @@ def stadv(
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
     """Images (B, C, H, W) in [0, 1] whose pixels are displaced so that `loss` rises, by Adam.
+
+    The first step chooses a random flow in which every coordinate leads to the side where the loss
+    rises more, if it does. Without that, bilinear interpolation hides one side: where nothing has
+    moved, its slope is that to one neighbor only, and is 0 for a pixel that equals this neighbor.
 
     `eps` bounds both coordinates of every displacement, where half the image's side is 1: 0.05 is
     2.5 % of the side. `step_size` is in the same unit. The paper has no bound, but a penalty of
@@ -50,7 +55,7 @@ def stadv(
 
 @dataclass(eq=False, kw_only=True)
 class Displacement(Search):
-    """Adam's ascent of the flow (B, 2, H, W), from none."""
+    """Adam's ascent of the flow (B, 2, H, W), after a first step that chooses sides."""
 
     step_size: float
     smoothness: float
@@ -68,11 +73,18 @@ class Displacement(Search):
     def step(self, number: int) -> None:
         if self.victim.draws > 1:
             self.redraw(number)
-        point, judged, slope = self._look()
+        point = warp(self.images, self.flow)
+        judged, gradient = self.victim.gradient(
+            point, self.labels, seeds=self.draws, loss=self.loss
+        )
         self.keep(point, judged)
+        if number == 1:
+            self.flow = self._sides(gradient)
+            return
+        slope = self._slope(gradient, self.flow)
         # The slopes of a saturated model are minute: in float64, and epsilon in their unit.
         self.largest = self.largest.maximum(slope.abs().amax((1, 2, 3), keepdim=True))
-        move = self._adam(slope, number, 1e-8 * self.largest)
+        move = self._adam(slope, number - 1, 1e-8 * self.largest)
         self.flow = (self.flow + self.step_size * move.to(self.flow)).clamp(-self.eps, self.eps)
 
     def finish(self) -> None:
@@ -80,17 +92,23 @@ class Displacement(Search):
         point = warp(self.images, self.flow)
         self.keep(point, self.victim.evaluate(point, self.labels, seeds=self.draws))
 
-    def _look(self) -> tuple[Tensor, Judgment, Tensor]:
-        """Warped images, the model's judgment, and the ascent direction of the flow in float64."""
+    def _sides(self, gradient: Tensor) -> Tensor:
+        """A random flow to the sides that the images' gradient prefers."""
+        sources = generators(spawn(self.seeds, 0, 0))
+        flow = 2 * uniform(sources, self.flow.shape[1:], self.flow) - 1
+        tiny = torch.full_like(flow, 1e-3 / max(flow.shape[2:]))
+        up, down = self._slope(gradient, tiny), -self._slope(gradient, -tiny)
+        side = torch.where(up > down, 1.0, -1.0)
+        rises = torch.maximum(up, down) > 0
+        return self.eps * torch.where(rises, side * flow.abs(), flow)
+
+    def _slope(self, gradient: Tensor, flow: Tensor) -> Tensor:
+        """The ascent direction of a flow in float64, from the gradient of the warped images."""
         with torch.enable_grad():
-            flow = self.flow.detach().requires_grad_()
-            moved = warp(self.images, flow)
-            judged, gradient = self.victim.gradient(
-                moved.detach(), self.labels, seeds=self.draws, loss=self.loss
-            )
-            goal = (moved * gradient).sum() - self.smoothness * variation(flow).sum()
-            (slope,) = torch.autograd.grad(goal, flow)
-        return moved.detach(), judged, slope.double()
+            flow = flow.detach().requires_grad_()
+            goal = (warp(self.images, flow) * gradient).sum()
+            (slope,) = torch.autograd.grad(goal - self.smoothness * variation(flow).sum(), flow)
+        return slope.double()
 
     def _adam(self, slope: Tensor, step: int, epsilon: Tensor) -> Tensor:
         """Adam's move at step size 1 (Kingma & Ba 2015, algorithm 1)."""

@@ -54,6 +54,21 @@ def test_no_pixel_moves_further_than_the_bound() -> None:
     torch.testing.assert_close(moved[..., 1:-1], torch.full((1, 1, 8, 6), 0.1).double())
 
 
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_pixel_moves_toward_either_neighbor(side: int, axis: int) -> None:
+    """Only one of them is bright; at no flow the slope is that of the other, or 0."""
+    images = torch.zeros(1, 1, 8, 8)
+    images.select(axis, 4 + side).fill_(1)
+
+    def model(images: Tensor) -> Tensor:
+        light = images.select(axis, 4).mean((1, 2))
+        return torch.stack([0.1 - light, light - 0.1], 1)
+
+    attacked = stadv(model, images, torch.tensor([0]), eps=0.1, steps=20)  # 0.1: 0.4 of a pixel
+    assert attacked.select(axis, 4).mean() > 0.2
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e6])
 def test_the_scale_of_the_logits_does_not_matter(scale: float) -> None:
     data = load("digits", "test").subset(slice(4))
