@@ -12,6 +12,7 @@ from torch import Tensor
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.ensembles import standard, stochastic
 from evaluation.attacks.eot import Expectation
+from evaluation.attacks.losses import margin
 from evaluation.attacks.norms import size
 from evaluation.attacks.stadv import stadv
 from evaluation.config import EvaluateConfig
@@ -234,14 +235,17 @@ def test_no_attack_takes_more_passes_than_its_entry_says(attack, norm, draws: in
         assert gradients >= 0.8 * entry.gradients and forwards >= 0.8 * entry.forwards, name
 
 
-def test_few_steps_of_stadv_reach_the_budget() -> None:
-    """Its own step size of 0.01 would stop at 0.03."""
+def test_few_steps_of_stadv_are_longer() -> None:
+    """Steps of 0.01 would move by 0.02 within a budget of 0.3."""
     model, options = cnn(), {"eps": 0.3, "seeds": [0, 1]}
     entry = suite(model, "stadv", SMALL)["exact/stadv"]
     (found,) = run(entry, DIGITS.images, DIGITS.labels, norm="stadv", max_rows=8, **options)
-    short = stadv(model, DIGITS.images, DIGITS.labels, steps=3, **options)
-    change = [(moved - DIGITS.images).flatten(1).norm(dim=1) for moved in (found, short)]
-    assert (change[0] > 2 * change[1]).all()
+    longer, short = (
+        stadv(model, DIGITS.images, DIGITS.labels, steps=3, step_size=size, **options)
+        for size in (2.5 * 0.3 / 3, 0.01)
+    )
+    assert torch.equal(found, longer)
+    assert (margin(model(longer), DIGITS.labels) > margin(model(short), DIGITS.labels)).all()
 
 
 def test_standard_is_the_ensemble_of_that_name_stage_by_stage() -> None:
