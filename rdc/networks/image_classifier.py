@@ -101,7 +101,7 @@ class ImageClassifier(
         x = self.normalize(images)
         if x.requires_grad:
             # Attack libraries call `gradient.view(B, -1)`, which channels_last does not allow.
-            x.register_hook(Tensor.contiguous)
+            x.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
         return x
 
 

@@ -100,14 +100,14 @@ def test_checks_are_asked_once_for_each_defense(whole: Path) -> None:
 
 def test_one_table_of_all(whole: Path) -> None:
     head, _, *rows = cells(whole)
-    assert head == ["defense", "protocol", "clean", "linf 0.1", "linf 0.2", "stadv 0.15"]
+    assert head == ["defense", "protocol", "clean", "linf 0.1", "linf 0.2", "stadv 0.05"]
     names = [row[:2] for row in rows if len(row) == 6]
     protocols = ["frozen", "fresh", "majority", "worst draw"]
     drawn = [["diffpure", protocol] for protocol in protocols]
     expected = [["cnn", "frozen"], ["cnn", "8 bits"], *drawn, ["diffpure", "8 bits"]]
     assert sorted(names) == sorted(expected)
     figure = json.loads((whole / "cnn-stadv" / "summary.json").read_text())["accuracy"]
-    share = figure["0.15"]["worst"]["frozen"]["accuracy"]
+    share = figure["0.05"]["worst"]["frozen"]["accuracy"]
     assert rows[0][5].startswith(f"{100 * share:.1f} [")
     compared = [row for row in rows if len(row) == 5 and "(" in row[1]]
     assert [row[0] for row in compared] == ["cnn", "diffpure"]
