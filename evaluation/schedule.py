@@ -1,6 +1,7 @@
 """Runs from their missing attacks to their summaries, by any number of processes."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -32,15 +33,15 @@ def complete(
     if show:
         for runner in tqdm(runners, desc="timing passes of the models", leave=False):
             runner.measure_passes()
-    planned = [task for runner in runners for task in tasks(runner)]
+    planned = {runner: tasks(runner) for runner in runners}
     workers = accelerator.num_processes if accelerator else 1
-    progress = Progress(planned, show=show, workers=workers)
+    progress = Progress([*chain(*planned.values())], show=show, workers=workers)
     try:
         claims = Claims(out and out / ".claims", accelerator)
         take(todo, claims, progress)
         claims.wait()
         mine = [runner for runner in runners if claims.take(f"{runner.name} summary")]
-        found = [finish(runner, progress) for runner in mine]
+        found = [finish(runner, progress, measured=bool(planned[runner])) for runner in mine]
         claims.forget()
         return found
     finally:

@@ -1,8 +1,10 @@
 """Checks and summary of a run whose records are complete."""
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from evaluation.attacks.rng import spawn
 from evaluation.checks import Check, from_records
@@ -20,8 +22,11 @@ from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
 
 
-def finish(runner: Runner, progress: Progress) -> Summary:
+def finish(runner: Runner, progress: Progress, *, measured: bool) -> Summary:
     """Make what checks are missing, and the summary of all records; written where the journal is.
+
+    `measured`: this start has measured something; otherwise the summary's command, commit and
+    versions stay those of the start that has.
 
     Raises:
         ValueError: records are missing.
@@ -31,7 +36,7 @@ def finish(runner: Runner, progress: Progress) -> Summary:
     answering = [record.seconds for record in records if record.attack == CLEAN]
     summary = Summary(
         config={**runner.settings, "out": runner.out and str(runner.out)},
-        provenance=provenance(target.data),
+        provenance=(None if measured else earlier(runner.out)) or provenance(target.data),
         weights=target.weights,
         class_names=target.data.class_names,
         norm=norm,
@@ -43,6 +48,14 @@ def finish(runner: Runner, progress: Progress) -> Summary:
     if runner.out is not None:
         write_summary(summary, runner.out)
     return summary
+
+
+def earlier(folder: Path | None) -> Mapping[str, Any] | None:
+    """The provenance in a folder's summary, if it has one of this version."""
+    try:
+        return Summary.read(folder / SUMMARY).provenance if folder else None
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def write_summary(summary: Summary, folder: Path) -> None:

@@ -185,6 +185,22 @@ def test_finished_run_is_summarized_again_and_changed_settings_are_refused(whole
         main(config(whole, eps=(0.1,)))
 
 
+def test_only_what_measures_is_named_in_the_summary(tmp_path: Path, monkeypatch) -> None:
+    """A finished run that is started again stays the result of the commit that made it."""
+
+    def commit_of(start: str, settings: EvaluateConfig) -> str:
+        monkeypatch.setattr("rdc.runs.provenance.commit", lambda: start)
+        main(settings)
+        return json.loads((settings.out / "summary.json").read_text())["commit"]
+
+    small = config(tmp_path / "run", images=2)
+    assert [commit_of(start, small) for start in ("first", "second")] == ["first", "first"]
+    (small.out / "checks.json").unlink()
+    assert commit_of("third", small) == "third"
+    (small.out / "summary.json").unlink()
+    assert commit_of("fourth", small) == "fourth"
+
+
 def test_run_that_ends_before_or_after_writing_continues(
     whole: Path, tmp_path: Path, monkeypatch
 ) -> None:
