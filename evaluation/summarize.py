@@ -1,10 +1,8 @@
 """Checks and summary of a run whose records are complete."""
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from evaluation.attacks.rng import spawn
 from evaluation.checks import Check, from_records
@@ -31,12 +29,13 @@ def finish(runner: Runner, progress: Progress, *, measured: bool) -> Summary:
     Raises:
         ValueError: records are missing.
     """
+    finished = runner.out / SUMMARY if runner.out and not measured else None
     target, records, norm = runner.target, runner.journal.records(), runner.options.norm
     without = {record.attack for record in records if record.eps and black_box(record.attack)}
     answering = [record.seconds for record in records if record.attack == CLEAN]
     summary = Summary(
         config={**runner.settings, "out": runner.out and str(runner.out)},
-        provenance=(None if measured else earlier(runner.out)) or provenance(target.data),
+        provenance=provenance(target.data, finished=finished),
         weights=target.weights,
         class_names=target.data.class_names,
         norm=norm,
@@ -48,14 +47,6 @@ def finish(runner: Runner, progress: Progress, *, measured: bool) -> Summary:
     if runner.out is not None:
         write_summary(summary, runner.out)
     return summary
-
-
-def earlier(folder: Path | None) -> Mapping[str, Any] | None:
-    """The provenance in a folder's summary, if it has one of this version."""
-    try:
-        return Summary.read(folder / SUMMARY).provenance if folder else None
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def write_summary(summary: Summary, folder: Path) -> None:

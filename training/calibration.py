@@ -106,12 +106,15 @@ class Measured:
     def __init__(self, log: RunLog) -> None:
         self.log = log
         self.figures = {key(each["candidate"]): Figures(**each["figures"]) for each in log.read()}
+        self.anew = 0
+        """number of candidates that this start has measured"""
 
     def of(self, candidate: Any, measure: Callable[[Any], Figures]) -> Figures:
         """The figures of a candidate (a dataclass)."""
         settings = asdict(candidate)
         if key(settings) not in self.figures:
             found = self.figures[key(settings)] = measure(candidate)
+            self.anew += 1
             self.log.append([{"candidate": settings, "figures": asdict(found)}])
         return self.figures[key(settings)]
 
@@ -175,7 +178,8 @@ def main(config: CalibrationConfig) -> None:
         chosen, maximization=max(tried, key=lambda c: (tried[c].robust, tried[c].clean))
     )
     RobustDiffusionClassifier(denoiser.cpu(), chosen).save_pretrained(config.out)
-    write_json(config.out / RECORD, record(config, data, chosen, found | tried))
+    facts = provenance(data, finished=None if measured.anew else config.out / RECORD)
+    write_json(config.out / RECORD, record(config, facts, chosen, found | tried))
     print(f"wrote {config.out}")
 
 
@@ -190,12 +194,15 @@ def measured_before(config: CalibrationConfig, given: RDCConfig, data: Dataset) 
 
 
 def record(
-    config: CalibrationConfig, data: Dataset, chosen: RDCConfig, found: dict[Any, Figures]
+    config: CalibrationConfig,
+    facts: dict[str, Any],
+    chosen: RDCConfig,
+    found: dict[Any, Figures],
 ) -> dict[str, Any]:
     """The content of `calibration.json`."""
     return {
         "config": asdict(config),
-        **provenance(data),
+        **facts,
         "chosen": asdict(chosen),
         "candidates": [
             {**asdict(candidate), **asdict(figures)} for candidate, figures in found.items()

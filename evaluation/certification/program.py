@@ -17,6 +17,7 @@ from evaluation.target import fit
 from rdc.data import load
 from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
+from rdc.runs.run_log import entries
 
 SUMMARY = "certificates.json"
 
@@ -36,6 +37,7 @@ def main(config: CertifyConfig) -> None:
         f"{len(data)} images, at most {config.planned_samples:,} noisy copies of each: at most "
         f"{most * seconds_per_copy(model, images, config) / 60:.1f} minutes on one process"
     )
+    before = len(list(entries(config.out)))
     with tqdm(total=most // accelerator.num_processes, unit="sample") as bar:
         found = certify(
             model, images, labels, out=config.out, max_rows=config.max_rows,
@@ -47,9 +49,10 @@ def main(config: CertifyConfig) -> None:
             accelerator=accelerator, progress=bar.update, **config.smoothing,
         )  # fmt: skip
     if accelerator.is_main_process:
-        write_json(config.out / SUMMARY, summary(found, config, provenance(data)))
-        print(found.table())
-        print(f"wrote {config.out / SUMMARY}")
+        file = config.out / SUMMARY
+        finished = file if before == len(data) else None
+        write_json(file, summary(found, config, provenance(data, finished=finished)))
+        print(f"{found.table()}\nwrote {file}")
     accelerator.end_training()
 
 

@@ -7,14 +7,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rdc.config import read_json
 from rdc.data import Dataset
 from rdc.runs.fingerprints import data_fingerprint
 
 PACKAGES = ("torch", "accelerate", "numpy")
 
 
-def provenance(data: Dataset) -> dict[str, Any]:
-    """Facts that a reader needs to repeat a run; `commit` is None outside a git checkout."""
+FACTS = ("command", "commit", "data_fingerprint", "python", "packages")
+
+
+def provenance(data: Dataset, *, finished: Path | None = None) -> dict[str, Any]:
+    """Facts that a reader needs to repeat a run; `commit` is None outside a git checkout.
+
+    `finished`: a JSON file of results, to be written again by a start that has measured nothing.
+    Its own facts stay, if it has them.
+    """
+    try:
+        found = read_json(finished) if finished is not None and finished.exists() else {}
+        return {name: found[name] for name in FACTS}
+    except (KeyError, TypeError, ValueError):
+        pass  # no facts, or no JSON
     program = getattr(sys.modules["__main__"], "__spec__", None)
     start = f"python -m {program.name}" if program else Path(sys.argv[0]).name
     return {

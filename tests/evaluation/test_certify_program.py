@@ -45,7 +45,7 @@ def options(out: Path, **changes) -> CertifyConfig:
     return replace(config, **changes)
 
 
-def test_program_writes_the_table_and_continues(tmp_path, capsys):
+def test_program_writes_the_table_and_continues(tmp_path, capsys, monkeypatch):
     main(options(tmp_path))
     printed = capsys.readouterr().out
     assert "2 images, at most 80 noisy copies of each" in printed
@@ -55,8 +55,11 @@ def test_program_writes_the_table_and_continues(tmp_path, capsys):
     assert found["table"] in printed and "| certified % [95 %]" in printed
     assert found["config"]["defense"]["kind"] == "classifier" and found["images"] == 2
     records = (tmp_path / "records-000.jsonl").read_text()
+    monkeypatch.setattr("rdc.runs.provenance.commit", lambda: "another")
     main(options(tmp_path))
     assert (tmp_path / "records-000.jsonl").read_text() == records
+    # Nothing was measured: it stays a result of the commit that measured it.
+    assert json.loads((tmp_path / SUMMARY).read_text())["commit"] == found["commit"] != "another"
     with pytest.raises(ValueError, match=r"--defense\.classifier: 'digits-cnn' -> 'digits-trades'"):
         main(options(tmp_path, defense=DefenseConfig("classifier", classifier="digits-trades")))
 

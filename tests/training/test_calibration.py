@@ -102,6 +102,10 @@ def test_a_killed_calibration_continues(tmp_path: Path, monkeypatch) -> None:
     ]
     assert records[0]["candidates"] == records[1]["candidates"]
     assert records[0]["chosen"] == records[1]["chosen"]
+    monkeypatch.setattr("rdc.runs.provenance.commit", lambda: "another")
+    main(config)  # of which all is measured: still a result of the commit that measured it
+    again = json.loads((config.out / "calibration.json").read_text())
+    assert again == records[1] and again["commit"] != "another"
     with pytest.raises(ValueError, match="--attacked: 1 -> 2"):
         main(replace(config, attacked=2))
 
