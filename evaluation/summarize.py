@@ -23,8 +23,8 @@ from rdc.runs.provenance import provenance
 def finish(runner: Runner, progress: Progress, *, measured: bool) -> Summary:
     """Make what checks are missing, and the summary of all records; written where the journal is.
 
-    `measured`: this start has measured something; otherwise the summary's command, commit and
-    versions stay those of the start that has.
+    `measured`: whether this start measured anything. If not, an earlier summary's command, commit
+    and versions are kept.
 
     Raises:
         ValueError: records are missing.

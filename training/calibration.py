@@ -106,7 +106,7 @@ class Measured:
     def __init__(self, log: RunLog) -> None:
         self.log = log
         self.figures = {key(each["candidate"]): Figures(**each["figures"]) for each in log.read()}
-        self.anew = 0
+        self.new = 0
         """number of candidates that this start has measured"""
 
     def of(self, candidate: Any, measure: Callable[[Any], Figures]) -> Figures:
@@ -114,7 +114,7 @@ class Measured:
         settings = asdict(candidate)
         if key(settings) not in self.figures:
             found = self.figures[key(settings)] = measure(candidate)
-            self.anew += 1
+            self.new += 1
             self.log.append([{"candidate": settings, "figures": asdict(found)}])
         return self.figures[key(settings)]
 
@@ -178,7 +178,7 @@ def main(config: CalibrationConfig) -> None:
         chosen, maximization=max(tried, key=lambda c: (tried[c].robust, tried[c].clean))
     )
     RobustDiffusionClassifier(denoiser.cpu(), chosen).save_pretrained(config.out)
-    facts = provenance(data, finished=None if measured.anew else config.out / RECORD)
+    facts = provenance(data, finished=None if measured.new else config.out / RECORD)
     write_json(config.out / RECORD, record(config, facts, chosen, found | tried))
     print(f"wrote {config.out}")
 

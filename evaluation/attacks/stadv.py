@@ -29,9 +29,9 @@ def stadv(
 ) -> Tensor:
     """Images (B, C, H, W) in [0, 1] whose pixels are displaced so that `loss` rises, by Adam.
 
-    The first step chooses a random flow in which every coordinate leads to the side where the loss
-    rises more, if it does. Without that, bilinear interpolation hides one side: where nothing has
-    moved, its slope is that to one neighbor only, and is 0 for a pixel that equals this neighbor.
+    The first step takes a random flow, each coordinate of which points to the side where the loss
+    rises more, if it rises at all. At no flow, the gradient alone does not tell: it is that toward
+    one neighbor of each pixel, and 0 where this neighbor is equal.
 
     `eps` bounds both coordinates of every displacement, where half the image's side is 1: 0.05 is
     2.5 % of the side. `step_size` is in the same unit. The paper has no bound, but a penalty of
@@ -93,9 +93,12 @@ class Displacement(Search):
         self.keep(point, self.victim.evaluate(point, self.labels, seeds=self.draws))
 
     def _sides(self, gradient: Tensor) -> Tensor:
-        """A random flow to the sides that the images' gradient prefers."""
+        """A random flow (B, 2, H, W) to the sides where the loss rises more, by the gradient
+        (B, C, H, W) of the images.
+        """
         sources = generators(spawn(self.seeds, 0, 0))
         flow = 2 * uniform(sources, self.flow.shape[1:], self.flow) - 1
+        # Near no flow, on either side of the kink of bilinear interpolation.
         tiny = torch.full_like(flow, 1e-3 / max(flow.shape[2:]))
         up, down = self._slope(gradient, tiny), -self._slope(gradient, -tiny)
         side = torch.where(up > down, 1.0, -1.0)

@@ -20,8 +20,8 @@ FACTS = ("command", "commit", "data_fingerprint", "python", "packages")
 def provenance(data: Dataset, *, finished: Path | None = None) -> dict[str, Any]:
     """Facts that a reader needs to repeat a run; `commit` is None outside a git checkout.
 
-    `finished`: a JSON file of results, to be written again by a start that has measured nothing.
-    Its own facts stay, if it has them.
+    `finished`: the JSON file of results that were complete before this start. They keep the facts
+    that the file has.
     """
     try:
         found = read_json(finished) if finished is not None and finished.exists() else {}
