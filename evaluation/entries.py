@@ -19,8 +19,8 @@ class Entry:
     `judges`: whether answers of the surrogate are those of the defense, so that the attack may stop
         at a wrong one.
     `adversarial`: whether it searches for mistakes; corruptions do not, and are given all images.
-    `redraws`: further gradients and forward passes of an attack on means, at most, where it takes
-        new draws and judges its points anew.
+    `redraws`: further forward passes of an attack on means, at most, where it takes new draws and
+        judges its points anew.
     """
 
     surrogate: nn.Module
@@ -31,15 +31,11 @@ class Entry:
     stages: tuple[str, ...] = ()
     judges: bool = True
     adversarial: bool = True
-    redraws: tuple[int, int] = (0, 0)
+    redraws: int = 0
 
     def on_means(self, draws: int) -> "Entry":
         """The same attack on means over so many draws."""
-        gradients, forwards = self.redraws
-        return replace(
-            self, draws=draws, gradients=self.gradients + gradients,
-            forwards=self.forwards + forwards,
-        )  # fmt: skip
+        return replace(self, draws=draws, forwards=self.forwards + self.redraws)
 
     def won(self, record: Record) -> bool:
         """True where the image of a record leaves this attack nothing to win.

@@ -108,7 +108,7 @@ def on_frozen_draw(
         for name, surrogate in through.items():
             judges = name != "classifier"
             found[f"{name}/{kind}"] = Entry(
-                surrogate, attack, steps + 1, 2, judges=judges, redraws=redraws(steps, norm)
+                surrogate, attack, steps, 3, judges=judges, redraws=redraws(steps, norm)
             )
     if norm == "stadv":
         return found
@@ -116,24 +116,23 @@ def on_frozen_draw(
     return {
         **found,
         "exact/apgd-t": Entry(
-            model, aimed, sizes.targets * (steps + 1), sizes.targets + 2,
+            model, aimed, sizes.targets * steps, 2 * sizes.targets + 2,
             redraws=redraws(steps, norm, runs=sizes.targets),
         ),
         "exact/low-frequency": Entry(
-            model, partial(coarse, steps=steps), steps, 1, redraws=(0, steps + 1)
+            model, partial(coarse, steps=steps), steps, 1, redraws=steps + 1
         ),
         **lagrange_attacks(model, steps),
         "square": Entry(model, partial(square, queries=sizes.queries), 0, sizes.queries + 3,
-                        redraws=(0, -(-sizes.queries // BLOCK))),
+                        redraws=-(-sizes.queries // BLOCK)),
         "random": Entry(model, partial(random_search, trials=trials), 0, trials + 1,
-                        redraws=(0, trials // PER_DRAW)),
+                        redraws=trials // PER_DRAW),
     }  # fmt: skip
 
 
-def redraws(steps: int, norm: Threat, *, runs: int = 1) -> tuple[int, int]:
-    """Gradients and forward passes for new draws: of stadv in each step, of APGD at checkpoints."""
-    times = runs * len(checkpoints(steps))
-    return (0, steps) if norm == "stadv" else (times, 2 * times)
+def redraws(steps: int, norm: Threat, *, runs: int = 1) -> int:
+    """Forward passes for new draws: of stadv in each step, of APGD at checkpoints."""
+    return steps if norm == "stadv" else 3 * runs * len(checkpoints(steps))
 
 
 def hammered(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
@@ -143,11 +142,11 @@ def hammered(model: nn.Module, norm: Threat, sizes: Sizes) -> dict[str, Entry]:
         return {}
     if not noises(model.purifier):
         return {}
-    again, judged = redraws(sizes.steps, norm, runs=len(LOSSES))
-    runs = len(LOSSES) * (sizes.steps + 1) + again
+    runs = len(LOSSES)
+    steps, judged = runs * sizes.steps, redraws(sizes.steps, norm, runs=runs) + 2 * runs + 1
     attack = partial(diffhammer, steps=sizes.steps)
     # Per step a call for each draw and one gradient, here shared out among the draws.
-    return {MEAN + "diffhammer": Entry(model, attack, -(-runs // draws), runs + judged + 4, draws)}
+    return {MEAN + "diffhammer": Entry(model, attack, -(-steps // draws), steps + judged, draws)}
 
 
 def corruptions(model: nn.Module) -> dict[str, Entry]:
@@ -173,7 +172,7 @@ def lagrange_attacks(model: nn.Module, steps: int) -> dict[str, Entry]:
         return {}
     attack = partial(lagrange, surrogate=model.classifier, penalty=model.purifier.loss, steps=steps)
     runs = len(MULTIPLIERS)
-    entry = Entry(model, attack, runs * steps, runs * (steps + 2) + 1, redraws=(0, runs * steps))
+    entry = Entry(model, attack, runs * steps, runs * (steps + 2) + 1, redraws=runs * steps)
     return {"classifier/lagrange": entry}
 
 
@@ -203,7 +202,7 @@ def transferred(model: nn.Module, norm: Threat, sizes: Sizes, source: str = "") 
             name + "stadv": Entry(model, partial(displaced, steps=steps), steps, 2, judges=False)
         }
     entry = Entry(
-        model, partial(apgd, loss=margin, steps=steps), steps + 1, 2, judges=False,
+        model, partial(apgd, loss=margin, steps=steps), steps, 3, judges=False,
         redraws=redraws(steps, norm),
     )  # fmt: skip
     found = {name + "apgd-margin": entry}
@@ -228,7 +227,7 @@ def ensembles(model: nn.Module, norm: Threat, sizes: Sizes, attack: Kind) -> dic
         )
     steps, targets, queries = sizes.steps, sizes.targets, sizes.queries
     options = {"steps": steps, "targets": targets, "queries": queries}
-    aimed = targets * (steps + 1)
+    aimed = targets * steps
 
     def stages(names: tuple[str, ...], prefix: str) -> tuple[str, ...]:
         first, *rest = names
@@ -236,16 +235,16 @@ def ensembles(model: nn.Module, norm: Threat, sizes: Sizes, attack: Kind) -> dic
 
     found = {
         "standard": Entry(
-            model, partial(standard, **options), steps + 1 + aimed + targets * steps,
-            queries + targets * (steps + HALVINGS + 1) + 16,  # FAB judges each step and halving
+            model, partial(standard, **options), steps + 2 * aimed,
+            queries + targets * (steps + HALVINGS + 2) + 17,  # FAB judges each step and halving
             stages=stages(STANDARD, ""),
         )
     }  # fmt: skip
     if attack == "stochastic":
-        again, judged = redraws(steps, "linf", runs=2 + targets)
+        judged = redraws(steps, "linf", runs=2 + targets)
         found["stochastic"] = Entry(
-            model, partial(stochastic, **options), 2 * (steps + 1) + aimed + again,
-            queries - (-queries // BLOCK) + judged + targets + 14,
+            model, partial(stochastic, **options), 2 * steps + aimed,
+            queries - (-queries // BLOCK) + judged + 2 * targets + 16,
             sizes.eot_samples, stages(STOCHASTIC, MEAN),
         )  # fmt: skip
     return found

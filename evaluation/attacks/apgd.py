@@ -10,7 +10,7 @@ from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import TARGETED, UNTARGETED, Loss, cross_entropy
 from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
-from evaluation.attacks.rng import generators, spawn
+from evaluation.attacks.rng import generators, pick, spawn
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection, top_classes
 
@@ -105,26 +105,35 @@ class Climb(Search):
 
     def run(self, steps: int) -> Tensor:
         """The most harmful points (B, C, H, W) of `steps` steps, by the last draws."""
-        self.checkpoints = (0, *checkpoints(steps))
+        self.checkpoints, self.steps = (0, *checkpoints(steps)), steps
         return super().run(steps)
 
     def step(self, number: int) -> None:
+        reconsiders = number in self.checkpoints
+        redraws = reconsiders and self.victim.draws > 1
         self._move(MOMENTUM if number > 1 else 1.0)
-        if number in self.checkpoints:
+        loss = self.now.loss
+        if redraws or number == self.steps:  # no step will follow the gradient under these draws
+            self.now = self._judge(self.point)
+        else:
+            self.now, self.gradient = self._gradient(self.point)
+        self._note(loss)
+        if reconsiders:
             place = self.checkpoints.index(number)
             self._reconsider(number - self.checkpoints[place - 1])
+        if redraws:
             self._redraw(place + 1)
 
     def _move(self, share: float) -> None:
-        """Take a step with momentum and note the best and the most harmful points."""
+        """Take a step with momentum."""
         step = wide(self.step_size) * steepest(self.gradient, self.norm)
         ahead = self._inside(self.point + step)
         move = share * (ahead - self.point) + (1 - share) * (self.point - self.before)
         self.before, self.point = self.point, self._inside(self.point + move)
-        loss = self.now.loss
-        self.now, self.gradient = self._gradient(self.point)
-        self.rises = self.rises + (self.now.loss > loss)
 
+    def _note(self, loss: Tensor) -> None:
+        """Note the best and the most harmful points; `loss` (B,) was that before the step."""
+        self.rises = self.rises + (self.now.loss > loss)
         better = self.now.loss > self.best_loss
         self.best_loss = torch.where(better, self.now.loss, self.best_loss)
         self.best = torch.where(wide(better), self.point, self.best)
@@ -146,13 +155,26 @@ class Climb(Search):
 
     def _redraw(self, number: int) -> None:
         """Take other draws and judge the points of interest by them."""
-        if self.victim.draws == 1:
-            return
         self.draws = spawn(self.seeds, number)
         self.now, self.gradient = self._gradient(self.point)
-        self.best_loss = self._judge(self.best).loss
-        self.best_loss_before = self.best_loss
-        self.harm = self._judge(self.worst)
+        at_best = ~self._elsewhere(self.best)
+        self.best_gradient = torch.where(wide(at_best), self.gradient, self.best_gradient)
+        self.best_loss = self.best_loss_before = self._judge_anew(self.best).loss
+        self.harm = self._judge_anew(self.worst)
+
+    def _judge_anew(self, points: Tensor) -> Judgment:
+        """Judge points (B, C, H, W); where they are the present ones, as these."""
+        index = self._elsewhere(points).nonzero()[:, 0]
+        if not len(index):
+            return self.now
+        judged = self._judge(points[index], index)
+        return Judgment(
+            *(now.index_copy(0, index, new) for now, new in zip(self.now, judged, strict=True))
+        )
+
+    def _elsewhere(self, points: Tensor) -> Tensor:
+        """Images whose present point is not that of `points` (B, C, H, W): (B,) bool."""
+        return (points != self.point).flatten(1).any(1)
 
     def _inside(self, points: Tensor) -> Tensor:
         return project(points, self.images, self.eps, self.norm)
@@ -162,7 +184,10 @@ class Climb(Search):
             points, self.labels, seeds=self.draws, loss=self.loss, targets=self.targets
         )
 
-    def _judge(self, points: Tensor) -> Judgment:
-        return self.victim.evaluate(
-            points, self.labels, seeds=self.draws, loss=self.loss, targets=self.targets
-        )
+    def _judge(self, points: Tensor, index: Tensor | None = None) -> Judgment:
+        """Judge points (M, C, H, W) of the images `index` (M,), by default of all."""
+        labels, targets, draws = self.labels, self.targets, self.draws
+        if index is not None:
+            labels, draws = labels[index], pick(draws, index)
+            targets = None if targets is None else targets[index]
+        return self.victim.evaluate(points, labels, seeds=draws, loss=self.loss, targets=targets)

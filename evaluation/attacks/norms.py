@@ -14,11 +14,12 @@ from torch import Tensor
 from evaluation.attacks.rng import normal, uniform
 
 Norm = Literal["linf", "l2"]
+UNBOUNDED = 1e300
 
 
 def wide(values: Tensor) -> Tensor:
     """One value per image (B,) as (B, 1, 1, 1)."""
-    return values[:, None, None, None]
+    return values.reshape(-1, 1, 1, 1)
 
 
 def size(change: Tensor, norm: Norm) -> Tensor:
@@ -35,13 +36,12 @@ def project(points: Tensor, images: Tensor, eps: float, norm: Norm) -> Tensor:
     far = size(inside - images, "l2") > eps
     if not far.any():
         return inside
-    # Outside the ball: images + min(s |d|, room) along d, with the s that spends eps exactly.
+    # Outside the ball: the change times a scale, as far as the box allows, that spends eps exactly.
     change = points.double() - images
     room = torch.where(change > 0, 1 - images, images)
-    square = change.square()
-    limit = torch.where(square > 0, room.square() / square, 0)
-    spent = (square * _level(square, limit, square.new_full((len(images),), eps**2))).sqrt()
-    on_sphere = (images + spent.minimum(room) * change.sign()).clamp(0, 1)
+    spent = change.new_full((len(images),), eps**2)
+    scale = _level(change.square(), room.square(), spent).sqrt()
+    on_sphere = (images + scale * change).clamp(0, 1)
     return torch.where(wide(far), on_sphere.to(images.dtype), inside)
 
 
@@ -54,12 +54,9 @@ def to_hyperplane(points: Tensor, normal_to: Tensor, amount: Tensor, norm: Norm)
     direction = normal_to.sign() * wide(amount.sign())
     room = torch.where(direction > 0, 1 - points, points)
     slope = normal_to.abs().double()
-    if norm == "linf":  # all pixels move alike until they meet the box
-        rate, limit, speed = slope, room, torch.ones_like(slope)
-    else:  # a pixel moves as its slope
-        limit = torch.where(slope > 0, room / slope, 0)
-        rate, speed = slope.square(), slope
-    moved = (_level(rate, limit, amount.abs()) * speed).minimum(room)
+    # In L-infinity all pixels move alike until they meet the box; in L2 each as its slope.
+    speed = torch.ones_like(slope) if norm == "linf" else slope
+    moved = (_level(slope * speed, slope * room, amount.abs()) * speed).minimum(room)
     return (points + moved * direction).clamp(0, 1).to(points.dtype)
 
 
@@ -90,25 +87,22 @@ def random_start(
     return project(images + eps * wide(radius) * direction, images, eps, "l2")
 
 
-def _level(rates: Tensor, limits: Tensor, total: Tensor) -> Tensor:
-    """The smallest t (B, 1, 1, 1) with sum_i rates_i min(t, limits_i) = total (B,).
+def _level(rates: Tensor, most: Tensor, total: Tensor) -> Tensor:
+    """The smallest t (B, 1, 1, 1) with sum_i min(rates_i t, most_i) = total (B,).
 
-    rates and limits (B, C, H, W) are 0 or more, t is float64. Where even the limits sum to less, t
-    is the largest of them. Newton's method, which on this concave function of t rises to the
-    answer and is exact once it knows the entries below their limits: a few passes, and no sort.
+    rates and most (B, C, H, W) are 0 or more, t is float64. Where even the sum of `most` is less,
+    t is `UNBOUNDED`. Newton's method, which on this concave function of t rises to the answer and
+    is exact once it knows the entries that are at their most: a few passes, and no sort.
     """
-    rates, limits = rates.double().flatten(1), limits.double().flatten(1)
-    most = rates * limits
-    tiny = torch.finfo(rates.dtype).tiny
-    rising = torch.ones_like(limits)
+    rates, most = rates.double().flatten(1), most.double().flatten(1)
+    total = total.double()[:, None]
+    full = torch.zeros_like(rates, dtype=torch.bool)
+    rising, left = rates, total
     while True:
-        rate = (rates * rising).sum(1, keepdim=True)
-        # What the entries at their limits leave, shared by the others, which rise alike.
-        left = total.double()[:, None] - (most * (1 - rising)).sum(1, keepdim=True)
-        t = left / rate.clamp_min(tiny)
-        still = rising * (limits > t)
-        if torch.equal(still, rising):
-            break
-        rising = still
-    largest = limits.amax(1, keepdim=True)
-    return torch.where(rate > 0, t, largest).clamp_min(0).minimum(largest)[:, :, None, None]
+        rate = rising.sum(1, keepdim=True)
+        t = torch.where(rate > 0, left / rate, UNBOUNDED)
+        before, full = full, full | (rates * t > most)
+        if torch.equal(full, before):
+            return wide(t.clamp_min(0))
+        # What the entries at their most leave, shared by the others, which rise alike.
+        rising, left = rates * ~full, total - (most * full).sum(1, keepdim=True)

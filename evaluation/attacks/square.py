@@ -1,6 +1,7 @@
 """Square attack (Andriushchenko et al., ECCV 2020): random search by squares, without gradients."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -77,15 +78,19 @@ def _search(
             if victim.draws == 1:
                 break
             continue
+        chosen = draws
+        rows: Tensor | slice = slice(None)  # of all images, which is cheaper
+        if len(index) < len(images):
+            chosen, rows = pick(draws, index), index
         pixels = share * shrinking(query / queries) * images[0, 0].numel()
         proposed = propose(
-            images[index], point[index], eps, pixels**0.5, numbers[index, query % BLOCK]
+            images[rows], point[rows], eps, pixels**0.5, numbers[:, query % BLOCK][rows]
         )
-        now = victim.evaluate(proposed, labels[index], seeds=pick(draws, index))
-        better = now.margin > judged.margin[index]
-        point[index[better]] = proposed[better]
+        now = victim.evaluate(proposed, labels[rows], seeds=chosen)
+        better = now.margin > judged.margin[rows]
+        point[rows] = torch.where(wide(better), proposed, point[rows])
         for values, new in zip(judged, now, strict=True):
-            values[index[better]] = new[better]
+            values[rows] = torch.where(better, new, values[rows])
     return point
 
 
@@ -132,14 +137,20 @@ def _move_mass(images: Tensor, points: Tensor, eps: float, side: float, numbers:
     either = (change.square() * (gains | loses)).sum((2, 3), keepdim=True)
     available = (either + unused / images.shape[1]).sqrt()
 
-    bump = eta(length, images)
-    bump = bump / bump.norm()
+    bump = _bump(length, images.dtype, images.device)
     turned = wide(numbers[:, 4] < 0.5)
     bumps = torch.where(turned, bump[rows, columns], bump[columns, rows]) * gains
     there = change * gains
     new = _signs(numbers[:, 5:])[:, :, None, None] * bumps + there / _norm(there)
     change = torch.where(gains, available * new / _norm(new), change * ~loses)
     return project(images + change, images, eps, "l2")
+
+
+@cache
+def _bump(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """eta at norm 1: (side, side)."""
+    bump = eta(side, torch.zeros((), dtype=dtype, device=device))
+    return bump / bump.norm()
 
 
 def eta(side: int, like: Tensor) -> Tensor:

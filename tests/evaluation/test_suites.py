@@ -224,7 +224,7 @@ class Counted(NoisyImages):
      ("stochastic", "l2", 2)],
 )  # fmt: skip
 def test_no_attack_takes_more_passes_than_its_entry_says(attack, norm, draws: int) -> None:
-    """Images that withstand cost the most; bounds are met but for those that rest."""
+    """Images that withstand cost the most; points that new draws find in one place cost less."""
     model, images = Counted(), IMAGES[:2]
     labels = labels_of(model, images)
     for name, entry in suite(model, norm, Sizes(12, 2, 110, draws), attack=attack).items():
@@ -232,7 +232,7 @@ def test_no_attack_takes_more_passes_than_its_entry_says(attack, norm, draws: in
         run(entry, images, labels, eps=1e-4, norm=norm, seeds=[0, 1])
         forwards, gradients = (calls / 2 / entry.draws for calls in model.calls)
         assert gradients <= entry.gradients and forwards <= entry.forwards, name
-        assert gradients >= 0.8 * entry.gradients and forwards >= 0.8 * entry.forwards, name
+        assert gradients >= 0.8 * entry.gradients and forwards >= 0.4 * entry.forwards, name
 
 
 def test_few_steps_of_stadv_are_longer() -> None:

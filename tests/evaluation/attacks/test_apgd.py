@@ -6,12 +6,12 @@ from torch import Tensor
 
 from evaluation.attacks import apgd as apgd_module
 from evaluation.attacks.apgd import Climb, apgd, checkpoints
-from evaluation.attacks.eot import Expectation, Judgment
+from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from evaluation.attacks.norms import Norm, steepest
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
-from tests.support.victims import IMAGES, LABELS, Linear, NoisyLogits
+from tests.support.victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 
 
 def test_checkpoints_are_those_of_the_paper() -> None:
@@ -28,9 +28,12 @@ class Scripted(Expectation):
         super().__init__(Linear())
         self.losses = iter(losses)
 
-    def gradient(self, images: Tensor, labels: Tensor, **_) -> tuple[Judgment, Tensor]:
+    def evaluate(self, images: Tensor, labels: Tensor, **_) -> Judgment:
         value = torch.tensor([next(self.losses)])
-        return Judgment(value, torch.zeros(1), value), torch.ones_like(images)
+        return Judgment(value, torch.zeros(1), value)
+
+    def gradient(self, images: Tensor, labels: Tensor, **_) -> tuple[Judgment, Tensor]:
+        return self.evaluate(images, labels), torch.ones_like(images)
 
 
 def step_sizes(losses: list[float]) -> list[float]:
@@ -146,6 +149,18 @@ def test_visits_the_points_of_algorithm_one(norm: Norm, eps: float) -> None:
         torch.testing.assert_close(torch.cat(victim.points), torch.cat(expected))
 
 
+def test_takes_no_gradient_that_no_step_follows() -> None:
+    """Of the last point none; with several draws, at checkpoints only that of the new draws."""
+    image, label = IMAGES[:1], torch.tensor([0])
+    for draws in (1, 2):
+        victim = Recorded(NoisyImages(4, std=0.05), draws=draws)
+        climb = Climb(victim, image, label, [0], eps=0.1, norm="linf", loss=margin)
+        climb.run(10)
+        assert sum(victim.differentiated) == 10
+        assert not victim.differentiated[-1]
+        assert len(victim.points) == 11 if draws == 1 else 17 <= len(victim.points) <= 29
+
+
 @pytest.mark.slow
 def test_from_the_same_starts_as_strong_as_the_original_in_l2(
     monkeypatch: pytest.MonkeyPatch,
@@ -173,11 +188,17 @@ def test_from_the_same_starts_as_strong_as_the_original_in_l2(
 
 
 class Recorded(Expectation):
-    """Remembers where its gradient was taken."""
+    """Remembers where it was asked, and which of these points were differentiated."""
 
-    def gradient(self, images: Tensor, labels: Tensor, **options) -> tuple[Judgment, Tensor]:
-        self.points = [*getattr(self, "points", []), images]
-        return super().gradient(images, labels, **options)
+    def __init__(self, model: Model, *, draws: int = 1) -> None:
+        super().__init__(model, draws=draws)
+        self.points: list[Tensor] = []
+        self.differentiated: list[bool] = []
+
+    def _means(self, images: Tensor, *others, slope: bool) -> list[Tensor]:
+        self.points.append(images)
+        self.differentiated.append(slope)
+        return super()._means(images, *others, slope=slope)
 
 
 def test_a_worse_loss_can_be_the_misclassified_point_that_is_returned() -> None:
