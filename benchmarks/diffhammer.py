@@ -96,9 +96,7 @@ def counted(purifier: nn.Module) -> list[int]:
 
 def attacks(config: HammerConfig) -> dict[str, tuple[int, Callable[..., Tensor] | None]]:
     """No attack and both by name, each with the steps of a run."""
-    # Runs of either attack begin with a call of their own.
-    cost = (config.steps + 1) * 3 * config.draws
-    hammer = max(1, round(cost / (len(LOSSES) * (config.draws + 3)) - 1))
+    hammer = max(1, round(3 * config.steps * config.draws / (len(LOSSES) * (config.draws + 3))))
     return {
         "none": (0, None),
         "APGD on the mean": (config.steps, partial(apgd, loss=margin, steps=config.steps)),
