@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
-from evaluation.attacks.norms import project, steepest
 from purification import DiffusionPurifier, PurifierConfig
 from rdc import (
     Defense,
@@ -32,6 +31,7 @@ from rdc import (
 from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.noise import using_draws
+from rdc.norms import project, steepest
 from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
 

@@ -15,10 +15,11 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from evaluation.attacks.ensembles import standard
-from evaluation.attacks.norms import Norm, size
+from rdc.choices import Norm
 from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
+from rdc.norms import size
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ def counted(purifier: nn.Module) -> list[int]:
 
 def attacks(config: HammerConfig) -> dict[str, tuple[int, Callable[..., Tensor] | None]]:
     """No attack and both by name, each with the steps of a run."""
-    hammer = max(1, round(3 * config.steps * config.draws / (len(LOSSES) * (config.draws + 3))))
+    # Besides its steps, either attack judges points by further calls.
+    cost = (config.steps + 1) * 3 * config.draws
+    hammer = max(1, round(cost / (len(LOSSES) * (config.draws + 3)) - 1))
     return {
         "none": (0, None),
         "APGD on the mean": (config.steps, partial(apgd, loss=margin, steps=config.steps)),

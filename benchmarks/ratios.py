@@ -35,9 +35,9 @@ from evaluation.attacks.apgd import apgd
 from evaluation.attacks.ensembles import standard
 from evaluation.attacks.fab import fab
 from evaluation.attacks.losses import cross_entropy, dlr, targeted_dlr
-from evaluation.attacks.norms import Norm
 from evaluation.attacks.square import square
 from evaluation.eps import Budget
+from rdc.choices import Norm
 from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier

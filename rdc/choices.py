@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 NoiseMode = Literal["frozen", "fresh"]
 Spacing = Literal["uniform", "log", "lognormal", "vp"]
 Weighting = Literal["elbo", "edm", "published", "epsilon"]
+Norm = Literal["linf", "l2"]
+"""Norms of budgets on images in [0, 1]."""
 Split = Literal["train", "validation", "test", "all"]
 Format = Literal["edm", "score-sde", "guided-diffusion", "classifier"]
 """Code that wrote a published file of weights."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdc.networks.evaluating import evaluating
+from rdc.norms import project, steepest
 from training.objective_config import ClassifierObjectiveConfig, Distance
 
 
@@ -65,9 +66,11 @@ def perturb(
     """
     with evaluating(model):
         loss = _attacked_loss(model, images, labels, config, noise)
-        point = project(images + random_start(images, config, generator), images, config)
+        point = images + random_start(images, config, generator)
+        point = project(point, images, config.eps, config.norm)
         for _ in range(config.attack_steps):
-            point = project(point + _step(loss, point, config), images, config)
+            ahead = point + _step(loss, point, config)
+            point = project(ahead, images, config.eps, config.norm)
     return point
 
 
@@ -96,18 +99,7 @@ def random_start(
     direction = _normal(images, generator)
     # The share of the ball within r eps is r^d.
     r = _uniform((len(images), 1, 1, 1), images, generator) ** (1 / images[0].numel())
-    return config.eps * r * direction / _norms(direction)
-
-
-def project(points: Tensor, images: Tensor, config: ClassifierObjectiveConfig) -> Tensor:
-    """Points in the ball around each of the images (B, C, H, W) in [0, 1], and in [0, 1]."""
-    change = points - images
-    if config.norm == "linf":
-        change = change.clamp(-config.eps, config.eps)
-    else:
-        change = change * (config.eps / _norms(change)).clamp_max(1)
-    # The box can only bring a point closer to its image, which lies in it.
-    return (images + change).clamp(0, 1)
+    return config.eps * r * steepest(direction, "l2")
 
 
 def output_distance(clean: Tensor, perturbed: Tensor, distance: Distance) -> Tensor:
@@ -146,15 +138,7 @@ def _step(
         points = points.detach().requires_grad_()
         # Only the images' gradient: that of the weights is neither computed nor added up.
         (gradient,) = torch.autograd.grad(loss(points).sum(), points)
-    length = config.relative_step * config.eps
-    if config.norm == "linf":
-        return length * gradient.sign()
-    return length * gradient / _norms(gradient)
-
-
-def _norms(x: Tensor) -> Tensor:
-    """L2 norm of each image, never 0: (B, 1, 1, 1)."""
-    return x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)[:, None, None, None]
+    return config.relative_step * config.eps * steepest(gradient, config.norm)
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

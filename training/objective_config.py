@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Literal
 
-from rdc.choices import HIGHEST_SIGMA, LOWEST_SIGMA
+from rdc.choices import HIGHEST_SIGMA, LOWEST_SIGMA, Norm
 from rdc.config import require
 
 Distance = Literal["kl", "l2"]
@@ -85,7 +85,7 @@ class ClassifierObjectiveConfig:
     """
 
     kind: Literal["standard", "pgd", "trades"] = "standard"
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Norm = "linf"
     eps: float = 8 / 255
     attack_steps: int = 10
     relative_step: float = 0.25

@@ -9,10 +9,11 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import TARGETED, UNTARGETED, Loss, cross_entropy
-from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
-from evaluation.attacks.rng import generators, pick, spawn
+from evaluation.attacks.rng import generators, pick, random_start, spawn
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection, top_classes
+from rdc.choices import Norm
+from rdc.norms import project, steepest, wide
 
 MOMENTUM = 0.75  # alpha: the share of the new step in a move
 RISING = 0.75  # rho: the share of steps that must raise the loss

@@ -9,10 +9,10 @@ from torch import Tensor
 from evaluation.attacks.apgd import Climb
 from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.losses import Loss, cross_entropy, dlr, margin
-from evaluation.attacks.norms import Norm
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection
 from rdc import Defense
+from rdc.choices import Norm
 from rdc.noise import using_draws
 
 LOSSES = (margin, cross_entropy, dlr)

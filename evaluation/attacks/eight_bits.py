@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation
-from evaluation.attacks.norms import size, wide
+from rdc.norms import size, wide
 
 LEVELS = 255
 

@@ -11,11 +11,11 @@ from evaluation.attacks.apgd import apgd
 from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.fab import fab
 from evaluation.attacks.losses import cross_entropy, margin, targeted_dlr
-from evaluation.attacks.norms import Norm
 from evaluation.attacks.rng import pick
 from evaluation.attacks.square import square
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection
+from rdc.choices import Norm
 
 Attack = Callable[..., Tensor]
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")

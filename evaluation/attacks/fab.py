@@ -10,10 +10,11 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import targeted_margin
-from evaluation.attacks.norms import Norm, random_start, size, to_hyperplane, wide
-from evaluation.attacks.rng import generators, pick, spawn
+from evaluation.attacks.rng import generators, pick, random_start, spawn
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import top_classes
+from rdc.choices import Norm
+from rdc.norms import size, to_hyperplane, wide
 
 OVERSHOOT = 1.05  # eta: beyond the boundary of the linearized model
 BACK = 0.9  # beta: from a misclassified point back toward the image

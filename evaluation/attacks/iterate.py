@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Judgment
-from evaluation.attacks.norms import wide
 from evaluation.attacks.rng import pick, spawn
+from rdc.norms import wide
 
 CLEAR = 0.1
 

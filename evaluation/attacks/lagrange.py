@@ -9,10 +9,11 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
-from evaluation.attacks.norms import Norm, project, random_start, steepest, wide
-from evaluation.attacks.rng import generators, spawn
+from evaluation.attacks.rng import generators, random_start, spawn
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection
+from rdc.choices import Norm
+from rdc.norms import project, steepest, wide
 
 Penalty = Callable[[Tensor], Tensor]
 """images (B, C, H, W) -> (B,)"""

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.losses import Loss, margin
-from evaluation.attacks.norms import Norm
 from evaluation.attacks.pgd import Ascent
 from evaluation.attacks.validation import checked, prepared
+from rdc.choices import Norm
 
 
 @prepared

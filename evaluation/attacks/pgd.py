@@ -9,8 +9,10 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
-from evaluation.attacks.norms import Norm, project, random_start, steepest
+from evaluation.attacks.rng import random_start
 from evaluation.attacks.validation import checked, prepared
+from rdc.choices import Norm
+from rdc.norms import project, steepest
 
 
 @prepared

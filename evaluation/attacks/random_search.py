@@ -7,9 +7,10 @@ from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.iterate import Search
-from evaluation.attacks.norms import Norm, project, random_start
-from evaluation.attacks.rng import generators, normal, spawn
+from evaluation.attacks.rng import generators, normal, random_start, spawn
 from evaluation.attacks.validation import checked, prepared
+from rdc.choices import Norm
+from rdc.norms import project
 
 PER_DRAW = 50  # trials until a random model draws anew
 

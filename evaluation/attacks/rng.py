@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rdc.choices import Norm
+from rdc.norms import project, steepest, wide
+
 T = TypeVar("T")
 
 
@@ -42,3 +45,19 @@ def normal(sources: Sequence[torch.Generator], shape: Sequence[int], like: Tenso
     """N(0, 1) draws (B, *shape) in the precision and on the device of `like`, one row each."""
     rows = [torch.randn(tuple(shape), generator=source, dtype=like.dtype) for source in sources]
     return torch.stack(rows).to(like.device)
+
+
+def random_start(
+    images: Tensor, eps: float, norm: Norm, sources: Sequence[torch.Generator]
+) -> Tensor:
+    """A point within `eps` of each image and in the box: uniform in the ball (L2: then projected).
+
+    Image i draws from sources[i].
+    """
+    shape = images.shape[1:]
+    if norm == "linf":
+        low, high = (images - eps).clamp_min(0), (images + eps).clamp_max(1)
+        return low + (high - low) * uniform(sources, shape, images)
+    direction = steepest(normal(sources, shape, images), "l2")
+    radius = uniform(sources, (), images) ** (1 / images[0].numel())
+    return project(images + eps * wide(radius) * direction, images, eps, "l2")

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.eot import Expectation, Model
-from evaluation.attacks.norms import Norm, project, wide
 from evaluation.attacks.rng import generators, pick, spawn, uniform
 from evaluation.attacks.validation import checked, prepared
 from evaluation.attacks.worst_case import Selection
+from rdc.choices import Norm
+from rdc.norms import project, wide
 
 HALVED_AT = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 BLOCK = 50  # queries whose random numbers are drawn together, and until a random model draws anew

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evaluation.attacks.eot import Expectation
-from evaluation.attacks.norms import Norm
-from rdc.choices import require_choice
+from rdc.choices import Norm, require_choice
 
 F = TypeVar("F", bound=Callable)
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 from scipy.special import bdtrc
 from torch import Tensor
 
-from evaluation.attacks.norms import size
 from evaluation.checks.check import Finding, check
 from evaluation.checks.context import Subject
+from rdc.norms import size
 
 NOTHING = 1e-6
 """Below the rounding of an 8-bit or float16 image; robust accuracy falls by 1e-5 over it."""

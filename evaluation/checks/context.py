@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.losses import margin
-from evaluation.attacks.norms import Norm
 from evaluation.attacks.rng import pick, spawn
 from evaluation.attacks.stadv import stadv
 from evaluation.suite_config import Threat
+from rdc.choices import Norm
 
 UNSEEN = 2**31 + 2
 """The path of `spawn` that judges attacked images here: no attack has seen these draws."""

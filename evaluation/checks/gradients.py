@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.losses import Loss, cross_entropy, dlr, margin
-from evaluation.attacks.norms import project, random_start, size, steepest
-from evaluation.attacks.rng import generators, normal, spawn
+from evaluation.attacks.rng import generators, normal, random_start, spawn
 from evaluation.attacks.square import square
 from evaluation.checks.check import Finding, check
 from evaluation.checks.consistency import difference, relative
 from evaluation.checks.context import Subject
+from rdc.norms import project, size, steepest
 
 DISTANCES = {torch.float64: (1e-6, 1e-5, 1e-4), torch.float32: (1e-3, 1e-4, 1e-2)}
 """L2 lengths of finite differences, the best first: AGDM has kinks every 1e-4, and float32

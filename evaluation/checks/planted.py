@@ -7,11 +7,11 @@ from scipy.special import bdtr
 from torch import Tensor
 
 from evaluation.attacks.apgd import Climb
-from evaluation.attacks.norms import project, random_start, steepest
-from evaluation.attacks.rng import generators, normal, spawn
+from evaluation.attacks.rng import generators, normal, random_start, spawn
 from evaluation.checks.budgets import LOOK, SURE
 from evaluation.checks.check import Finding, check
 from evaluation.checks.context import UNSEEN, Subject
+from rdc.norms import project, steepest
 
 INNER = 12
 """Random inner points, beside the image."""

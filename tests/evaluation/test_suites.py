@@ -13,7 +13,6 @@ from evaluation.attacks.apgd import apgd
 from evaluation.attacks.ensembles import standard, stochastic
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
-from evaluation.attacks.norms import size
 from evaluation.attacks.stadv import stadv
 from evaluation.config import EvaluateConfig
 from evaluation.defense_config import KINDS, METHODS, DefenseConfig
@@ -28,6 +27,7 @@ from purification import DiffusionPurifier
 from rdc import Defense, ImageClassifier
 from rdc.data import load
 from rdc.hub.checkpoint import PACKAGED
+from rdc.norms import size
 from tests.support.victims import IMAGES, LABELS, Linear, NoisyImages, labels_of
 
 SMALL = Sizes(steps=3, targets=2, queries=12, eot_samples=1)

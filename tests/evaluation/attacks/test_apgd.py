@@ -8,9 +8,10 @@ from evaluation.attacks import apgd as apgd_module
 from evaluation.attacks.apgd import Climb, apgd, checkpoints
 from evaluation.attacks.eot import Expectation, Judgment, Model
 from evaluation.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
-from evaluation.attacks.norms import Norm, steepest
+from rdc.choices import Norm
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
+from rdc.norms import steepest
 from tests.support.victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 
 
@@ -195,10 +196,10 @@ class Recorded(Expectation):
         self.points: list[Tensor] = []
         self.differentiated: list[bool] = []
 
-    def _means(self, images: Tensor, *others, slope: bool) -> list[Tensor]:
+    def _means(self, images, labels, seeds, loss, targets, *, slope: bool) -> list[Tensor]:
         self.points.append(images)
         self.differentiated.append(slope)
-        return super()._means(images, *others, slope=slope)
+        return super()._means(images, labels, seeds, loss, targets, slope=slope)
 
 
 def test_a_worse_loss_can_be_the_misclassified_point_that_is_returned() -> None:

@@ -12,13 +12,14 @@ from evaluation.attacks.eot import Expectation
 from evaluation.attacks.fab import fab
 from evaluation.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from evaluation.attacks.low_frequency import low_frequency
-from evaluation.attacks.norms import Norm, size
 from evaluation.attacks.pgd import pgd
 from evaluation.attacks.random_search import random_search
 from evaluation.attacks.square import square
 from evaluation.attacks.stadv import stadv
 from evaluation.demo import harmful, pgd_evaluation
+from rdc.choices import Norm
 from rdc.data import Dataset
+from rdc.norms import size
 from tests.support.victims import (
     IMAGES,
     LABELS,

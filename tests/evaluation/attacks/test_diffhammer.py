@@ -8,9 +8,9 @@ from evaluation.attacks.apgd import apgd
 from evaluation.attacks.diffhammer import Grafted, diffhammer, graft
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
-from evaluation.attacks.norms import size
 from rdc import Defense
 from rdc.noise import Noise
+from rdc.norms import size
 from tests.support.victims import IMAGES, Linear, labels_of
 
 LABELS = labels_of(Linear(3))

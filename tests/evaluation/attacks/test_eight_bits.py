@@ -8,9 +8,9 @@ from evaluation.attacks.apgd import apgd
 from evaluation.attacks.eight_bits import OnGrid, inside, rounded
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
-from evaluation.attacks.norms import size
 from evaluation.suite_config import Sizes
 from evaluation.suites import run, suite
+from rdc.norms import size
 from tests.support.victims import IMAGES, Linear, labels_of
 
 STORED = rounded(IMAGES)

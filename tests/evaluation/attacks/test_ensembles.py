@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from evaluation.attacks.ensembles import run, standard, stochastic
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
-from evaluation.attacks.norms import size
 from evaluation.attacks.pgd import pgd
 from evaluation.attacks.worst_case import Selection
 from rdc.data import load
+from rdc.norms import size
 from tests.support.victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.fab import fab
-from evaluation.attacks.norms import size
+from rdc.norms import size
 from tests.support.victims import IMAGES, LABELS, Linear, NoisyLogits, labels_of, smallest_eps
 
 both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])

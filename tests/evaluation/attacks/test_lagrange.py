@@ -7,9 +7,8 @@ from torch import Tensor
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.lagrange import lagrange
 from evaluation.attacks.losses import margin
-from evaluation.attacks.norms import Norm, random_start, size
 from evaluation.attacks.pgd import Ascent
-from evaluation.attacks.rng import generators, spawn
+from evaluation.attacks.rng import generators, random_start, spawn
 from evaluation.gradient_modes import surrogates
 from rdc import (
     ClassifierConfig,
@@ -18,8 +17,10 @@ from rdc import (
     RDCConfig,
     RobustDiffusionClassifier,
 )
+from rdc.choices import Norm
 from rdc.images import to_x
 from rdc.noise import using_draws
+from rdc.norms import size
 from tests.support.oracle import MixtureDenoiser, some_images
 from tests.support.victims import IMAGES, LABELS, Linear, NoisyImages, NoisyLogits
 

@@ -6,9 +6,9 @@ import torch
 from evaluation.attacks import square as module
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
-from evaluation.attacks.norms import size
 from evaluation.attacks.rng import generators, uniform
 from evaluation.attacks.square import eta, shrinking, square
+from rdc.norms import size
 from tests.support.oracle import some_images
 from tests.support.victims import IMAGES, LABELS, Linear, NoGradient, NoisyLogits, labels_of
 

@@ -14,12 +14,12 @@ from evaluation.attacks.fab import fab
 from evaluation.attacks.lagrange import lagrange
 from evaluation.attacks.losses import targeted_dlr, targeted_margin
 from evaluation.attacks.low_frequency import low_frequency
-from evaluation.attacks.norms import size
 from evaluation.attacks.pgd import pgd
 from evaluation.attacks.random_search import random_search
 from evaluation.attacks.square import square
 from evaluation.attacks.stadv import stadv
 from rdc.data import load
+from rdc.norms import size
 
 BALL = {
     "pgd": partial(pgd, steps=2),

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evaluation.attacks.norms import Norm, project, random_start, size, steepest, to_hyperplane
-from evaluation.attacks.rng import generators, normal, uniform
+from evaluation.attacks.rng import generators, normal, random_start, uniform
+from rdc.choices import Norm
+from rdc.norms import project, size, steepest, to_hyperplane
 from tests.support.oracle import some_images
 
 SHAPE = (2, 3, 2)

@@ -5,15 +5,11 @@ for the ball and in `norm` for hyperplanes: the box is part of the problem, and 
 afterwards, which would give away budget.
 """
 
-from collections.abc import Sequence
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from evaluation.attacks.rng import normal, uniform
+from rdc.choices import Norm
 
-Norm = Literal["linf", "l2"]
 UNBOUNDED = 1e300
 
 
@@ -69,22 +65,6 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     scaled = gradient / largest.where(largest > 0, torch.ones_like(largest))
     length = scaled.flatten(1).norm(dim=1)
     return scaled / wide(length.where(length > 0, torch.ones_like(length)))
-
-
-def random_start(
-    images: Tensor, eps: float, norm: Norm, sources: Sequence[torch.Generator]
-) -> Tensor:
-    """A point within `eps` of each image and in the box: uniform in the ball (L2: then projected).
-
-    Image i draws from sources[i].
-    """
-    shape = images.shape[1:]
-    if norm == "linf":
-        low, high = (images - eps).clamp_min(0), (images + eps).clamp_max(1)
-        return low + (high - low) * uniform(sources, shape, images)
-    direction = steepest(normal(sources, shape, images), "l2")
-    radius = uniform(sources, (), images) ** (1 / images[0].numel())
-    return project(images + eps * wide(radius) * direction, images, eps, "l2")
 
 
 def _level(rates: Tensor, most: Tensor, total: Tensor) -> Tensor:
