@@ -10,7 +10,7 @@ from tqdm import tqdm
 from evaluation.progress import Progress, Task
 from evaluation.results.summary import Summary
 from evaluation.runner import Runner
-from evaluation.summarize import checked_images, checks_task, finish
+from evaluation.summarize import checks_task, finish, make_checks, misses_checks
 from evaluation.work_queue import Claims, Unit
 
 Pieces = dict[tuple[Runner, range], list[Unit]]
@@ -29,7 +29,9 @@ def complete(
     Processes of the `accelerator` share the work by claims in the folder `out`: whichever is free
     takes the next images. With `show`, a bar of the progress.
     """
-    todo = pieces(runners)  # before anybody writes: all have the same ones
+    todo = pieces(runners)
+    # Waits for all: nobody writes before everybody has the same pieces.
+    claims = Claims(out and out / ".claims", accelerator)
     if show:
         for runner in tqdm(runners, desc="timing passes of the models", leave=False):
             runner.measure_passes()
@@ -37,11 +39,11 @@ def complete(
     workers = accelerator.num_processes if accelerator else 1
     progress = Progress([*chain(*planned.values())], show=show, workers=workers)
     try:
-        claims = Claims(out and out / ".claims", accelerator)
         take(todo, claims, progress)
+        check(runners, claims, progress)  # while others are still at their last images
         claims.wait()
         mine = [runner for runner in runners if claims.take(f"{runner.name} summary")]
-        found = [finish(runner, progress, measured=bool(planned[runner])) for runner in mine]
+        found = [finish(runner, measured=bool(planned[runner])) for runner in mine]
         claims.forget()
         return found
     finally:
@@ -69,9 +71,18 @@ def take(todo: Pieces, claims: Claims, progress: Progress) -> None:
                 progress.drop(*runner.tasks(unit))
 
 
+def check(runners: Iterable[Runner], claims: Claims, progress: Progress) -> None:
+    """Make the missing checks of the runs that this process is the first to take."""
+    for runner in runners:
+        if claims.take(f"{runner.name} checks"):
+            make_checks(runner, progress)
+        else:
+            progress.drop(checks_task(runner))
+
+
 def tasks(runner: Runner) -> list[Task]:
     """The missing attacks of a run, and its checks if they are missing."""
     found = [task for unit in runner.units for task in runner.tasks(unit)]
-    if checked_images(runner) and runner.journal.checks() is None:
+    if misses_checks(runner):
         found.append(checks_task(runner))
     return found

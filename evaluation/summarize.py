@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.attacks.rng import spawn
-from evaluation.checks import Check, from_records
+from evaluation.checks import from_records
 from evaluation.checks import run as run_checks
 from evaluation.costs import GRADIENT
 from evaluation.progress import Progress, Task
@@ -20,8 +20,8 @@ from rdc.runs.atomic import write_json
 from rdc.runs.provenance import provenance
 
 
-def finish(runner: Runner, progress: Progress, *, measured: bool) -> Summary:
-    """Make what checks are missing, and the summary of all records; written where the journal is.
+def finish(runner: Runner, *, measured: bool) -> Summary:
+    """Make the summary of all records and checks; written where the journal is.
 
     `measured`: whether this start measured anything. If not, an earlier summary's command, commit
     and versions are kept.
@@ -31,6 +31,7 @@ def finish(runner: Runner, progress: Progress, *, measured: bool) -> Summary:
     """
     finished = runner.out / SUMMARY if runner.out and not measured else None
     target, records, norm = runner.target, runner.journal.records(), runner.options.norm
+    checks = runner.journal.checks() or []
     without = {record.attack for record in records if record.eps and black_box(record.attack)}
     answering = [record.seconds for record in records if record.attack == CLEAN]
     summary = Summary(
@@ -40,7 +41,7 @@ def finish(runner: Runner, progress: Progress, *, measured: bool) -> Summary:
         class_names=target.data.class_names,
         norm=norm,
         accuracies=accuracies(records),
-        checks=(*of_model(runner, progress), *from_records(records, black_box=without, norm=norm)),
+        checks=(*checks, *from_records(records, black_box=without, norm=norm)),
         calls_per_image=runner.costs.per_image(len(runner.options.eps)),
         seconds_per_image=statistics.median(answering),
     )
@@ -55,13 +56,11 @@ def write_summary(summary: Summary, folder: Path) -> None:
     write_json(folder / SUMMARY, summary.to_json())
 
 
-def of_model(runner: Runner, progress: Progress) -> list[Check]:
-    """Checks on the first images at the largest budget; kept, so that they are made once."""
+def make_checks(runner: Runner, progress: Progress) -> None:
+    """Check the model on the first images at the largest budget, unless that was done before."""
+    if not misses_checks(runner):
+        return
     options, count = runner.options, checked_images(runner)
-    if not count:
-        return []
-    if (kept := runner.journal.checks()) is not None:
-        return kept
     model = runner.target.fresh()
     with progress.task(checks_task(runner), model):
         found = run_checks(
@@ -70,7 +69,11 @@ def of_model(runner: Runner, progress: Progress) -> list[Check]:
             seeds=[spawn([options.seed], row)[0] for row in range(count)],
         )  # fmt: skip
     runner.journal.keep_checks(found)
-    return found
+
+
+def misses_checks(runner: Runner) -> bool:
+    """Whether the settings want checks of the model that no start has made."""
+    return checked_images(runner) > 0 and runner.journal.checks() is None
 
 
 def checked_images(runner: Runner) -> int:

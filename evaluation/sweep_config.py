@@ -79,8 +79,8 @@ class SweepConfig:
     check_images: int = 4
     """number of images for the automatic checks of each defense under the first of the norms; all
     norms have the checks on records"""
-    batch_size: int = 24
-    max_rows: int = 128
+    batch_size: int = 64
+    max_rows: int = 256
     """rows in the networks at once"""
     reference: Name | None = None
     """the defense that p-values compare with; by default the best other one under each threat"""
