@@ -42,8 +42,10 @@ def complete(
         take(todo, claims, progress)
         check(runners, claims, progress)  # while others are still at their last images
         claims.wait()
-        mine = [runner for runner in runners if claims.take(f"{runner.name} summary")]
-        found = [finish(runner, measured=bool(planned[runner])) for runner in mine]
+        found = [
+            finish(runner, measured=bool(planned[runner]))
+            for runner in runners if claims.take(f"{runner.name} summary")
+        ]  # fmt: skip
         claims.forget()
         return found
     finally:

@@ -72,7 +72,7 @@ def make_checks(runner: Runner, progress: Progress) -> None:
 
 
 def misses_checks(runner: Runner) -> bool:
-    """Whether the settings want checks of the model that no start has made."""
+    """True where the settings want checks of the model that no start has made."""
     return checked_images(runner) > 0 and runner.journal.checks() is None
 
 

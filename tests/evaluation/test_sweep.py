@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from evaluation import costs
+from evaluation import costs, schedule
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import build
 from evaluation.evaluate import main as evaluate
@@ -180,6 +180,20 @@ def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
     assert len(everything) == len(set(everything)) == 2 * 3 * 5
     assert sum(map(len, todo.values())) == len(everything)
     assert len(taken["quick"]) > len(taken["slow"]) > 0
+
+
+def test_a_process_claims_no_checks_before_it_has_made_those_it_claimed(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Otherwise the first process would take all of them."""
+    events: list[str] = []
+    monkeypatch.setattr(schedule, "make_checks", lambda runner, _: events.append(runner.name))
+    place: Any = SimpleNamespace(process_index=0, device=torch.device("cpu"))
+    settings = config(tmp_path, defenses=("cnn", "trades"), norms=("linf",))
+    runners = [runner for _, runner in evaluations(settings, place)]
+    claims: Any = SimpleNamespace(take=lambda name: events.append(name) is None)
+    schedule.check(runners, claims, Progress([]))
+    assert events == ["cnn-linf checks", "cnn-linf", "trades-linf checks", "trades-linf"]
 
 
 def test_passes_of_a_defense_are_timed_once_for_all_norms(tmp_path: Path, monkeypatch) -> None:
