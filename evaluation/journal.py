@@ -121,7 +121,7 @@ class FolderJournal:
 
     def checks(self) -> list[Check] | None:
         file = self.folder / CHECKS
-        return [Check(**check) for check in read_json(file)] if file.exists() else None
+        return [*map(Check.from_json, read_json(file))] if file.exists() else None
 
     def keep_checks(self, checks: Sequence[Check]) -> None:
         write_json(self.folder / CHECKS, [asdict(check) for check in checks])

@@ -105,7 +105,9 @@ class Measured:
 
     def __init__(self, log: RunLog) -> None:
         self.log = log
-        self.figures = {key(each["candidate"]): Figures(**each["figures"]) for each in log.read()}
+        self.figures = dict(
+            log.read(lambda found: (key(found["candidate"]), Figures(**found["figures"])))
+        )
         self.new = 0
         """number of candidates that this start has measured"""
 

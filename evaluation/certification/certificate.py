@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 from evaluation.certification.config import SmoothingConfig
 from evaluation.results.compare import markdown
+from evaluation.results.fields import COUNT, FINITE, NUMBER, optional, require_fields
 from evaluation.results.metrics import Accuracy
 from evaluation.results.statistics import clopper_pearson
+
+KINDS = {
+    "image": COUNT, "label": COUNT, "selected": COUNT, "radius": optional(NUMBER),
+    "upper": optional(FINITE), "hits": COUNT, "samples": COUNT, "passes": COUNT, "seconds": NUMBER,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,12 @@ class Certificate:
     samples: int
     passes: int
     seconds: float
+
+    @classmethod
+    def from_json(cls, found: Any) -> "Certificate":
+        """The certificate of a record; ValueError where its values are of another kind."""
+        require_fields(found, KINDS, "certificate")
+        return cls(**found)
 
     def certified(self, radius: float) -> bool:
         """True if the label is proven to be g's answer within `radius`."""

@@ -138,7 +138,7 @@ class Records:
 
     def _read(self) -> list[Certificate]:
         assert self._log is not None
-        return [Certificate(**record) for record in self._log.read()]
+        return [*self._log.read(Certificate.from_json)]
 
 
 def require_certifiable(model: nn.Module, images: Tensor) -> None:

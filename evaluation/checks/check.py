@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
+
+from evaluation.results.fields import STATE, TEXT, require_fields
 
 P = ParamSpec("P")
 Finding = tuple[bool | None, str] | tuple[bool | None, str, str]
 """`passed` and `detail` of a `Check`, and what to do on failure, which then joins the detail."""
+
+KINDS = {"name": TEXT, "passed": STATE, "detail": TEXT}
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,12 @@ class Check:
     name: str
     passed: bool | None
     detail: str
+
+    @classmethod
+    def from_json(cls, found: Any) -> "Check":
+        """The check of a file's values; ValueError where they are of another kind."""
+        require_fields(found, KINDS, "checks")
+        return cls(**found)
 
 
 def check(name: str) -> Callable[[Callable[P, Finding]], Callable[P, Check]]:

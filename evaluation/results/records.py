@@ -15,7 +15,7 @@ from evaluation.results.fields import (
     optional,
     require_fields,
 )
-from rdc.runs.run_log import entries
+from rdc.runs.run_log import read_all
 
 CLEAN = "none"
 """Name of the attack on images as they are, whose `eps` is 0."""
@@ -115,16 +115,7 @@ def read_records(folder: Path) -> list[Record]:
     Raises:
         ValueError: names the file and the place of a line that is no record.
     """
-    found = []
-    for entry in entries(folder):
-        try:
-            found.append(Record.from_json(entry.record))
-        except ValueError as error:
-            raise ValueError(
-                f"{entry.file}, byte {entry.offset}: {error}; it was damaged or written by another "
-                "version: evaluate again into a new folder"
-            ) from error
-    return unique(found)
+    return unique(read_all(folder, Record.from_json))
 
 
 def unique(records: Iterable[Record]) -> list[Record]:

@@ -12,7 +12,6 @@ from evaluation.results.fields import (
     NUMBER,
     OBJECT,
     SHARE,
-    STATE,
     TEXT,
     list_of,
     object_of,
@@ -38,7 +37,6 @@ FIELDS = {
     "checks": list_of(OBJECT),
 }  # fmt: skip
 CONFIG = {"data": TEXT, "split": TEXT, "eps": list_of(NUMBER), "defense": OBJECT}
-CHECK = {"name": TEXT, "passed": STATE, "detail": TEXT}
 ACCURACY = {"accuracy": SHARE, "low": SHARE, "high": SHARE, "images": COUNT}
 
 
@@ -127,8 +125,6 @@ class Summary:
         require_fields(found, FIELDS, "summary", others=True)
         require_fields(found["config"], CONFIG, "config", others=True)
         require_fields(found["config"]["defense"], {"kind": TEXT}, "config.defense", others=True)
-        for check in found["checks"]:
-            require_fields(check, CHECK, "checks")
         return cls(
             config=found["config"],
             provenance={name: found[name] for name in PROVENANCE},
@@ -136,7 +132,7 @@ class Summary:
             class_names=tuple(found["class_names"]),
             norm=found["norm"],
             accuracies=_accuracies(found["accuracy"], found["config"]["eps"]),
-            checks=tuple(Check(**check) for check in found["checks"]),
+            checks=tuple(map(Check.from_json, found["checks"])),
             calls_per_image=found["calls_per_image"],
             seconds_per_image=found["seconds_per_image"],
         )

@@ -187,7 +187,7 @@ class FolderRun:
 
     def share(self, run_log: RunLog, process: int, processes: int, bar: tqdm) -> None:
         """Classify the remaining batches of this process; the bar counts all images."""
-        done = {record["batch"] for record in run_log.read()}
+        done = set(run_log.read(lambda record: record["batch"]))
         for number, names in enumerate(self.batches()):
             if number % processes == process and number not in done:
                 rows = classify_files(names, self.model, self.root, resize=self.resize)

@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rdc.config import parse_json
 from rdc.runs.atomic import flush_entry
@@ -13,6 +13,7 @@ from rdc.runs.settings import lock_settings
 LONGEST = 2**26
 """Bytes of a record's line; a longer one is neither written nor read."""
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -67,8 +68,26 @@ class RunLog:
     def entries(self) -> Iterator[Entry]:
         return entries(self.folder)
 
-    def read(self) -> Iterator[Record]:
-        return (entry.record for entry in self.entries())
+    def read(self, parse: Callable[[Record], T]) -> Iterator[T]:
+        """All records as `parse` gives them (see `read_all`)."""
+        return read_all(self.folder, parse)
+
+
+def read_all(folder: Path, parse: Callable[[Record], T]) -> Iterator[T]:
+    """All complete records of all processes, as `parse` gives them.
+
+    Raises:
+        ValueError: names the file and the place of a record that `parse` refuses.
+    """
+    for entry in entries(folder):
+        try:
+            yield parse(entry.record)
+        except (KeyError, TypeError, ValueError) as error:
+            why = str(error) if isinstance(error, ValueError) else repr(error)
+            raise ValueError(
+                f"{entry.file}, byte {entry.offset}: {why}; the record was damaged or written by "
+                "another version: start again with a new folder"
+            ) from error
 
 
 def entries(folder: Path) -> Iterator[Entry]:

@@ -193,6 +193,15 @@ def test_a_folder_belongs_to_its_weights(tmp_path):
         certify(model, IMAGES, LABELS, **options)
 
 
+def test_certificates_of_another_version_are_refused_by_their_place(tmp_path):
+    options = {"sigma": SIGMA, "method": "fixed", "samples": 50, "out": tmp_path, "radii": (0.1,)}
+    certify(HalfSpace(), IMAGES, LABELS, **options)
+    with (tmp_path / "records-000.jsonl").open("a") as file:
+        file.write('{"image": 0, "draws": 7}\n')
+    with pytest.raises(ValueError, match=r"records-000.jsonl, byte \d+: certificate: 'draws' is no"):
+        certify(HalfSpace(), IMAGES, LABELS, **options)
+
+
 class Process:
     """One of two processes of a run, as far as certify asks; the other one never comes."""
 

@@ -110,7 +110,7 @@ def edit_records(change: Callable[[dict], object]) -> Callable[[Path], None]:
         ),
         (edit_records(lambda r: r.update(frozen=10)), "have number 10"),
         (edit_records(lambda r: r.update(seconds="fast")), "records-001.*seconds='fast' must be"),
-        (edit_records(lambda r: r.pop("label")), "records-001.*label is missing.*evaluate again"),
+        (edit_records(lambda r: r.pop("label")), "records-001.*label is missing.*start again"),
     ],
 )
 def test_damaged_folders_are_refused(tmp_path: Path, damage, message: str) -> None:

@@ -113,7 +113,7 @@ def test_shares_make_the_whole(whole, model, images, tmp_path, processes: int) -
     list_files(images, out)
     parts = [share(model, images, out, process, processes) for process in range(processes)]
     run, run_log = parts[0]
-    assert sorted(record["batch"] for record in run_log.read()) == list(range(6))
+    assert sorted(run_log.read(lambda record: record["batch"])) == list(range(6))
     assert batches(out, 1) == list(range(1, 6, processes))
     assert run.merge(run_log) == 2
     assert (out / PREDICTIONS).read_bytes() == whole

@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rdc.runs.run_log
-from rdc.runs.run_log import RunLog, cut_torn_line
+from rdc.runs.run_log import Record, RunLog, cut_torn_line
+
+
+def batch(record: Record) -> int:
+    return int(record["batch"])
 
 
 def test_records_are_read_by_everybody(tmp_path: Path) -> None:
@@ -17,7 +21,7 @@ def test_records_are_read_by_everybody(tmp_path: Path) -> None:
     second.append([{"batch": 1, "name": "é\n"}])
     first.append([{"batch": 4}])
     run_log = RunLog(tmp_path, {"seed": 0}, process=2)
-    assert [record["batch"] for record in run_log.read()] == [0, 2, 4, 1]
+    assert list(run_log.read(batch)) == [0, 2, 4, 1]
     for entry in run_log.entries():
         line = entry.file.read_bytes()[entry.offset :].split(b"\n")[0]
         assert f'"batch": {entry.record["batch"]}'.encode() in line
@@ -28,7 +32,7 @@ def test_a_log_belongs_to_its_settings_and_inputs(tmp_path: Path) -> None:
     for seed, weights in ((1, "a"), (0, "b")):
         with pytest.raises(ValueError, match="holds a run with other settings: "):
             RunLog(tmp_path, {"seed": seed}, inputs={"weights": weights})
-    assert len(list(RunLog(tmp_path, {"seed": 0}, inputs={"weights": "a"}).read())) == 1
+    assert len(list(RunLog(tmp_path, {"seed": 0}, inputs={"weights": "a"}).read(batch))) == 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -41,10 +45,10 @@ def test_torn_line_is_cut_and_the_rest_stays(tmp_path_factory, cut: int) -> None
     whole = run_log.file.read_bytes()
     run_log.file.write_bytes(whole[:cut])
     complete = whole[:cut].count(b"\n")
-    assert len(list(run_log.read())) == complete
+    assert len(list(run_log.read(batch))) == complete
     again = RunLog(folder, {})
     again.append([{"batch": 99}])
-    assert [record["batch"] for record in again.read()] == [*range(complete), 99]
+    assert list(again.read(batch)) == [*range(complete), 99]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,17 @@ def test_a_complete_line_that_is_no_record_is_named(tmp_path: Path, line: bytes)
     with pytest.raises(
         ValueError, match=r"records-000.jsonl: the line at byte 13 (is not|must be)"
     ):
-        list(run_log.read())
+        list(run_log.read(batch))
+
+
+@pytest.mark.parametrize("record", [{}, {"batch": None}, {"batch": "x"}])
+def test_a_record_of_another_version_is_named(tmp_path: Path, record: Record) -> None:
+    run_log = RunLog(tmp_path, {})
+    run_log.append([{"batch": 0}, record])
+    read = run_log.read(batch)
+    assert next(read) == 0
+    with pytest.raises(ValueError, match=r"records-000.jsonl, byte 13: .*another version"):
+        next(read)
 
 
 def test_lines_have_a_longest(tmp_path: Path, monkeypatch) -> None:
@@ -87,8 +101,8 @@ def test_lines_have_a_longest(tmp_path: Path, monkeypatch) -> None:
         run_log.append([{"batch": 0}, {"text": "x" * 1000}])
     assert not run_log.file.exists()
     run_log.append([{"text": "x" * (1000 - len(json.dumps({"text": ""})) - 1)}])
-    assert len(list(run_log.read())) == 1
+    assert len(list(run_log.entries())) == 1
     with run_log.file.open("a") as file:
         file.write("x" * 1000 + "\n")
     with pytest.raises(ValueError, match=r"the line at byte 1000 is longer than 1000 bytes"):
-        list(run_log.read())
+        list(run_log.entries())
