@@ -158,7 +158,7 @@ class Climb(Search):
         """Take other draws and judge the points of interest by them."""
         self.draws = spawn(self.seeds, number)
         self.now, self.gradient = self._gradient(self.point)
-        at_best = ~self._elsewhere(self.best)
+        at_best = ~self._elsewhere(self.best)  # also where no gradient of it was taken before
         self.best_gradient = torch.where(wide(at_best), self.gradient, self.best_gradient)
         self.best_loss = self.best_loss_before = self._judge_anew(self.best).loss
         self.harm = self._judge_anew(self.worst)
