@@ -16,6 +16,9 @@ GRADIENT = 3
 SAME = 0.8
 """Time per image, as a share of that with a quarter of the images, from which on it is final."""
 
+LONG = 5.0
+"""Seconds of a call that are enough to tell: more images at once are not tried."""
+
 
 class Costs:
     """Passes per image, at most, of every attack on `model`, and the seconds that they take.
@@ -94,6 +97,6 @@ def seconds_per_image(call: Callable[[int], object], most: int) -> float:
         started = time.perf_counter()
         call(count)
         found = (time.perf_counter() - started) / count
-        if count == most or found > SAME * before:
+        if count == most or found > SAME * before or found * count > LONG:
             return found
         count, before = min(4 * count, most), found

@@ -70,3 +70,11 @@ def test_models_that_gain_nothing_by_batches_are_measured_on_few_images_and_once
         costs.measure([CLEAN], BATCH, max_rows=64)
     assert costs.seconds(CLEAN) == pytest.approx(0.4)
     assert model.calls == 3  # 1 image twice, then 4
+
+
+def test_a_call_that_takes_long_is_not_tried_with_more_images(clock) -> None:
+    model = Clocked(clock, 4, 0.5)
+    costs = Costs(model, {}, judgments=1, measured={})
+    costs.measure([CLEAN], BATCH, max_rows=64)
+    assert costs.seconds(CLEAN) == pytest.approx(6 / 4)
+    assert model.calls == 3
