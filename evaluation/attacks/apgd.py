@@ -122,8 +122,8 @@ class Climb(Search):
         if reconsiders:
             place = self.checkpoints.index(number)
             self._reconsider(number - self.checkpoints[place - 1])
-        if redraws:
-            self._redraw(place + 1)
+            if redraws:
+                self._redraw(place + 1)
 
     def _move(self, share: float) -> None:
         """Take a step with momentum."""

@@ -184,7 +184,7 @@ def test_records(tmp_path: Path, data: st.DataObject) -> None:
     again = RunLog(folder, {"seed": 0})
     again.append([{"image": 99}])
     if found is not None:
-        assert list(again.read()) == [*(entry.record for entry in found), {"image": 99}]
+        assert list(again.read(dict)) == [*(entry.record for entry in found), {"image": 99}]
 
 
 def without_none(value: Any) -> Any:

@@ -151,7 +151,7 @@ def test_visits_the_points_of_algorithm_one(norm: Norm, eps: float) -> None:
 
 
 def test_takes_no_gradient_that_no_step_follows() -> None:
-    """Of the last point none; with several draws, at checkpoints only that of the new draws."""
+    """No gradient at the last point; with several draws, at checkpoints that of the new ones."""
     image, label = IMAGES[:1], torch.tensor([0])
     for draws in (1, 2):
         victim = Recorded(NoisyImages(4, std=0.05), draws=draws)
