@@ -51,24 +51,4 @@ measure distilled distilled
 measure identity classifier --estimator losses
 measure posterior classifier --estimator posterior --draws 12
 
-OUT="$OUT" python - <<'END'
-import json
-import os
-from pathlib import Path
-
-out = Path(os.environ["OUT"])
-
-
-def flop(name):
-    record = json.loads((out / name / "training.json").read_text())
-    return record["history"][-1]["flop"]
-
-
-spent = {"images": ["images"], "optimal": ["optimal"], "distilled": ["teacher", "distilled"],
-         "identity": ["classifier"], "posterior": ["classifier"]}
-print("| heads | FLOP | clean | Linf 0.2 |\n|---|---|---|---|")
-for name, networks in spent.items():
-    figures = json.loads((out / f"{name}-rdc" / "calibration.json").read_text())["candidates"][0]
-    print(f"| {name} | {sum(map(flop, networks)):.2g} | {100 * figures['clean']:.1f} | "
-          f"{100 * figures['robust']:.1f} |")
-END
+OUT="$OUT" python - < recipes/class_heads_table.py

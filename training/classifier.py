@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rdc.commands.program import run_program
@@ -31,6 +30,8 @@ class ImageBatch(NamedTuple):
 
 class ClassifierTask(Task[ImageClassifier]):
     """Cross-entropy, on images or on the worst ones near them."""
+
+    measured_rows = 500
 
     def __init__(self, config: ClassifierTrainConfig, data: Dataset, device: torch.device) -> None:
         self.config = config
@@ -61,21 +62,11 @@ class ClassifierTask(Task[ImageClassifier]):
             attacked=self.averaged,
         )  # fmt: skip
 
-    def measure(
-        self, model: ImageClassifier, data: Dataset, accelerator: Accelerator
-    ) -> dict[str, float]:
-        """Accuracy; for adversarial training first that under PGD of its own strength."""
-        first, processes = accelerator.process_index, accelerator.num_processes
-        right = torch.zeros(2, device=accelerator.device)
-        for rows in torch.arange(first, len(data), processes).split(500):
-            right += self._right(model, data.subset(rows))
-        robust, clean = (torch.as_tensor(accelerator.reduce(right, "sum")) / len(data)).tolist()
-        if self.config.objective.kind == "standard":
-            return {"validation_accuracy": clean}
-        return {"validation_robust_accuracy": robust, "validation_accuracy": clean}
+    def answers(self, model: ImageClassifier, data: Dataset) -> Tensor:
+        """1 where an image is right and else 0, attacked and unattacked: (N, 2).
 
-    def _right(self, model: ImageClassifier, data: Dataset) -> Tensor:
-        """Numbers of correctly classified images: attacked, and unattacked (2,)."""
+        The attack is PGD of the training's own strength; standard training has none.
+        """
         device, objective = self.batches.device, self.config.objective
         images, labels = data.images.to(device), data.labels.to(device)
         attacked = images
@@ -83,11 +74,18 @@ class ClassifierTask(Task[ImageClassifier]):
             generator = torch.Generator(device).manual_seed(self.config.seed)
             attacked = perturb(model, images, labels=labels, config=objective, generator=generator)
         with torch.no_grad():
-            return torch.stack(
-                [(model(given).argmax(1) == labels).sum() for given in (attacked, images)]
-            )
+            right = [model(given).argmax(1) == labels for given in (attacked, images)]
+        return torch.stack(right, 1).float()
 
-    def save(self, model: ImageClassifier, out: Path, validation: Dataset | None) -> None:
+    def figures(self, answers: Tensor, labels: Tensor) -> dict[str, float]:
+        robust, clean = answers.double().mean(0).tolist()
+        if self.config.objective.kind == "standard":
+            return {"validation_accuracy": clean}
+        return {"validation_robust_accuracy": robust, "validation_accuracy": clean}
+
+    def save(
+        self, model: ImageClassifier, out: Path, answers: Tensor | None, labels: Tensor
+    ) -> None:
         model.save_pretrained(out)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from purification import build
@@ -43,6 +42,8 @@ PURIFIED = 16
 
 class DenoiserTask(Task[Denoiser]):
     """Denoising under EDM's weights, by images or by a teacher."""
+
+    measured_rows = 64
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device) -> None:
         network = network_for(config.network, data, config.data)
@@ -124,38 +125,25 @@ class DenoiserTask(Task[Denoiser]):
             return nullcontext()
         return torch.autocast(self.batches.device.type, dtype)
 
-    def measure(self, model: Denoiser, data: Dataset, accelerator: Accelerator) -> dict[str, float]:
-        """Accuracy of the diffusion classifier, frozen noise and no maximization."""
-        logits = self._logits(model, data, accelerator)
-        posterior = logits.softmax(1)[torch.arange(len(data)), data.labels]
-        right = logits.argmax(1) == data.labels
+    @torch.no_grad()
+    def answers(self, model: Denoiser, data: Dataset) -> Tensor:
+        """Logits (N, K) of the diffusion classifier, frozen noise and no maximization."""
+        classifier = build_classifier(model, self.config.rdc.classifier)
+        return classifier(data.images.to(self.batches.device)).float()
+
+    def figures(self, answers: Tensor, labels: Tensor) -> dict[str, float]:
+        posterior = answers.softmax(1)[torch.arange(len(labels)), labels]
+        right = answers.argmax(1) == labels
         return {
             "validation_accuracy": right.double().mean().item(),
             "validation_posterior": posterior.mean().item(),
         }
 
-    @torch.no_grad()
-    def _logits(
-        self, model: Denoiser, data: Dataset, accelerator: Accelerator | None = None
-    ) -> Tensor:
-        """Logits (N, K); with an accelerator each process computes its share."""
-        first, processes = 0, 1
-        if accelerator:
-            first, processes = accelerator.process_index, accelerator.num_processes
-        device = self.batches.device
-        classifier = build_classifier(model, self.config.rdc.classifier)
-        logits = torch.zeros(len(data), model.num_classes, device=device)
-        for rows in torch.arange(first, len(data), processes).split(64):
-            logits[rows.to(device)] = classifier(data.subset(rows).images.to(device)).float()
-        if accelerator:
-            logits = torch.as_tensor(accelerator.reduce(logits, "sum"))
-        return logits.cpu()
-
-    def save(self, model: Denoiser, out: Path, validation: Dataset | None) -> None:
-        """RDC, with the temperature that fits the held-out images."""
+    def save(self, model: Denoiser, out: Path, answers: Tensor | None, labels: Tensor) -> None:
+        """RDC, with the temperature that fits the answers."""
         rdc = self.config.rdc
-        if validation is not None:
-            fitted = fit_temperature(self._logits(model, validation), validation.labels)
+        if answers is not None:
+            fitted = fit_temperature(answers, labels)
             temperature = float(f"{rdc.classifier.temperature * fitted:.4g}")
             rdc = replace(rdc, classifier=replace(rdc.classifier, temperature=temperature))
         RobustDiffusionClassifier(model, rdc).save_pretrained(out)

@@ -60,6 +60,8 @@ class Task(ABC, Generic[Module]):
 
     averaged: Module
     module: nn.Module
+    measured_rows: int
+    """Held-out images in one batch of `answers`."""
 
     @abstractmethod
     def batch(self, step: int) -> Any:
@@ -70,15 +72,19 @@ class Task(ABC, Generic[Module]):
         """Losses (B,) of some rows of it; `network` is the prepared `module`."""
 
     @abstractmethod
-    def measure(self, model: Module, data: Dataset, accelerator: Accelerator) -> dict[str, float]:
-        """Figures on held-out images, higher is better; every process calls this.
+    def answers(self, model: Module, data: Dataset) -> Tensor:
+        """Answers on held-out images, one row of figures each: (N, columns)."""
+
+    @abstractmethod
+    def figures(self, answers: Tensor, labels: Tensor) -> dict[str, float]:
+        """Figures of these answers, higher is better.
 
         The first one decides between averages, the next ones between equals.
         """
 
     @abstractmethod
-    def save(self, model: Module, out: Path, validation: Dataset | None) -> None:
-        """Write the model, fitted to held-out images where there are some; on the main process."""
+    def save(self, model: Module, out: Path, answers: Tensor | None, labels: Tensor) -> None:
+        """Write the model, fitted to its answers where they are given; on the main process."""
 
     def inputs(self) -> dict[str, str]:
         """Hashes of files that the training depends on, beside the data, by their description."""
@@ -208,13 +214,30 @@ class Run(Generic[Module]):
         for part in range(count):
             yield part == count - 1, slice(first + processes * part, None, processes * count)
 
+    def _answers(self, data: Dataset, label: str | None = None) -> Tensor:
+        """Answers (N, columns) of the copied averages, of which each process computes its share.
+
+        With a label, a progress bar shows how far they are.
+        """
+        first, processes = self.accelerator.process_index, self.accelerator.num_processes
+        parts = torch.arange(first, len(data), processes).split(self.task.measured_rows)
+        mine = torch.cat(
+            [
+                self.task.answers(self.shown, data.subset(rows))
+                for rows in tqdm(parts, desc=label, disable=label is None, unit="batch")
+            ]
+        )
+        answers = mine.new_zeros(len(data), mine.shape[1])
+        answers[first::processes] = mine
+        return torch.as_tensor(self.accelerator.reduce(answers, "sum")).cpu()
+
     def _measure(self, bar: Any) -> None:
         """Measure the first average on validation images; write and show the figures."""
         step, config = self.progress.step, self.config
         self.ema.copy_to(self.shown, 0)
         some = self.validation.subset(slice(config.validation_images))
         figures = self.meter.read(step)
-        figures |= self.task.measure(self.shown, some, self.accelerator)
+        figures |= self.task.figures(self._answers(some), some.labels)
         images = step * config.batch_size
         before = self.progress.history[-1]["step"] if self.progress.history else 0
         self.progress.history.append(
@@ -233,7 +256,7 @@ class Run(Generic[Module]):
     def _keep_latest(self) -> None:
         """Save the copied averages as a model, before the run is over."""
         with replacing(self.config.out / LATEST) as folder:
-            self.task.save(self.shown, folder, None)
+            self.task.save(self.shown, folder, None, self.validation.labels)
 
     def _leave(self, signal: int) -> None:
         self.ema.copy_to(self.shown, 0)
@@ -248,14 +271,17 @@ class Run(Generic[Module]):
 
     def _finish(self) -> None:
         """Choose among the averages by the whole validation split; save the best."""
-        found = []
-        for track in range(len(self.config.ema_half_lives)):
+        labels, half_lives = self.validation.labels, self.config.ema_half_lives
+        answers = []
+        for track, half_life in enumerate(half_lives):
             self.ema.copy_to(self.shown, track)
-            found.append(self.task.measure(self.shown, self.validation, self.accelerator))
+            label = f"held-out images, average of half-life {half_life:g}"
+            answers.append(self._answers(self.validation, label))
+        found = [self.task.figures(each, labels) for each in answers]
         best = max(range(len(found)), key=lambda track: tuple(found[track].values()))
         self.ema.copy_to(self.shown, best)
         if self.accelerator.is_main_process:
-            self._save(found, best)
+            self._save(found, best, answers[best])
             print(
                 f"{in_words(found[best])} on {len(self.validation)} held-out images; "
                 f"the model is in {self.config.out}. Next:"
@@ -267,9 +293,9 @@ class Run(Generic[Module]):
                 print(f"warning: {warning}", file=sys.stderr)
         self.accelerator.end_training()
 
-    def _save(self, found: list[dict[str, float]], best: int) -> None:
+    def _save(self, found: list[dict[str, float]], best: int, answers: Tensor) -> None:
         out, half_lives = self.config.out, self.config.ema_half_lives
-        self.task.save(self.shown, out, self.validation)
+        self.task.save(self.shown, out, answers, self.validation.labels)
         record = {
             "config": asdict(self.config),
             **provenance(self.data),

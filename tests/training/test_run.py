@@ -19,10 +19,12 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from rdc import Denoiser
+from rdc.data import Dataset, load
 from tests.support.children import train_or_report
 from tests.support.training_runs import NETWORK, assert_same_run, config, history, state
 from training.checkpoint import Checkpoints
 from training.config import TrainConfig, rate
+from training.denoising import DenoiserTask
 from training.samples import TITLE
 from training.train import main
 
@@ -188,6 +190,22 @@ def test_best_average_is_saved(whole: Path) -> None:
     last = state(whole)
     for name, tensor in Denoiser.from_pretrained(whole).state_dict().items():
         assert torch.equal(tensor, last[f"average/{track}/{name}"])
+
+
+def test_held_out_images_are_answered_once_for_each_average(tmp_path, monkeypatch, capsys) -> None:
+    """Also the temperature is fitted to these answers, which can take longer than a step."""
+    answered, answers = [], DenoiserTask.answers
+
+    def counted(task: DenoiserTask, model: Denoiser, data: Dataset) -> torch.Tensor:
+        answered.append(len(data))
+        return answers(task, model, data)
+
+    monkeypatch.setattr(DenoiserTask, "answers", counted)
+    main(config(tmp_path / "run", steps=1, validate_every=1, ema_half_lives=(100.0, 200.0)))
+    held_out = len(load("digits", "validation"))
+    assert sum(answered) == config(tmp_path).validation_images + 2 * held_out
+    shown = capsys.readouterr().err
+    assert all(f"average of half-life {half_life}: 100%" in shown for half_life in (100, 200))
 
 
 def test_run_folder_has_pictures_and_a_record(whole: Path) -> None:

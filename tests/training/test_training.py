@@ -356,7 +356,7 @@ def test_a_classifier_of_noised_images_learns_beside_the_denoiser(tmp_path: Path
     torch.testing.assert_close(losses[2:], expected)
     losses.mean().backward()
     assert all(p.grad is not None for p in task.module.parameters())
-    task.save(task.averaged, tmp_path, None)
+    task.save(task.averaged, tmp_path, None, batch.labels)
     saved = RobustDiffusionClassifier.from_pretrained(tmp_path)
     assert isinstance(saved.classifier, AmortizedDiffusionClassifier)
     assert saved(some_images(1, (1, 8, 8), dtype=torch.float32)).shape == (1, 10)
