@@ -79,7 +79,8 @@ class Calibration:
             kind="pgd", eps=config.eps, attack_steps=config.steps, relative_step=2.5 / config.steps
         )
         right = 0
-        for rows in torch.arange(len(self.images))[: config.attacked].split(config.batch_size):
+        parts = torch.arange(len(self.images))[: config.attacked].split(config.batch_size)
+        for rows in tqdm(parts, desc="attacks", unit="batch", leave=False):
             images, labels = self.images[rows], self.labels[rows]
             survived = self.right(model, images, labels)
             for surrogate in surrogates:
@@ -97,7 +98,9 @@ class Calibration:
 
     @torch.no_grad()
     def logits(self, model: nn.Module) -> Tensor:
-        return torch.cat([model(part) for part in self.images.split(self.config.batch_size)])
+        parts = self.images.split(self.config.batch_size)
+        bar = tqdm(parts, desc="clean images", unit="batch", leave=False)
+        return torch.cat([model(part) for part in bar])
 
 
 class Measured:

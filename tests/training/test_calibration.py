@@ -44,8 +44,11 @@ def test_maximizations_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["losses", "posterior"])
-def test_both_estimators_are_measured(estimator) -> None:
-    """The figures are shares of the images, and a temperature; the weights are random."""
+def test_both_estimators_are_measured(estimator, capsys) -> None:
+    """The figures are shares of the images, and a temperature; the weights are random.
+
+    One candidate can take an hour: its batches are counted.
+    """
     network = replace(NETWORK, num_classes=10, conditioning="classifier")
     denoiser = tiny_denoiser(network, classes="0123456789")
     data = load("digits", "validation").subset(slice(8))
@@ -53,6 +56,8 @@ def test_both_estimators_are_measured(estimator) -> None:
     figures = Calibration(CONFIG, denoiser, data).classifier(candidate)
     assert 0 <= figures.robust <= 1 and figures.clean * 8 == round(figures.clean * 8)
     assert figures.temperature > 0
+    shown = capsys.readouterr().err
+    assert "clean images:" in shown and "attacks:" in shown
 
 
 def written(folder: Path) -> CalibrationConfig:
