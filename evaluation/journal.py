@@ -121,7 +121,12 @@ class FolderJournal:
 
     def checks(self) -> list[Check] | None:
         file = self.folder / CHECKS
-        return [*map(Check.from_json, read_json(file))] if file.exists() else None
+        if not file.exists():
+            return None
+        found = read_json(file)
+        if not isinstance(found, list):
+            raise ValueError(f"{file} must hold a list; delete it, and its checks are made again")
+        return [Check.from_json(each, str(file)) for each in found]
 
     def keep_checks(self, checks: Sequence[Check]) -> None:
         write_json(self.folder / CHECKS, [asdict(check) for check in checks])

@@ -26,9 +26,9 @@ class Check:
     detail: str
 
     @classmethod
-    def from_json(cls, found: Any) -> "Check":
-        """The check of a file's values; ValueError where they are of another kind."""
-        require_fields(found, KINDS, "checks")
+    def from_json(cls, found: Any, where: str = "checks") -> "Check":
+        """The check of a file's values; ValueError, beginning with `where`, for another kind."""
+        require_fields(found, KINDS, where)
         return cls(**found)
 
 

@@ -201,6 +201,14 @@ def test_only_what_measures_is_named_in_the_summary(tmp_path: Path, monkeypatch)
     assert commit_of("fourth", small) == "fourth"
 
 
+@pytest.mark.parametrize("content", ["3", "[3]", '[{"name": "x"}]'])
+def test_damaged_checks_are_refused_by_the_name_of_their_file(tmp_path: Path, content) -> None:
+    journal = FolderJournal(tmp_path, {}, inputs={})
+    (tmp_path / "checks.json").write_text(content)
+    with pytest.raises(ValueError, match=r"checks\.json(:| must)"):
+        journal.checks()
+
+
 def test_run_that_ends_before_or_after_writing_continues(
     whole: Path, tmp_path: Path, monkeypatch
 ) -> None:
