@@ -90,6 +90,12 @@ class Progress:
         self.current = None
         self._show(at_once=True)
 
+    def wait_for_others(self) -> None:
+        """Show that the tasks that are left are those of other processes."""
+        if self.workers > 1:
+            elapsed = duration(time.perf_counter() - self.started)
+            self.bar.set_description_str(f"{elapsed}; waiting for the other processes")
+
     def close(self) -> None:
         self.bar.close()
 

@@ -41,6 +41,7 @@ def complete(
     try:
         take(todo, claims, progress)
         check(runners, claims, progress)  # while others are still at their last images
+        progress.wait_for_others()
         claims.wait()
         found = [
             finish(runner, measured=bool(planned[runner]))
@@ -74,8 +75,11 @@ def take(todo: Pieces, claims: Claims, progress: Progress) -> None:
 
 
 def check(runners: Iterable[Runner], claims: Claims, progress: Progress) -> None:
-    """Make the missing checks of the runs that this process is the first to take."""
-    for runner in runners:
+    """Make the missing checks of the runs that this process is the first to take.
+
+    The longest come first, as far as they were timed: others have something to do meanwhile.
+    """
+    for runner in sorted(runners, key=lambda runner: -checks_task(runner).seconds):
         if claims.take(f"{runner.name} checks"):
             make_checks(runner, progress)
         else:

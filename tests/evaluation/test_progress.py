@@ -66,6 +66,14 @@ def test_processes_share_the_time(clock) -> None:
     assert progress.seconds_left() == 6
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_without_work_tells_what_it_waits_for(capsys, workers: int) -> None:
+    progress = Progress([], show=True, workers=workers)
+    progress.wait_for_others()
+    progress.close()
+    assert ("waiting for the other processes" in capsys.readouterr().err) == (workers > 1)
+
+
 def test_a_task_that_fails_leaves_no_hook() -> None:
     model = nn.Identity()
     with pytest.raises(KeyError), Progress([]).task(task("a", 1), model):

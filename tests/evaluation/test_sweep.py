@@ -185,7 +185,7 @@ def test_whoever_is_free_takes_the_next_unit_and_nothing_is_done_twice(
 def test_a_process_claims_no_checks_before_it_has_made_those_it_claimed(
     tmp_path: Path, monkeypatch
 ) -> None:
-    """Otherwise the first process would take all of them."""
+    """Otherwise the first process would take all of them. The longest come first."""
     events: list[str] = []
     monkeypatch.setattr(schedule, "make_checks", lambda runner, _: events.append(runner.name))
     place: Any = SimpleNamespace(process_index=0, device=torch.device("cpu"))
@@ -194,6 +194,10 @@ def test_a_process_claims_no_checks_before_it_has_made_those_it_claimed(
     claims: Any = SimpleNamespace(take=lambda name: events.append(name) is None)
     schedule.check(runners, claims, Progress([]))
     assert events == ["cnn-linf checks", "cnn-linf", "trades-linf checks", "trades-linf"]
+    events.clear()
+    runners[1].costs.measured[runners[1].target.model, False] = 2.0
+    schedule.check(runners, claims, Progress([]))
+    assert events == ["trades-linf checks", "trades-linf", "cnn-linf checks", "cnn-linf"]
 
 
 def test_passes_of_a_defense_are_timed_once_for_all_norms(tmp_path: Path, monkeypatch) -> None:
