@@ -18,8 +18,9 @@ from training.adversarial import classifier_losses, perturb
 from training.augment import flip, shift
 from training.batches import Batches, part_generator, step_generator
 from training.config import ClassifierTrainConfig
-from training.run import Run, Task
+from training.run import Run
 from training.setup import load_data, start_accelerator
+from training.task import Task
 
 
 class ImageBatch(NamedTuple):

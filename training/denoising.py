@@ -31,8 +31,8 @@ from training.objective import (
     teacher_losses,
     weighted,
 )
-from training.run import Task
 from training.samples import save_samples
+from training.task import Task
 from training.temperature import fit_temperature
 from training.warm_start import warm_start
 

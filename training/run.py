@@ -9,25 +9,21 @@ import copy
 import json
 import shutil
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
-from torch import Tensor, nn
+from torch import Tensor
 
 from rdc.commands.info import commands
 from rdc.data import Dataset
-from rdc.denoiser import Denoiser
 from rdc.hub.checkpoint import RDC_SETTINGS
 from rdc.hub.model_card import add_training
 from rdc.hub.weights import TRAINING
-from rdc.networks.image_classifier import ImageClassifier
 from rdc.runs.atomic import replacing, write_atomically, write_json
 from rdc.runs.fingerprints import data_fingerprint
 from rdc.runs.provenance import provenance
@@ -41,61 +37,13 @@ from training.ema import EMA
 from training.flop import flop_per_image
 from training.interrupt import Interrupt
 from training.progress import Meter, Progress, in_words
+from training.task import Module, Task
 
 SETTINGS = "run.json"
 HISTORY = "history.jsonl"
 LATEST = "latest"  # the averaged model of the last measurement, until the run is finished
 # Settings that may change when a run continues. Data, teacher and start are known by their hashes.
 FREE = ("out", "data", "teacher", "init", "resume", "tracker", "checkpoint_every")
-
-Module = TypeVar("Module", bound=Denoiser | ImageClassifier)
-
-
-class Task(ABC, Generic[Module]):
-    """The part of a run that differs between trainers.
-
-    `averaged` is the module whose averaged weights are measured and saved. `module` holds
-    everything that learns: `averaged` itself, or a module around it.
-    """
-
-    averaged: Module
-    module: nn.Module
-    measured_rows: int
-    """Held-out images in one batch of `answers`."""
-
-    @abstractmethod
-    def batch(self, step: int) -> Any:
-        """The global batch of a step, all its randomness drawn."""
-
-    @abstractmethod
-    def losses(self, network: nn.Module, batch: Any, rows: slice) -> Tensor:
-        """Losses (B,) of some rows of it; `network` is the prepared `module`."""
-
-    @abstractmethod
-    def answers(self, model: Module, data: Dataset) -> Tensor:
-        """Answers on held-out images, one row of figures each: (N, columns)."""
-
-    @abstractmethod
-    def figures(self, answers: Tensor, labels: Tensor) -> dict[str, float]:
-        """Figures of these answers, higher is better.
-
-        The first one decides between averages, the next ones between equals.
-        """
-
-    @abstractmethod
-    def save(self, model: Module, out: Path, answers: Tensor | None, labels: Tensor) -> None:
-        """Write the model, fitted to its answers where they are given; on the main process."""
-
-    def inputs(self) -> dict[str, str]:
-        """Hashes of files that the training depends on, beside the data, by their description."""
-        return {}
-
-    def warnings(self, model: Module, data: Dataset) -> list[str]:
-        """Sentences about faults of the model on held-out images; on the main process."""
-        return []
-
-    def illustrate(self, model: Module, path: Path) -> None:
-        """Write a PNG of what the model has learned; on the main process."""
 
 
 class Run(Generic[Module]):
