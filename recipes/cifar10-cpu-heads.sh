@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Class heads of a CIFAR-10 network at equal compute, 2e13 FLOP each: the table of docs/training.md,
 # about an hour of one CPU core. Clean accuracy on 200 held-out images, and on 50 of them
-# under PGD of 10 steps at L-infinity 8/255, of the diffusion classifier alone. The kinds of heads
-# are those of digits-class-heads.sh. It continues when it is run again.
+# under PGD of 10 steps at L-infinity EPS (8/255), of the diffusion classifier alone. The kinds of
+# heads are those of digits-class-heads.sh. It continues when it is run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUNS="${RUNS:-runs/cifar10-cpu}"
 source recipes/cifar10-settings.sh
 OUT="$RUNS/class-heads"
+EPS="${EPS:-0.0314}"
+MEASURED="$OUT/linf-$EPS"
 SHARE="${SHARE:-1}" # of the compute; fewer for a rehearsal
 
 # run NAME STEPS FLAGS...: train one network.
@@ -27,10 +29,10 @@ run() {
 measure() {
     local name="$1" model="$2"
     shift 2
-    [[ -f $OUT/$name-rdc/calibration.json ]] ||
-        "$PYTHON" -m training.calibration --model "$OUT/$model" --out "$OUT/$name-rdc" \
+    [[ -f $MEASURED/$name/calibration.json ]] ||
+        "$PYTHON" -m training.calibration --model "$OUT/$model" --out "$MEASURED/$name" \
             --data "$DATA" --levels 4 --sigma-min 0.7 --sigma-max 3 --maximization-steps \
-            --images "${IMAGES:-200}" --attacked "${ATTACKED:-50}" --steps 10 --eps 0.0314 "$@"
+            --images "${IMAGES:-200}" --attacked "${ATTACKED:-50}" --steps 10 --eps "$EPS" "$@"
 }
 
 HEADS=(
@@ -52,4 +54,4 @@ measure distilled distilled
 measure identity classifier --estimator losses
 measure posterior classifier --estimator posterior --draws 8
 
-OUT="$OUT" "$PYTHON" - < recipes/class_heads_table.py
+OUT="$OUT" MEASURED="$MEASURED" "$PYTHON" - < recipes/class_heads_table.py

@@ -1,4 +1,4 @@
-"""Table of a comparison of class heads: `OUT=folder python - < recipes/class_heads_table.py`."""
+"""Table of a comparison of class heads: `OUT=networks MEASURED=figures python - < this file`."""
 
 import json
 import os
@@ -13,7 +13,7 @@ SPENT = {
     "posterior": ["classifier"],
 }
 
-out = Path(os.environ["OUT"])
+out, measured = Path(os.environ["OUT"]), Path(os.environ["MEASURED"])
 
 
 def trained(network: str) -> tuple[float, int]:
@@ -24,7 +24,7 @@ def trained(network: str) -> tuple[float, int]:
 
 print("| heads | FLOP | steps | clean, % | attacked, % |\n|---|---|---|---|---|")
 for name, networks in SPENT.items():
-    file = out / f"{name}-rdc" / "calibration.json"
+    file = measured / name / "calibration.json"
     if file.is_file():
         flop, steps = zip(*map(trained, networks), strict=True)
         figures = json.loads(file.read_text())["candidates"][0]

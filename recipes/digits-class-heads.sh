@@ -13,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source recipes/digits-settings.sh
 OUT="${OUT:-runs/class-heads}"
+MEASURED="$OUT/measured"
 SHARE="${SHARE:-1}" # of the compute; fewer for a rehearsal
 
 # run NAME STEPS FLAGS...: train one network.
@@ -28,8 +29,8 @@ run() {
 measure() {
     local name="$1" model="$2"
     shift 2
-    [[ -f $OUT/$name-rdc/calibration.json ]] ||
-        python -m training.calibration --model "$OUT/$model" --out "$OUT/$name-rdc" --levels 12 \
+    [[ -f $MEASURED/$name/calibration.json ]] ||
+        python -m training.calibration --model "$OUT/$model" --out "$MEASURED/$name" --levels 12 \
             --sigma-min 0.7 --sigma-max 3 --maximization-steps --images "${IMAGES:-200}" \
             --attacked "${ATTACKED:-50}" --steps 10 --eps 0.2 "$@"
 }
@@ -51,4 +52,4 @@ measure distilled distilled
 measure identity classifier --estimator losses
 measure posterior classifier --estimator posterior --draws 12
 
-OUT="$OUT" python - < recipes/class_heads_table.py
+OUT="$OUT" MEASURED="$MEASURED" python - < recipes/class_heads_table.py
