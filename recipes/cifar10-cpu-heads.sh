@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Class heads of a CIFAR-10 network at equal compute, 2e13 FLOP each: the table of docs/training.md,
 # about an hour of one CPU core. Clean accuracy on 200 held-out images, and on 50 of them
-# under PGD of 10 steps at L-infinity EPS (8/255), of the diffusion classifier alone. The kinds of
+# under PGD of 10 steps at L-infinity EPS (2/255), of the diffusion classifier alone. The kinds of
 # heads are those of digits-class-heads.sh. It continues when it is run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUNS="${RUNS:-runs/cifar10-cpu}"
 source recipes/cifar10-settings.sh
 OUT="$RUNS/class-heads"
-EPS="${EPS:-0.0314}"
+EPS="${EPS:-0.00784}"
 MEASURED="$OUT/linf-$EPS"
 SHARE="${SHARE:-1}" # of the compute; fewer for a rehearsal
 
@@ -51,7 +51,7 @@ run distilled 75 "${HEADS[@]}" --teacher "$OUT/teacher" --init "$OUT/teacher" \
     --objective.image-share 0 --objective.teacher-classes 2 --objective.off-data 0.03
 measure images images
 measure distilled distilled
-measure identity classifier --estimator losses
+measure identity classifier --estimator losses --draws 1
 measure posterior classifier --estimator posterior --draws 8
 
 OUT="$OUT" MEASURED="$MEASURED" "$PYTHON" - < recipes/class_heads_table.py
