@@ -77,7 +77,7 @@ def take(todo: Pieces, claims: Claims, progress: Progress) -> None:
 def check(runners: Iterable[Runner], claims: Claims, progress: Progress) -> None:
     """Make the missing checks of the runs that this process is the first to take.
 
-    The longest come first, as far as they were timed: others have something to do meanwhile.
+    The longest come first, as far as they were timed, so that nobody waits long for the last one.
     """
     for runner in sorted(runners, key=lambda runner: -checks_task(runner).seconds):
         if claims.take(f"{runner.name} checks"):

@@ -10,30 +10,16 @@ source recipes/cifar10-settings.sh
 OUT="$RUNS/class-heads"
 EPS="${EPS:-0.00784}"
 MEASURED="$OUT/linf-$EPS"
-SHARE="${SHARE:-1}" # of the compute; fewer for a rehearsal
-
-# run NAME STEPS FLAGS...: train one network.
-run() {
-    local name="$1" steps
-    steps=$(awk -v steps="$2" -v share="$SHARE" 'BEGIN { print int(steps * share) }')
-    shift 2
-    "$PYTHON" -m training.train --out "$OUT/$name" --data "$DATA" --resume auto \
-        --network.patch 2 --network.width 32 --network.width-multipliers 1 2 4 \
-        --network.blocks-per-level 2 --objective.noise.mean 0 --objective.noise.std 0.6 \
-        --steps "$steps" --batch-size 64 --learning-rate 2e-3 --warmup 50 --weight-decay 0.02 \
-        --ema-half-lives 5000 --validate-every 500 --validation-images 100 \
-        --checkpoint-every 50 --rdc.classifier.sigma-min 0.7 --rdc.classifier.sigma-max 3 "$@"
-}
-
-# measure NAME MODEL FLAGS...: accuracy of the diffusion classifier of a network.
-measure() {
-    local name="$1" model="$2"
-    shift 2
-    [[ -f $MEASURED/$name/calibration.json ]] ||
-        "$PYTHON" -m training.calibration --model "$OUT/$model" --out "$MEASURED/$name" \
-            --data "$DATA" --levels 4 --sigma-min 0.7 --sigma-max 3 --maximization-steps \
-            --images "${IMAGES:-200}" --attacked "${ATTACKED:-50}" --steps 10 --eps "$EPS" "$@"
-}
+TRAIN=(
+    "$PYTHON" -m training.train --data "$DATA" --resume auto
+    --network.patch 2 --network.width 32 --network.width-multipliers 1 2 4
+    --network.blocks-per-level 2 --objective.noise.mean 0 --objective.noise.std 0.6
+    --batch-size 64 --learning-rate 2e-3 --warmup 50 --weight-decay 0.02 --ema-half-lives 5000
+    --validation-images 100 --checkpoint-every 50
+    --rdc.classifier.sigma-min 0.7 --rdc.classifier.sigma-max 3
+)
+CALIBRATE=("$PYTHON" -m training.calibration --data "$DATA" --levels 4 --eps "$EPS")
+source recipes/class-heads-settings.sh
 
 HEADS=(
     --network.conditioning multihead --network.head-blocks 1 --augment flip
@@ -54,4 +40,4 @@ measure distilled distilled
 measure identity classifier --estimator losses --draws 1
 measure posterior classifier --estimator posterior --draws 8
 
-OUT="$OUT" MEASURED="$MEASURED" "$PYTHON" - < recipes/class_heads_table.py
+print_table

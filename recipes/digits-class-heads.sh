@@ -14,26 +14,9 @@ cd "$(dirname "$0")/.."
 source recipes/digits-settings.sh
 OUT="${OUT:-runs/class-heads}"
 MEASURED="$OUT/measured"
-SHARE="${SHARE:-1}" # of the compute; fewer for a rehearsal
-
-# run NAME STEPS FLAGS...: train one network.
-run() {
-    local name="$1" steps
-    steps=$(awk -v steps="$2" -v share="$SHARE" 'BEGIN { print int(steps * share) }')
-    shift 2
-    launch training.train --out "$OUT/$name" "${NETWORK[@]}" "${RDC[@]}" --steps "$steps" \
-        --validate-every "$steps" --warmup 20 "$@"
-}
-
-# measure NAME MODEL FLAGS...: accuracy of the diffusion classifier of a network.
-measure() {
-    local name="$1" model="$2"
-    shift 2
-    [[ -f $MEASURED/$name/calibration.json ]] ||
-        python -m training.calibration --model "$OUT/$model" --out "$MEASURED/$name" --levels 12 \
-            --sigma-min 0.7 --sigma-max 3 --maximization-steps --images "${IMAGES:-200}" \
-            --attacked "${ATTACKED:-50}" --steps 10 --eps 0.2 "$@"
-}
+TRAIN=(launch training.train "${NETWORK[@]}" "${RDC[@]}" --warmup 20)
+CALIBRATE=(python -m training.calibration --levels 12 --eps 0.2)
+source recipes/class-heads-settings.sh
 
 CLASSIFIER=(
     --network.conditioning classifier --network.head-blocks 0 --objective.image-share 0.2
@@ -52,4 +35,4 @@ measure distilled distilled
 measure identity classifier --estimator losses
 measure posterior classifier --estimator posterior --draws 12
 
-OUT="$OUT" MEASURED="$MEASURED" python - < recipes/class_heads_table.py
+print_table

@@ -35,7 +35,7 @@ class Task(ABC, Generic[Module]):
 
     @abstractmethod
     def answers(self, model: Module, data: Dataset) -> Tensor:
-        """Answers on held-out images, one row of figures each: (N, columns)."""
+        """Answers on held-out images, one row for each: (N, columns)."""
 
     @abstractmethod
     def figures(self, answers: Tensor, labels: Tensor) -> dict[str, float]:

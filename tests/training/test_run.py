@@ -193,7 +193,7 @@ def test_best_average_is_saved(whole: Path) -> None:
 
 
 def test_held_out_images_are_answered_once_for_each_average(tmp_path, monkeypatch, capsys) -> None:
-    """Also the temperature is fitted to these answers, which can take longer than a step."""
+    """The temperature is fitted to the same answers, and a bar counts their batches."""
     answered, answers = [], DenoiserTask.answers
 
     def counted(task: DenoiserTask, model: Denoiser, data: Dataset) -> torch.Tensor:
