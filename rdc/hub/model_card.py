@@ -122,10 +122,19 @@ def model_card(model: Described, facts: Facts, *, saved: Path) -> str:
 
 
 def write_card(directory: Path, card: str) -> None:
-    """Write the card, unless there is one that somebody wrote or edited."""
+    """Write the card, unless there is one that somebody wrote or edited.
+
+    Of the same weights, what the card there says about their training stays.
+    """
     path = directory / CARD
-    if not path.exists() or is_generated(path.read_text(encoding="utf-8")):
-        write_atomically(path, card)
+    if path.exists():
+        before = path.read_text(encoding="utf-8")
+        if not is_generated(before):
+            return
+        if section(before, "Weights") == section(card, "Weights"):
+            kept = {title: section(before, title) for title in ("Data", "Training")}
+            card = _with_training(card, ModelCard(before).data.get("datasets"), kept)
+    write_atomically(path, card)
 
 
 def add_training(directory: Path, training: Training) -> None:
@@ -133,27 +142,40 @@ def add_training(directory: Path, training: Training) -> None:
     path = directory / CARD
     if not is_generated(text := path.read_text(encoding="utf-8")):
         return
-    card = ModelCard(SIGNATURE.sub("", text))
-    card.data["datasets"] = [training.data]
     sections = {
         "Data": _render("data", training=training),
         "Training": _render("training", training=training),
     }
-    page = _front(card.data) + with_sections(card.text, sections)
-    write_atomically(path, _signed(page))
+    write_atomically(path, _with_training(text, [training.data], sections))
+
+
+def _with_training(card: str, data: list[str] | None, sections: Mapping[str, str]) -> str:
+    """The signed card with these sections, and the names of the data sets for the hub."""
+    found = ModelCard(SIGNATURE.sub("", card))
+    found.data["datasets"] = data
+    return _signed(_front(found.data) + with_sections(found.text, sections))
+
+
+def _section(title: str) -> re.Pattern[str]:
+    return re.compile(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def section(card: str, title: str) -> str:
+    """The text of a section of a card; empty where there is none."""
+    found = _section(title).search(SIGNATURE.sub("", card))
+    return found[1].strip() if found else ""
 
 
 def with_sections(card: str, sections: Mapping[str, str]) -> str:
     """The card with these sections, by title, replaced or added; still signed where it was."""
     generated, text = is_generated(card), SIGNATURE.sub("", card)
     for title, body in sections.items():
-        section = f"## {title}\n\n{body}\n"
-        old = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-        if found := old.search(text):
+        new = f"## {title}\n\n{body}\n"
+        if found := _section(title).search(text):
             gap = "" if found.end() == len(text) else "\n"
-            text = text[: found.start()] + section + gap + text[found.end() :]
+            text = text[: found.start()] + new + gap + text[found.end() :]
         else:
-            text = f"{text.rstrip()}\n\n{section}"
+            text = f"{text.rstrip()}\n\n{new}"
     return _signed(text) if generated else text
 
 

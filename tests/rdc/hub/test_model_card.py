@@ -170,6 +170,23 @@ def test_edited_cards_stay_and_others_are_renewed(tmp_path: Path) -> None:
     assert card(tmp_path) == edited
 
 
+def test_saved_again_the_same_weights_keep_their_training(tmp_path: Path) -> None:
+    tiny_rdc().save_pretrained(tmp_path)
+    add_training(tmp_path, TRAINING)
+    first = card(tmp_path)
+    model = RobustDiffusionClassifier.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert card(tmp_path) == first
+    steps = replace(model.config.maximization, steps=7)
+    other = RobustDiffusionClassifier(model.denoiser, replace(model.config, maximization=steps))
+    other.save_pretrained(tmp_path)
+    assert "steps 7" in section(card(tmp_path), "Architecture")
+    assert section(card(tmp_path), "Training") == section(first, "Training")
+    tiny_rdc(seed=1).save_pretrained(tmp_path)
+    assert section(card(tmp_path), "Training") == section(card(tmp_path), "Data") == "Not recorded."
+    assert front(card(tmp_path)).get("datasets") is None and is_generated(card(tmp_path))
+
+
 def test_a_run_tells_its_card(tmp_path: Path) -> None:
     config = ClassifierTrainConfig(out=tmp_path / "run", steps=1, batch_size=4)
     train(config)
