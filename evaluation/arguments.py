@@ -1,7 +1,5 @@
 """Models and images as a caller of `evaluation.evaluate` has them."""
 
-import hashlib
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +13,7 @@ from evaluation.attacks.validation import in_float32
 from evaluation.config import GIVEN
 from evaluation.factories import as_module
 from evaluation.gradient_modes import noises
+from evaluation.identity import identity
 from evaluation.target import Target, copied, device_of, first_answer, fit, fit_transfer
 from rdc.data import Dataset
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
@@ -96,16 +95,6 @@ def ready(model: nn.Module | Callable[[Tensor], Any], name: str) -> nn.Module:
     if found:
         raise ValueError(f"{name}: its {found[0]} is in training mode; call {name}.eval() before")
     return module
-
-
-def identity(model: nn.Module | Callable[[Tensor], Any], name: str) -> dict[str, str]:
-    """Hashes of a model's weights and of the source of its class or function, where it has one."""
-    found = {f"weights of the {name}": weights_hash(as_module(model))}
-    try:
-        source = inspect.getsource(type(model) if isinstance(model, nn.Module) else model)
-    except (OSError, TypeError):  # typed into a console, or made by C
-        return found
-    return found | {f"source of the {name}": hashlib.sha256(source.encode()).hexdigest()}
 
 
 def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Dataset:

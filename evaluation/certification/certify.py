@@ -13,9 +13,10 @@ from evaluation.certification.certificate import Certificate, Certification
 from evaluation.certification.config import SamplingMethod, SmoothingConfig
 from evaluation.certification.sampling import Candidate, certificates, classify
 from evaluation.certification.smoothed import SmoothedClassifier
+from evaluation.identity import identity
 from evaluation.work_queue import Claims
 from rdc.defense import batch_coupled
-from rdc.runs.fingerprints import tensors_hash, weights_hash
+from rdc.runs.fingerprints import tensors_hash
 from rdc.runs.run_log import RunLog
 
 
@@ -76,7 +77,7 @@ def certify(
         settings={**(context or {}), **asdict(config)},
         inputs={
             "images and labels": tensors_hash({"images": images, "labels": labels}),
-            "the model": weights_hash(model),
+            **identity(model, "model"),
             **(files or {}),
         },
     )  # fmt: skip

@@ -35,6 +35,12 @@ class Linear(nn.Module):
         return self.scale * images.mean((1, 2))[:, :3]
 
 
+def configured(setting: int) -> Linear:
+    model = Linear()
+    model.setting = setting  # type: ignore[assignment]
+    return model
+
+
 PIXELS = (255 * torch.rand(10, 1, 4, 4, generator=torch.Generator().manual_seed(0))).byte()
 IMAGES = PIXELS.float() / 255
 LABELS = Linear()(IMAGES).argmax(1)
@@ -157,6 +163,7 @@ def sorted_like(found: evaluation.Evaluation, rows: list[Record]) -> list[Record
     ("changes", "message"),
     [
         ({"model": Linear(11.0)}, "weights of the model: its content has changed"),
+        ({"model": configured(2)}, "settings of the model: its content has changed"),
         ({"model": lambda images: Linear()(images)}, "source of the model: its content"),
         ({"images": 1 - IMAGES}, "images: its content has changed"),
         ({"eps": (0.05,)}, r"--eps: \[0\.05, 0\.3\] -> \[0\.05\]"),

@@ -189,7 +189,7 @@ def test_a_folder_belongs_to_its_weights(tmp_path):
     certify(model, IMAGES, LABELS, **options)
     with torch.no_grad():
         model[1].bias += 1  # type: ignore[operator]
-    with pytest.raises(ValueError, match="the model: its content has changed"):
+    with pytest.raises(ValueError, match="weights of the model: its content has changed"):
         certify(model, IMAGES, LABELS, **options)
 
 
