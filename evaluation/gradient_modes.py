@@ -1,5 +1,7 @@
 """Models that an attacker who knows a defense differentiates in its place."""
 
+from itertools import chain
+
 from torch import nn
 
 from purification import DiffusionPurifier
@@ -19,13 +21,9 @@ def surrogates(model: nn.Module) -> dict[str, nn.Module]:
     A purifier makes the loss rugged, so that the true gradient is not always the most harmful one.
     All share the model's own frozen noise.
     """
+    require_frozen(model)
     if not isinstance(model, Defense):
         return {"exact": model}
-    if any(noise.mode == "fresh" for noise in noises(model)):
-        raise ValueError(
-            "model: noise='fresh'; attacks differentiate frozen noise, all of whose draws can be "
-            "had by number (rdc.noise.using_draws); build it with noise='frozen'"
-        )
     purifier = model.purifier
     modes = ["bpda"]
     if isinstance(purifier, DiffusionPurifier):
@@ -42,7 +40,17 @@ def under(model: Defense, gradient: str) -> Defense:
     return Defense(purifier, model.classifier, copies=model.copies)
 
 
+def require_frozen(model: nn.Module) -> None:
+    """Refuse a model with fresh noise, whose draws no attack can repeat."""
+    if any(noise.mode == "fresh" for noise in noises(model)):
+        raise ValueError(
+            "model: noise='fresh'; attacks differentiate frozen noise, all of whose draws can be "
+            "had by number (rdc.noise.using_draws); build it with noise='frozen'"
+        )
+
+
 def noises(model: nn.Module) -> list[Noise]:
-    """Noise of every module of `model` that draws."""
-    found = (getattr(part, "noise", None) for part in model.modules())
-    return [noise for noise in found if isinstance(noise, Noise)]
+    """Noise in the attributes of every module of `model`, alone or in a list."""
+    held = [value for part in model.modules() for value in vars(part).values()]
+    listed = chain.from_iterable(value for value in held if isinstance(value, list | tuple))
+    return [noise for noise in chain(held, listed) if isinstance(noise, Noise)]

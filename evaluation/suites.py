@@ -21,7 +21,7 @@ from evaluation.attacks.random_search import PER_DRAW, random_search
 from evaluation.attacks.square import BLOCK, square
 from evaluation.attacks.stadv import stadv
 from evaluation.entries import Entry
-from evaluation.gradient_modes import noises, surrogates
+from evaluation.gradient_modes import noises, require_frozen, surrogates
 from evaluation.suite_config import Kind, Sizes, Threat
 from rdc import Defense, LikelihoodMaximizer
 
@@ -56,6 +56,7 @@ def suite(
     The order is that of the cascade: gradients before black boxes, which would otherwise hide that
     gradients find nothing; then cheap ones first.
     """
+    require_frozen(model)
     if norm == "corruption":
         return corruptions(model)
     if attack == "adaptive":

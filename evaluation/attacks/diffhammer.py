@@ -55,8 +55,7 @@ def diffhammer(
     if eps == 0:
         return images
     selection = Selection(victim, images, labels, seeds)
-    grafted = Grafted(victim.model, draws=victim.draws, max_rows=victim.max_rows, eps=eps)
-    grafted.precision = victim.precision
+    grafted = Grafted(victim, eps=eps)
     index = torch.arange(len(images), device=images.device)
     for number, loss in enumerate(LOSSES, start=1):
 
@@ -74,9 +73,14 @@ def diffhammer(
 class Grafted(Expectation):
     """A defense whose gradient is the derivative of one draw, applied to a mean over all draws."""
 
-    def __init__(self, model: Defense, *, draws: int, max_rows: int, eps: float) -> None:
-        super().__init__(model, draws=draws, max_rows=max_rows)
-        self.purifier, self.classifier, self.eps = model.purifier, model.classifier, eps
+    def __init__(self, victim: Expectation, *, eps: float) -> None:
+        super().__init__(victim.model, draws=victim.draws, max_rows=victim.max_rows)
+        assert isinstance(victim.model, Defense)
+        self.purifier, self.classifier = victim.model.purifier, victim.model.classifier
+        self.victim, self.eps = victim, eps
+
+    def shown(self, points: Tensor) -> Tensor:
+        return self.victim.shown(points)
 
     def gradient(
         self,
@@ -115,7 +119,7 @@ class Grafted(Expectation):
         found: list[list[list[Tensor]]] = []
         for part, draws in self._blocks(len(images)):
             count = len(draws)
-            rows = images[part].repeat(count, 1, 1, 1).to(self.precision or images.dtype)
+            rows = self.shown(images[part]).repeat(count, 1, 1, 1)
             with self._drawing(seeds[part], draws):
                 with torch.no_grad():
                     purified = self.purifier(rows)
@@ -137,7 +141,7 @@ class Grafted(Expectation):
     def _through_purifier(self, images: Tensor, goal: Tensor, numbers: list[int]) -> Tensor:
         with torch.enable_grad(), using_draws(numbers):
             point = images.detach().requires_grad_()
-            purified = self.purifier(point.to(self.precision or images.dtype))
+            purified = self.purifier(self.shown(point))
             return torch.autograd.grad(purified, point, goal.to(purified))[0]
 
 

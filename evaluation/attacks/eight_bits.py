@@ -15,8 +15,8 @@ class OnGrid(Expectation):
     The result of an attack on it needs `inside`.
     """
 
-    def _call(self, images: Tensor, draws: int) -> Tensor:
-        return super()._call(images + (rounded(images) - images).detach(), draws)
+    def shown(self, points: Tensor) -> Tensor:
+        return super().shown(points + (rounded(points) - points).detach())
 
 
 def rounded(images: Tensor) -> Tensor:

@@ -175,10 +175,14 @@ class Expectation:
             return nullcontext()
         return using_draws([(seed << 32) + draw + 1 for draw in draws for seed in seeds])
 
+    def shown(self, points: Tensor) -> Tensor:
+        """The images that the model gets for points (B, C, H, W)."""
+        return points.to(self.precision or points.dtype)
+
     def _call(self, images: Tensor, draws: int) -> Tensor:
         """Logits (draws, B, K), at least float32."""
-        rows = images if draws == 1 else images.repeat(draws, 1, 1, 1)
-        logits = self.model(rows.to(self.precision or rows.dtype))
+        shown = self.shown(images)
+        logits = self.model(shown if draws == 1 else shown.repeat(draws, 1, 1, 1))
         if logits.ndim != 2 or len(logits) != draws * len(images) or logits.shape[1] < 2:
             raise ValueError(
                 f"model: logits of shape {tuple(logits.shape)} for {draws * len(images)} images; "

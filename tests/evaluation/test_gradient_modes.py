@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.gradient_modes import noises, surrogates
+from evaluation.suite_config import SIZES
+from evaluation.suites import suite
 from purification.guidance import AGDM
 from rdc import (
     ClassifierConfig,
@@ -15,6 +18,7 @@ from rdc import (
     RobustDiffusionClassifier,
 )
 from rdc.maximization import GradientMode
+from rdc.noise import Noise
 from tests.support.guides import CONFIG, SHAPE, Smooth, mixture, purifier
 from tests.support.oracle import some_images
 
@@ -71,7 +75,23 @@ def test_plain_classifier_is_its_own_surrogate() -> None:
     assert noises(classifier) == []
 
 
-def test_fresh_noise_is_refused() -> None:
-    model = Defense(purifier(config=CONFIG, noise="fresh"), Smooth())
+@pytest.mark.parametrize(
+    "model",
+    [
+        Defense(purifier(config=CONFIG, noise="fresh"), Smooth()),
+        nn.Sequential(Defense(purifier(config=CONFIG, noise="fresh"), Smooth()), nn.Identity()),
+        SmoothedClassifier(Smooth(), sigma=0.5),
+    ],
+)
+def test_fresh_noise_is_refused_wherever_it_is(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"noise='fresh'.*noise='frozen'"):
         surrogates(model)
+    with pytest.raises(ValueError, match=r"noise='fresh'.*noise='frozen'"):
+        suite(model, "linf", SIZES["standard"], attack="standard")
+
+
+def test_noise_is_found_under_any_name() -> None:
+    model = Smooth()
+    noise, others = Noise("frozen"), [Noise("frozen", stream=1), Noise("frozen", stream=2)]
+    model.randomness, model.others = noise, others  # type: ignore[assignment]
+    assert noises(nn.Sequential(model, nn.Identity())) == [noise, *others]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.diffhammer import Grafted, diffhammer, graft
+from evaluation.attacks.eight_bits import OnGrid, rounded
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.losses import margin
 from rdc import Defense
@@ -51,7 +52,7 @@ def test_gradient_of_a_linear_defense_is_exact(max_rows: int) -> None:
     """All draws have the same slope, that of the classifier times that of the purifier."""
     model = Defense(Adding(), Linear(2))
     labels, seeds = labels_of(Linear(2)), range(20)
-    victim = Grafted(model, draws=4, max_rows=max_rows, eps=0.1)
+    victim = Grafted(Expectation(model, draws=4, max_rows=max_rows), eps=0.1)
     judged, gradient = victim.gradient(IMAGES, labels, seeds=seeds)
     expected, exact = Expectation(model, draws=4).gradient(IMAGES, labels, seeds=seeds)
     torch.testing.assert_close(gradient, exact)
@@ -91,6 +92,20 @@ def test_as_strong_as_apgd_on_means(norm) -> None:
         assert size(found - IMAGES, norm).max() <= eps + 1e-9
         harm.append(margin(Linear(3)(found / 2), LABELS).mean())
     assert harm[0] >= harm[1] - 0.05 * harm[1].abs()
+
+
+def test_on_the_grid_of_8_bits_the_purifier_sees_nothing_else() -> None:
+    class Seeing(Adding):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.detach())
+            return super().forward(images)
+
+    seen: list[Tensor] = []
+    victim = OnGrid(Defense(Seeing(), Linear(3)), draws=3)
+    diffhammer(victim, rounded(IMAGES[:6]), LABELS[:6], eps=0.1, steps=3)
+    assert len(seen) > 6
+    for images in seen:
+        torch.testing.assert_close(images, rounded(images), rtol=0, atol=1e-9)
 
 
 def test_an_image_is_attacked_alike_alone_and_in_a_batch() -> None:
