@@ -27,7 +27,7 @@ from evaluation.gradient_modes import noises
 from evaluation.journal import FolderJournal, History, Journal, Kept, MemoryJournal
 from evaluation.progress import Progress, Task
 from evaluation.results.records import CLEAN, Record, worst
-from evaluation.suites import run, suite
+from evaluation.suites import black_box, run, suite
 from evaluation.target import Target
 from evaluation.work_queue import Unit, units
 from rdc import Defense
@@ -182,12 +182,21 @@ class Runner:
     def won(self, unit: Unit, name: str, before: list[Record]) -> dict[int, Record]:
         """Images that the attack need not try after `before`, with their reasons (see `broken`).
 
-        Of smaller budgets, only this attack and those before it in the suite count: gradients are
-        still tried on what only a black box broke there, for "white box beats black box".
+        Of smaller budgets, only this attack and those before it in the suite count, and of an
+        ensemble no black box: gradients are still tried on what only a black box broke there, for
+        "white box beats black box". And only images that rounding to 8 bits does not repair, which
+        it does more often within a smaller budget.
         """
         if not unit.eps or self.options.suite.every_attack:
             return {}
-        return broken(self.entries[name], [*self.earlier(unit, name), *before])
+        entry = self.entries[name]
+        smaller = [
+            record
+            for record in self.earlier(unit, name)
+            if record.frozen_8_bit != record.label
+            and not (entry.stages and black_box(record.attack))
+        ]
+        return broken(entry, [*smaller, *before])
 
     def batch(self, unit: Unit) -> Batch:
         """The images of a unit on the model's device."""

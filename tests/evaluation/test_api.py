@@ -209,6 +209,32 @@ def test_gradients_try_what_only_a_black_box_broke_within_a_smaller_budget() -> 
             assert (again.broken_by, again.broken_at) == ("square", 0.1)
 
 
+def test_gradients_of_an_ensemble_try_what_its_black_box_broke_within_a_smaller_budget() -> None:
+    options = {"attack": "standard", "only": (), "checks": False, "targets": 2, "queries": 40}
+    both = evaluate(Masked(), eps=(0.1, 0.2), **options)
+    alone = evaluate(Masked(), eps=0.2, **options)
+    assert both.accuracy("linf", 0.1) != both.accuracy("linf", 0.1, attack="apgd-ce")
+    for attack in ("apgd-ce", "+apgd-t", "+fab-t"):
+        assert both.accuracy("linf", 0.2, attack=attack) == alone.accuracy(
+            "linf", 0.2, attack=attack
+        )
+
+
+def test_images_of_8_bits_do_not_depend_on_smaller_budgets() -> None:
+    """Within half a level every attack is undone by rounding."""
+
+    class Near(Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            level = 255 * (images - IMAGES[:1]).flatten(1).mean(1)
+            return torch.stack([torch.full_like(level, 0.2), level], 1)
+
+    options = {"images": IMAGES[:1], "labels": [0], "checks": False, "only": "*/apgd-margin"}
+    both = evaluate(Near(), eps=(0.4 / 255, 2 / 255), **options)
+    assert both.accuracy("linf", 0.4 / 255, protocol="frozen").mean == 0
+    assert both.accuracy("linf", 0.4 / 255, protocol="8 bits").mean == 1
+    assert both.accuracy("linf", 2 / 255, protocol="8 bits").mean == 0
+
+
 @pytest.mark.slow
 def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -> None:
     other = evaluate(Linear(-10.0), name="wrong", checks=False)
