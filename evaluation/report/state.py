@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from evaluation.checks.check import asked
 from evaluation.report.load import Run
 from evaluation.suite_config import SIZES
 
@@ -24,7 +25,11 @@ def state(runs: Sequence[Run]) -> tuple[str, str]:
     if silent:
         others = f" Passed in {passed} of {len(runs)} runs." if passed else ""
         return f"CHECKS NOT RUN in {', '.join(silent)}.{others}", "open"
-    return f"All checks passed in {counts(runs)}.", "passed"
+    unasked = [run.name for run in runs if not asked(run.checks)]
+    if len(unasked) == len(runs):
+        return f"MODELS NOT CHECKED; checks of the records passed in {counts(runs)}.", "open"
+    some = f" Models were checked in {len(runs) - len(unasked)} of them." if unasked else ""
+    return f"All checks passed in {counts(runs)}.{some}", "passed"
 
 
 def counts(runs: Sequence[Run]) -> str:

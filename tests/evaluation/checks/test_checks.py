@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evaluation.api import evaluate
 from evaluation.checks import Check, headline
 from evaluation.checks.budgets import any_budget, inside, no_budget
-from evaluation.checks.check import check
+from evaluation.checks.check import OF_RECORDS, check
 from evaluation.checks.consistency import (
     addressable,
     alone_and_in_a_batch,
@@ -50,6 +51,15 @@ def test_headline_is_the_worst_news() -> None:
     assert headline([good, good]) == "all 2 checks passed"
     assert headline([good, none, none]) == "all 1 checks passed (2 do not apply)"
     assert headline([]) == headline([none]) == "checks were not run"
+    records = [Check(name, True, "") for name in OF_RECORDS[:2]]
+    assert headline([*records, good]) == "all 3 checks passed"
+    assert headline(records) == "the model was not checked; 2 checks of the records passed"
+
+
+def test_checks_of_records_are_known_by_name() -> None:
+    found = evaluate(Constant(), DIGITS.images[:2], DIGITS.labels[:2], eps=0.1, only="square",
+                     checks=False)  # fmt: skip
+    assert tuple(check.name for check in found.summary.checks) == OF_RECORDS
 
 
 def test_a_model_that_answers_with_an_error_fails() -> None:

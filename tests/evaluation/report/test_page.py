@@ -11,6 +11,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
+from evaluation.checks.check import OF_RECORDS
 from evaluation.report.load import Run, load
 from evaluation.report.page import default_out, write
 from evaluation.report.state import state, strength
@@ -203,6 +204,14 @@ def test_state_of_the_checks(tmp_path: Path) -> None:
     assert state([silent, skipped])[0] == "CHECKS NOT RUN in any of the 2 runs."
     assert state([sound, silent, skipped]) == (
         "CHECKS NOT RUN in silent, skipped. Passed in 1 of 3 runs.", "open",
+    )  # fmt: skip
+    unasked = run(tmp_path / "unasked", Fake(checks=({**CHECKS[0], "name": OF_RECORDS[0]},)))
+    assert state([unasked]) == (
+        "MODELS NOT CHECKED; checks of the records passed in the run (1 checks).", "open",
+    )  # fmt: skip
+    assert state([sound, unasked]) == (
+        "All checks passed in all 2 runs (3 checks; 1 not applied). Models were checked in 1 of "
+        "them.", "passed",
     )  # fmt: skip
     corrupted = run(tmp_path / "corrupted", Fake(norm="corruption", checks=()))
     assert state([sound, corrupted]) == state([sound])
