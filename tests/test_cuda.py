@@ -1,7 +1,7 @@
 """The same numbers on a GPU as on the CPU in float64, by every way that leads to them.
 
-Whatever takes a device runs on the CPU too, so that the tests themselves are tested without a GPU.
-With --emulate most of them run on an emulated device as well, and what waits for it is counted.
+What is cheap runs on the CPU too, so that the tests themselves are tested without a GPU. With
+--emulate most of them run on an emulated device as well, and what waits for it is counted.
 """
 
 import json
@@ -61,6 +61,7 @@ needs_gpu = pytest.mark.skipif(
 )
 on_cuda, on_gpu = [pytest.mark.gpu, needs_cuda], [pytest.mark.gpu, needs_gpu]
 on_both = pytest.mark.parametrize("device", ["cpu", pytest.param(GPU, marks=on_gpu)])
+only_gpu = pytest.mark.parametrize("device", [pytest.param(GPU, marks=on_gpu)])
 on_cpu_and_cuda = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_cuda)])
 IMAGES = some_images(3, (1, 8, 8))
 LABELS = torch.tensor([0, 1, 2])
@@ -108,28 +109,30 @@ def defense(kind: str, dtype: torch.dtype) -> nn.Module:
     return build(DefenseConfig(kind=kind, **rounds), data="digits").to(dtype)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=[kind for kind in KINDS if kind != "module"])
-def exact(request, digits: Dataset) -> tuple[str, dict[str, tuple[Tensor, Tensor]]]:
-    """A defense by name, and its logits and gradients in every mode: the CPU's, in float64."""
+DEFENSES = [kind for kind in KINDS if kind != "module"]
+
+
+@pytest.fixture(scope="module", params=DEFENSES)
+def exact(request, digits: Dataset) -> tuple[str, tuple[Tensor, Tensor]]:
+    """A defense by name, and its logits and gradient: the CPU's, in float64."""
     model = defense(request.param, torch.float64)
-    modes = {"exact": model} | surrogates(model)
-    return request.param, {
-        name: logits_and_gradient(mode, digits.images.double(), digits.labels)
-        for name, mode in modes.items()
-    }
+    return request.param, logits_and_gradient(model, digits.images.double(), digits.labels)
 
 
-@on_both
-def test_every_defense_has_its_gradient_in_float64(exact, digits: Dataset, device: str) -> None:
-    """Relative to the largest entry: cuDNN sums in another order."""
-    kind, expected = exact
-    model = defense(kind, torch.float64).to(device)
-    images = digits.images.double().to(device)
-    for name, mode in ({"exact": model} | surrogates(model)).items():
-        for here, there in zip(
-            logits_and_gradient(mode, images, digits.labels), expected[name], strict=True
-        ):
-            assert (here - there).abs().max() <= 1e-6 * there.abs().max(), name
+@pytest.mark.parametrize(
+    ("kind", "device"),
+    [("diffusion", "cpu"), *(pytest.param(kind, GPU, marks=on_gpu) for kind in DEFENSES)],
+)
+def test_every_defense_has_its_gradients_in_float64(kind: str, digits: Dataset, device) -> None:
+    """In every mode, relative to the largest entry: cuDNN sums in another order."""
+    images = digits.images.double()
+    here, there = defense(kind, torch.float64), defense(kind, torch.float64).to(device)
+    modes = [{"exact": model} | surrogates(model) for model in (here, there)]
+    for name in modes[0]:
+        expected = logits_and_gradient(modes[0][name], images, digits.labels)
+        found = logits_and_gradient(modes[1][name], images.to(device), digits.labels)
+        for one, other in zip(found, expected, strict=True):
+            assert (one - other).abs().max() <= 1e-6 * other.abs().max(), name
 
 
 @on_both
@@ -138,7 +141,7 @@ def test_every_defense_has_nearly_its_gradient_in_float32(exact, digits: Dataset
     kind, expected = exact
     model = defense(kind, torch.float32).to(device)
     logits, found = logits_and_gradient(model, digits.images.to(device), digits.labels)
-    there, slope = expected["exact"]
+    there, slope = expected
     torch.testing.assert_close(logits, there, rtol=0.02, atol=0.02 * there.abs().max().item())
     assert cosine(found, slope) > 0.98
 
@@ -209,7 +212,7 @@ def test_draws_are_the_same_on_every_device(mode) -> None:
     assert torch.equal(here, there.cpu())
 
 
-@on_both
+@only_gpu
 def test_attacks_stay_on_the_device_and_in_the_ball(device: str) -> None:
     model = small_rdc(torch.float32, second_order="central_difference").to(device)
     images = IMAGES.float().to(device)
@@ -220,7 +223,7 @@ def test_attacks_stay_on_the_device_and_in_the_ball(device: str) -> None:
         assert 0 < (attacked - images).abs().max() <= 0.1 + 1e-6
 
 
-@on_both
+@only_gpu
 def test_command_lines_compute_on_the_device(device: str, tmp_path: Path, monkeypatch) -> None:
     """The files on the device are those on the CPU, to one gray level."""
     given = save(tmp_path / "given", {f"{i}.png": noise(i, 8, 8) for i in range(3)})
@@ -316,28 +319,18 @@ def test_half_precision_is_close_to_single(dtype: torch.dtype, device: str) -> N
     assert not torch.equal(logits, expected)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@on_cpu_and_cuda
-def test_a_compiled_classifier_gives_the_same(device: str) -> None:
-    """Without a GPU only the tracing is tested: inductor's C++ takes minutes."""
-    assert_compilation_changes_little(lambda model: model.classifier, device)
-
-
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_rdc_gives_the_same() -> None:
+@pytest.mark.parametrize("part", [lambda model: model.classifier, lambda model: model])
+def test_compiled_rdc_gives_the_same(part: Callable[[Any], nn.Module]) -> None:
     """The maximizer uses central differences: compiled code has no second derivative."""
-    assert_compilation_changes_little(lambda model: model, "cuda")
-
-
-def assert_compilation_changes_little(part: Callable[[Any], nn.Module], device: str) -> None:
     plain, compiled = (
-        small_rdc(second_order="central_difference").float().to(device) for _ in range(2)
+        small_rdc(second_order="central_difference").float().to("cuda") for _ in range(2)
     )
     assert isinstance(compiled.denoiser, Denoiser)
-    compiled.denoiser.compile(backend="inductor" if device == "cuda" else "eager")
-    images = IMAGES[:1].float().to(device)
+    compiled.denoiser.compile(backend="inductor")
+    images = IMAGES[:1].float().to("cuda")
     expected, slope = logits_and_gradient(part(plain), images, LABELS[:1])
     logits, found = logits_and_gradient(part(compiled), images, LABELS[:1])
     assert (logits - expected).abs().max() < 1e-3 * expected.abs().max()
@@ -354,6 +347,8 @@ def quick(monkeypatch) -> dict[str, Any]:
     return {"rdc": RDCConfig(ClassifierConfig(levels=1))}
 
 
+@pytest.mark.gpu
+@needs_gpu
 def test_a_killed_run_continues_bit_for_bit(
     tmp_path: Path, monkeypatch, deterministic, quick
 ) -> None:
