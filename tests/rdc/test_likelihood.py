@@ -280,6 +280,7 @@ def test_losses_can_be_differentiated_twice(chunk, conditioning) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [margin, cross_entropy])
 def test_gradient_of_rdc_on_a_conditional_network_is_a_finite_difference(loss: Loss) -> None:
     denoiser, labels = random_denoiser(conditioning="label"), torch.tensor([0, 1, 2])

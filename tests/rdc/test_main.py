@@ -108,6 +108,7 @@ def test_json_rows(model: Path, folder: Path, capsys) -> None:
         assert list(row["probabilities"].values()) == pytest.approx(p, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_images_are_told_apart(model: Path, folder: Path, capsys) -> None:
     """Guards the others: the tiny model does not answer everything alike."""
     run("classify", folder, "--model", model, "--json")
@@ -115,6 +116,7 @@ def test_images_are_told_apart(model: Path, folder: Path, capsys) -> None:
     assert len({str(row.get("probabilities")) for row in rows.values()}) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_batch_size_does_not_change_the_rows(model, folder, capsys, batch_size: int) -> None:
     run("classify", folder, "--model", model, "--json")
@@ -127,6 +129,7 @@ def test_batch_size_does_not_change_the_rows(model, folder, capsys, batch_size: 
             assert row["probabilities"] == pytest.approx(whole[name]["probabilities"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_images_of_another_shape_are_converted_where_asked_for(model, tmp_path, capsys) -> None:
     """Every row and the end of the table say so."""
     Image.fromarray(np.full((12, 10, 3), (9, 99, 9), np.uint8)).save(tmp_path / "photo.png")

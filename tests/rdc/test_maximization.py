@@ -25,6 +25,7 @@ def direction(images: torch.Tensor) -> torch.Tensor:
     return some_images(len(images), tuple(images.shape[1:]), seed=11) - 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["momentum", "adam"])
 @pytest.mark.parametrize("denoiser", [two_classes(), random_denoiser()], ids=["mixture", "unet"])
 def test_exact_gradient_equals_finite_differences(denoiser, rule) -> None:
@@ -143,6 +144,7 @@ def test_no_steps_is_the_identity() -> None:
     torch.testing.assert_close(moved, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_an_image_moves_alike_alone_and_in_a_batch(dtype, tolerance) -> None:
     denoiser = random_denoiser(dtype)
@@ -216,6 +218,7 @@ def test_unknown_modes_are_refused() -> None:
         LikelihoodMaximizer(two_classes(), second_order="none")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_exact_gradient_under_autocast_is_close_to_that_in_single_precision() -> None:
     denoiser = random_denoiser(torch.float32)
     images = some_images(2, denoiser.image_shape, dtype=torch.float32)
@@ -229,6 +232,7 @@ def test_exact_gradient_under_autocast_is_close_to_that_in_single_precision() ->
     assert torch.cosine_similarity(gradient(True), gradient(False), dim=0) > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["frozen", "fresh"])
 @pytest.mark.parametrize("preconditioning", get_args(Preconditioning))
 def test_inference_mode_gives_the_same_image(preconditioning, mode) -> None:

@@ -203,6 +203,7 @@ def test_workers_with_copies_of_a_module_draw_differently(start: str, processes)
     assert len({draws[0] for draws in found}) == 3
 
 
+@pytest.mark.slow
 def test_workers_of_a_data_loader_draw_differently_and_repeatably() -> None:
     def epoch(seed: int) -> Tensor:
         order = torch.Generator().manual_seed(seed)

@@ -141,6 +141,7 @@ def test_against_a_linear_model_the_attack_is_the_optimum() -> None:
     torch.testing.assert_close(attacked(model, images, labels, config), best)
 
 
+@pytest.mark.slow
 @attacks
 def test_an_image_is_attacked_alike_alone_and_in_a_batch(config, monkeypatch) -> None:
     """Given the same start and noise."""
@@ -276,6 +277,7 @@ def test_the_noise_is_the_same_in_the_attack_and_in_the_loss(config) -> None:
         assert norms(inputs.detach() - noise - images, config).max() <= config.eps + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", EVERY)
 def test_gradients_are_those_of_the_definition(config) -> None:
     """Against finite differences of the definition, the worst images held fixed, in training."""
@@ -335,6 +337,7 @@ def one_process(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", EVERY)
 def test_a_distributed_model_has_the_same_gradients(config, one_process) -> None:
     """Twice in turn, as the attack must not leave the wrapper waiting; then around the wrapper."""

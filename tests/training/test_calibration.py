@@ -43,6 +43,7 @@ def test_maximizations_may_be_left_out() -> None:
     assert len(maximizations(CONFIG, given)) == 3 * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["losses", "posterior"])
 def test_both_estimators_are_measured(estimator, capsys) -> None:
     """The figures are shares of the images, and a temperature; the weights are random.
@@ -83,6 +84,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     assert [each["clean"] for each in record["candidates"]] == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_killed_calibration_continues(tmp_path: Path, monkeypatch) -> None:
     """No candidate is measured twice, and the result is the same."""
     config = replace(written(tmp_path), maximization_steps=(1,), budget=(0.1, 0.2))

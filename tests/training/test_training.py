@@ -157,6 +157,7 @@ def test_averages_follow_running_statistics_and_copy_counters() -> None:
     assert int(torch.as_tensor(shown.num_batches_tracked)) == 1
 
 
+@pytest.mark.slow
 def test_uncertainty_finds_the_expected_loss() -> None:
     """loss / exp(u) + u is least where exp(u) is the mean loss of the level."""
     torch.manual_seed(0)
