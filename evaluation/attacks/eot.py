@@ -182,7 +182,9 @@ class Expectation:
     def _call(self, images: Tensor, draws: int) -> Tensor:
         """Logits (draws, B, K), at least float32."""
         shown = self.shown(images)
-        logits = self.model(shown if draws == 1 else shown.repeat(draws, 1, 1, 1))
+        # A copy, which the model may change in place.
+        rows = shown.clone() if draws == 1 else shown.repeat(draws, 1, 1, 1)
+        logits = self.model(rows)
         if logits.ndim != 2 or len(logits) != draws * len(images) or logits.shape[1] < 2:
             raise ValueError(
                 f"model: logits of shape {tuple(logits.shape)} for {draws * len(images)} images; "

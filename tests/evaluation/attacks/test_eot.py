@@ -23,6 +23,18 @@ def test_one_draw_is_the_plain_call() -> None:
     assert Expectation.of(victim) is victim
 
 
+def test_a_model_that_changes_its_images_in_place_changes_a_copy() -> None:
+    network, images, options = Linear(3), IMAGES.clone(), {"seeds": SEEDS, "loss": margin}
+    plain = Expectation(lambda x: network(x - 0.5))
+    victim = Expectation(lambda x: network(x.sub_(0.5)))
+    assert torch.equal(victim.logits(images, seeds=SEEDS), plain.logits(IMAGES, seeds=SEEDS))
+    (judged, slope), (expected, true) = (
+        each.gradient(images, LABELS, **options) for each in (victim, plain)
+    )
+    assert torch.equal(judged.loss, expected.loss) and torch.equal(slope, true)
+    assert torch.equal(images, IMAGES)
+
+
 def test_means_over_draws_are_those_of_the_calls_by_number() -> None:
     """Every image by itself, every draw by itself: the same logits, and their means."""
     model = NoisyImages(3)
