@@ -1,6 +1,6 @@
 """Models and images as a caller of `evaluation.evaluate` has them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from evaluation.gradient_modes import noises
 from evaluation.identity import identity
 from evaluation.target import Target, copied, device_of, first_answer, fit, fit_transfer
 from rdc.data import Dataset
+from rdc.data.dataset import as_tensor
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
 
 EMPTY = "images: an empty data set; give at least one image"
@@ -108,7 +109,7 @@ def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Datase
     if isinstance(images, Tensor | np.ndarray):
         if labels is None:
             raise ValueError("labels: none given; give one integer for each image")
-        return Dataset.of(in_float32(torch.as_tensor(images)), labels, class_names)
+        return Dataset.of(in_float32(as_tensor(images)), labels, class_names)
     if labels is not None:
         raise ValueError(
             f"labels: images is a {type(images).__name__}; give labels with a tensor or an array, "
@@ -130,7 +131,8 @@ def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Datase
 def batches(images: Any) -> Iterable[tuple[Any, Any]]:
     """Pairs of images and labels, a batch each."""
     if not isinstance(images, DataLoader):
-        if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+        indexed = hasattr(images, "__getitem__") and hasattr(images, "__len__")
+        if not indexed or isinstance(images, Mapping):
             raise ValueError(
                 f"images: {type(images).__name__}; give a tensor or an array with labels, a "
                 "rdc.data.Dataset, or a torch Dataset or DataLoader of (image, label)"

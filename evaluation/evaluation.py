@@ -69,13 +69,13 @@ class Evaluation:
             raise ImportError("to_dataframe needs pandas: pip install pandas") from error
         return pandas.DataFrame([record.to_json() for record in self.records])
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write what `python -m evaluation.evaluate --out` writes.
 
         Raises:
             ValueError: the folder holds another run.
         """
-        runner, source = self.runner, self.runner.journal
+        folder, runner, source = Path(folder), self.runner, self.runner.journal
         journal = FolderJournal(folder, runner.settings, inputs=runner.target.inputs)
         known = set(journal.records())  # of an earlier call, which may have been killed
         journal.append(record for record in self.records if record not in known)

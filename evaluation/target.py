@@ -173,7 +173,17 @@ def first_answer(model: nn.Module, data: Dataset, model_name: str) -> Tensor:
         ValueError: it gives something else.
     """
     # A copy is asked: a model that remembers images must not know this one.
-    logits = copied(model)(data.subset(slice(1)).images.to(device_of(model)))
+    asked, images = copied(model), data.subset(slice(1)).images.to(device_of(model))
+    try:
+        logits = asked(images)
+    except RuntimeError as error:
+        floats = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+        if not (others := floats - {images.dtype}):
+            raise
+        raise ValueError(
+            f"{model_name}: has weights of {', '.join(map(str, others))}, but images are "
+            f"{images.dtype} ({error}); give a model of that type, such as model.float()"
+        ) from error
     if not isinstance(logits, Tensor):
         raise ValueError(
             f"{model_name}: returns {type(logits).__name__}; it must return a tensor of logits "

@@ -13,17 +13,20 @@ from evaluation.certification.certificate import Certificate, Certification
 from evaluation.certification.config import SamplingMethod, SmoothingConfig
 from evaluation.certification.sampling import Candidate, certificates, classify
 from evaluation.certification.smoothed import SmoothedClassifier
+from evaluation.factories import as_module
 from evaluation.identity import identity
+from evaluation.target import device_of
 from evaluation.work_queue import Claims
+from rdc.data import Dataset
 from rdc.defense import batch_coupled
 from rdc.runs.fingerprints import tensors_hash
 from rdc.runs.run_log import RunLog
 
 
 def certify(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    model: nn.Module | Callable[[Tensor], Tensor],
+    images: Any,
+    labels: Any,
     *,
     sigma: float,
     radii: Sequence[float] | None = None,
@@ -45,9 +48,10 @@ def certify(
     not about `model` itself; `SmoothedClassifier.predict` gives the answers of g. Each certificate
     is wrong with probability alpha at most.
 
-    model: [0, 1] images (B, C, H, W) to logits (B, K). It gets noisy images, outside [0, 1]. Its
-        own randomness may be frozen, or fresh for every call.
-    images, labels: (N, C, H, W) in [0, 1], on the model's device, and (N,) int64.
+    model: a module, or a function, from [0, 1] images (B, C, H, W) to logits (B, K). It gets noisy
+        images, outside [0, 1]. Its own randomness may be frozen, or fresh for every call.
+    images, labels: tensors (N, C, H, W) in [0, 1], on the model's device, and (N,) int64; or
+        arrays, as `rdc.data.Dataset.of` takes them.
     sigma: standard deviation of the noise, on the scale of the images.
     radii, method, samples, selection, alpha, seed: see `SmoothingConfig`.
     max_rows: noisy images per call of the model.
@@ -66,6 +70,10 @@ def certify(
         sigma=sigma, radii=None if radii is None else tuple(radii), method=method, samples=samples,
         selection=selection, alpha=alpha, seed=seed,
     )  # fmt: skip
+    model = as_module(model)
+    if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
+        data = Dataset.of(images, labels)
+        images, labels = data.images.to(device_of(model)), data.labels.to(device_of(model))
     checked(images, labels, eps=0)  # as attacks do; there is no budget
     require_certifiable(model, images)
     if max_rows < 1:

@@ -76,7 +76,7 @@ class Dataset:
         images: uint8, or floats in [0, 1]: (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3.
         labels: whole numbers from 0, (N,) or (N, 1). class_names: by default "0", "1", ...
         """
-        pixels, numbers = _pixels(_tensor(images)), _labels(_tensor(labels))
+        pixels, numbers = _pixels(as_tensor(images)), _labels(as_tensor(labels))
         names = tuple(class_names) or tuple(map(str, range(int(numbers.max()) + 1)))
         return cls(pixels, numbers, names, peak=255 if pixels.dtype == torch.uint8 else 1)
 
@@ -114,7 +114,7 @@ class Dataset:
         return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
 
 
-def _tensor(values: Any) -> Tensor:
+def as_tensor(values: Any) -> Tensor:
     """Values on the CPU; those of an array that torch cannot share are copied."""
     if isinstance(values, np.ndarray):
         values = np.require(values, requirements=["C", "W"])

@@ -103,11 +103,12 @@ def test_records_as_a_table(found: evaluation.Evaluation) -> None:
         (PIXELS, LABELS.tolist()),
         (IMAGES.double().numpy(), LABELS.numpy().astype(np.int32)),
         (PIXELS.numpy(), LABELS),
+        (np.flip(np.flip(IMAGES.numpy(), 2).copy(), 2), LABELS),
         (Dataset(PIXELS, LABELS, ("a", "b", "c")), None),
         (TensorDataset(IMAGES, LABELS), None),
         (DataLoader(TensorDataset(PIXELS, LABELS), batch_size=3), None),
     ],
-    ids=["uint8", "double", "array", "rdc", "dataset", "loader"],
+    ids=["uint8", "double", "array", "turned", "rdc", "dataset", "loader"],
 )
 def test_any_kind_of_data(found: evaluation.Evaluation, images, labels) -> None:
     other = evaluate(images=images, labels=labels, checks=False)
@@ -118,7 +119,7 @@ def test_a_folder_holds_what_memory_holds(found: evaluation.Evaluation, tmp_path
     """The function's own folder, and one that it saves later."""
     out, saved = tmp_path / "out", tmp_path / "saved"
     written = evaluate(name="mine", out=out)
-    found.save(saved)
+    found.save(str(saved))
     for folder in (out, saved):
         assert timeless(read_records(folder)) == timeless(found.records)
         summary = Summary.read(folder / "summary.json")
@@ -277,6 +278,7 @@ MISTAKES = {
     "one image": ({"images": IMAGES[0, 0]}, r"images: shape \(4, 4\); give \(N, C, H, W\)"),
     "integers": ({"images": PIXELS.int()}, r"images: torch\.int32; give uint8"),
     "list": ({"images": 3, "labels": None}, "images: int; give a tensor"),
+    "mapping": ({"images": {"a": IMAGES}, "labels": None}, "images: dict; give a tensor"),
     "draws": (
         {"draws": 5, "model": lambda images: torch.randn(len(images), 3)},
         "draws: the model answers differently when",
@@ -310,6 +312,10 @@ MISTAKES = {
     "shape": ({"model": lambda images: images}, r"model: returns shape \(1, 1, 4, 4\)"),
     "no model": ({"model": "digits-cnn"}, "model: str; give a torch.nn.Module"),
     "training": ({"model": nn.Sequential(Linear(), nn.Dropout())}, r"call model\.eval\(\)"),
+    "16 bits": (
+        {"model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).half()},
+        r"model: has weights of torch\.float16, but images are torch\.float32 .*model\.float\(\)",
+    ),
     "nan": ({"model": Linear(float("nan"))}, "model: NaN or infinity"),
     "transfer": ({"transfer": lambda x: x.mean((1, 2))}, r"transfer: gives 4 logits"),
 }

@@ -55,6 +55,17 @@ def test_no_certificate_exceeds_the_true_radius(method):
     assert found.certified_accuracy(0.25) == pytest.approx(2 / 6)
 
 
+def test_functions_and_arrays_are_certified_as_modules_and_tensors():
+    options = {"sigma": SIGMA, "samples": 100}
+    whole = certify(HalfSpace(), IMAGES, LABELS, **options).certificates
+    model = HalfSpace()
+    for labels in (LABELS.numpy(), LABELS.tolist()):
+        found = certify(lambda x: model(x), IMAGES.numpy(), labels, **options).certificates
+        assert [replace(each, seconds=0) for each in found] == [
+            replace(each, seconds=0) for each in whole
+        ]
+
+
 def test_fixed_certificates_are_those_of_the_procedure():
     each = certify(
         HalfSpace(), at_distance(0.8), torch.tensor([1]), sigma=SIGMA, method="fixed", samples=100
