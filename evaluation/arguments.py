@@ -103,6 +103,8 @@ def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Datase
     if isinstance(images, Dataset):
         if labels is not None:
             raise ValueError("labels: images is a rdc.data.Dataset, which has its own")
+        if class_names:
+            raise ValueError("class_names: images is a rdc.data.Dataset, which has its own")
         if not len(images):
             raise ValueError(EMPTY)
         return images

@@ -51,15 +51,21 @@ def suite(
     draws, wherever something draws, "mean/diffhammer" those of a purifier.
     "standard": AutoAttack's ensemble on the frozen draw, by its stages; a "+" stands for
     all stages before. "stochastic": the same, and the ensemble for random defenses.
-    The threat "corruption" has all corruptions in place of attacks, of strength 1 to 5.
+    The threat "corruption" has corruptions in place of attacks, of strength 1 to 5; all of them
+    where the patterns fit none, because a sweep's are those of attacks.
 
     The order is that of the cascade: gradients before black boxes, which would otherwise hide that
     gradients find nothing; then cheap ones first.
     """
     require_frozen(model)
+    if transfer is not None and attack != "adaptive":
+        raise ValueError(
+            f"transfer (--transfer): attack={attack!r} (--attack) makes no transfer attack; leave "
+            "it out, or give 'adaptive'"
+        )
     if norm == "corruption":
-        return corruptions(model)
-    if attack == "adaptive":
+        found = corruptions(model)
+    elif attack == "adaptive":
         found = adaptive(model, norm, sizes, transfer, through)
     else:
         found = ensembles(model, norm, sizes, attack)
@@ -68,9 +74,9 @@ def suite(
         for name, entry in found.items()
         if not only or any(fnmatch(name, pattern) for pattern in only)
     }
-    if not kept:
+    if not kept and norm != "corruption":
         raise ValueError(f"--suite.only {only}: fits none of the attacks {list(found)}")
-    return kept
+    return kept or found
 
 
 def adaptive(

@@ -83,9 +83,9 @@ def target_of(config: EvaluateConfig, device: torch.device) -> Target:
     shape = shape_of(model) if config.resize else None
     data = load(config.data, config.split, shape=shape, resize=config.resize)
     data = data.subset(slice(config.images))
-    name = None
+    name = config.transfer
     if config.attack == "adaptive":
-        name = config.transfer or default_transfer_model(config.defense, config.data)
+        name = name or default_transfer_model(config.defense, config.data)
     transfer = None
     if name:
         source = transfer_source(config.defense, name)

@@ -288,6 +288,14 @@ MISTAKES = {
     "soft labels": ({"labels": IMAGES[:, 0, 0]}, "give whole numbers"),
     "labels of K": ({"labels": LABELS + 3}, "numbers of the 3 class_names"),
     "two labels": ({"images": TensorDataset(IMAGES, LABELS)}, "labels: images is a TensorDataset"),
+    "names of a data set": (
+        {
+            "images": Dataset(PIXELS, LABELS, ("a", "b", "c")),
+            "labels": None,
+            "class_names": ("x", "y", "z"),
+        },
+        "class_names: images is a rdc.data.Dataset",
+    ),
     "class names": ({"class_names": tuple("abcd")}, r"gives 3 logits, .* 4 classes"),
     "eps": ({"eps": 8}, "--eps 8: images are in"),
     "eps as text": ({"eps": "8/255"}, "eps='8/255': give a number such as 8 / 255, or several"),
@@ -318,6 +326,10 @@ MISTAKES = {
     ),
     "nan": ({"model": Linear(float("nan"))}, "model: NaN or infinity"),
     "transfer": ({"transfer": lambda x: x.mean((1, 2))}, r"transfer: gives 4 logits"),
+    "no transfer attack": (
+        {"transfer": Linear(), "attack": "standard", "only": ()},
+        r"transfer .*: attack='standard' .* makes no transfer attack",
+    ),
 }
 
 

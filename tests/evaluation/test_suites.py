@@ -290,6 +290,15 @@ def test_a_part_of_the_suite_by_pattern() -> None:
         suite(Linear(), "linf", SMALL, only=("pgd",))
 
 
+def test_corruptions_by_pattern() -> None:
+    """Patterns of attacks, which a sweep has for all threats, leave all corruptions."""
+    found = [
+        list(suite(Linear(), "corruption", SMALL, only=only))
+        for only in ((), ("square",), ("square", "jp*"))
+    ]
+    assert found[0] == found[1] and len(found[0]) > 1 and found[2] == ["jpeg"]
+
+
 def test_sizes_by_kind_of_attack() -> None:
     assert SuiteConfig().sizes("adaptive") == SIZES["adaptive"]
     assert SuiteConfig(steps=7).sizes("stochastic") == replace(SIZES["stochastic"], steps=7)

@@ -8,7 +8,9 @@ import torch
 from evaluation.config import EvaluateConfig
 from evaluation.defense_config import DefenseConfig
 from evaluation.defenses import hashes, transfer_source
+from evaluation.evaluate import options
 from evaluation.gradient_modes import noises
+from evaluation.runner import Runner
 from evaluation.suite_config import SuiteConfig
 from evaluation.suites import suite
 from evaluation.target import target_of
@@ -41,6 +43,16 @@ def test_a_purifier_is_attacked_in_place_of_the_defense(tmp_path) -> None:
     sizes = config.suite.sizes("adaptive")
     names = suite(target.model, "linf", sizes, transfer=target.transfer)
     assert {"transfer/apgd-margin", "mean/transfer/apgd-margin"} <= set(names)
+
+
+def test_a_model_that_no_attack_would_use_is_refused(tmp_path) -> None:
+    config = EvaluateConfig(
+        out=tmp_path, attack="standard", defense=DefenseConfig("classifier"),
+        transfer="digits-trades", images=2,
+    )  # fmt: skip
+    target = target_of(config, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"--transfer.* makes no transfer attack"):
+        Runner(target, options(config))
 
 
 @pytest.mark.parametrize("strengths", [(6.0,), (0.1,), (1.0, 2.5)])
