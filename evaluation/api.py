@@ -83,7 +83,7 @@ def evaluate(
     target = given_target(
         model, images, labels, transfer=transfer, name=name, class_names=tuple(class_names)
     )
-    if (draws or 1) > 1:
+    if attack == "stochastic" or (draws or 1) > 1:
         require_numbered_draws(target.model, target.data)
     runner = Runner(target, chosen, out=None if out is None else Path(out))
     (summary,) = complete([runner], show=progress)

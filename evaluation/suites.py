@@ -75,7 +75,7 @@ def suite(
         if not only or any(fnmatch(name, pattern) for pattern in only)
     }
     if not kept and norm != "corruption":
-        raise ValueError(f"--suite.only {only}: fits none of the attacks {list(found)}")
+        raise ValueError(f"only={only} (--suite.only): fits none of the attacks {list(found)}")
     return kept or found
 
 
@@ -221,16 +221,18 @@ def transferred(model: nn.Module, norm: Threat, sizes: Sizes, source: str = "") 
 def ensembles(model: nn.Module, norm: Threat, sizes: Sizes, attack: Kind) -> dict[str, Entry]:
     """AutoAttack on the frozen draw, and for "stochastic" the ensemble on means over draws."""
     if norm == "stadv":
-        raise ValueError(f"--attack {attack}: made for linf and l2; stadv has --attack adaptive")
+        raise ValueError(
+            f"attack={attack!r} (--attack): made for linf and l2; for stadv give 'adaptive'"
+        )
     if attack == "standard" and sizes.eot_samples > 1:
         raise ValueError(
-            f"--suite.eot-samples {sizes.eot_samples}: AutoAttack would judge a random defense by "
-            "single draws; use --attack stochastic, or 1, the frozen draw"
+            f"draws={sizes.eot_samples} (--suite.eot-samples): AutoAttack would judge a random "
+            "defense by single draws; give 1, the frozen draw, or attack='stochastic' (--attack)"
         )
     if attack == "stochastic" and sizes.eot_samples == 1:
         raise ValueError(
-            "--attack stochastic: needs a defense that draws, and --suite.eot-samples of at least "
-            "2; for others use --attack standard"
+            "attack='stochastic' (--attack): needs a defense that draws, and draws "
+            "(--suite.eot-samples) of at least 2; for others give 'standard'"
         )
     steps, targets, queries = sizes.steps, sizes.targets, sizes.queries
     options = {"steps": steps, "targets": targets, "queries": queries}

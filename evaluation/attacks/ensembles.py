@@ -64,7 +64,7 @@ def standard(
     if victim.draws > 1 or _differs(victim, images, labels, seeds):
         raise ValueError(
             "model: it is random, and AutoAttack would judge it by single draws; use `stochastic` "
-            "with Expectation(model, draws=...)"
+            "with Expectation(model, draws=...), or in `evaluate` attack='stochastic'"
         )
     attacks = named(STANDARD, steps=steps, targets=targets, queries=queries)
     return run(victim, images, labels, attacks, eps=eps, norm=norm, seeds=seeds)

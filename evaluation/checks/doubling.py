@@ -35,7 +35,7 @@ def steps_doubled(subject: Subject, attacked: Tensor) -> Finding:
         f"{once.mean():.1%} of {len(once)} images withstand {subject.steps} steps, "
         f"{twice.mean():.1%} twice as many ({allowed:.1%} allowed)"
     )
-    return passed, detail, "raise --suite.steps until doubling it changes nothing"
+    return passed, detail, "raise steps (--suite.steps) until doubling it changes nothing"
 
 
 @check("draws doubled")
@@ -62,7 +62,7 @@ def draws_doubled(subject: Subject) -> Finding:
         f"{twice.mean():.1%} twice as many ({allowed:.1%} allowed); gradients of independent "
         f"draws have a mean cosine of {cosine:.2f} (random ones of 0 +- {chance:.2f})"
     )
-    return passed, detail, "raise --suite.eot-samples until doubling it changes nothing"
+    return passed, detail, "raise draws (--suite.eot-samples) until doubling it changes nothing"
 
 
 def agreement(subject: Subject) -> float:

@@ -283,6 +283,14 @@ MISTAKES = {
         {"draws": 5, "model": lambda images: torch.randn(len(images), 3)},
         "draws: the model answers differently when",
     ),
+    "stochastic": (
+        {"attack": "stochastic", "model": lambda images: torch.randn(len(images), 3)},
+        "draws: the model answers differently when",
+    ),
+    "no draws": (
+        {"attack": "stochastic"},
+        r"attack='stochastic' .* a defense that draws, and draws",
+    ),
     "no labels": ({"labels": None}, "labels: none given"),
     "few labels": ({"labels": LABELS[:3]}, r"labels: .*\(3,\); give int64 \(10,\)"),
     "soft labels": ({"labels": IMAGES[:, 0, 0]}, "give whole numbers"),
