@@ -44,7 +44,7 @@ def given_target(
         count = first_answer(module, data, "model").shape[1]
         names = getattr(images, "classes", range(count))
         data = replace(data, class_names=tuple(map(str, names)))
-    data = fit(module, data, "model", "images")
+    given, data = data, fit(module, data, "model", "images")
     hashes = {"images": data_fingerprint(data), **identity(model, "model")}
     if other is not None and transfer is not None:
         fit_transfer(other, data, "transfer", "images")
@@ -52,7 +52,7 @@ def given_target(
     unused = copied(module)
     title = name or (type(model).__name__ if isinstance(model, nn.Module) else "model")
     return Target(
-        module, data, lambda: copied(unused), other,
+        module, data, given, lambda: copied(unused), other,
         settings={
             "defense": {"kind": "module", "name": title}, "transfer": other and GIVEN,
             "data": GIVEN, "split": GIVEN, "images": len(data),

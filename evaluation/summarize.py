@@ -36,7 +36,7 @@ def finish(runner: Runner, *, measured: bool) -> Summary:
     answering = [record.seconds for record in records if record.attack == CLEAN]
     summary = Summary(
         config={**runner.settings, "out": runner.out and str(runner.out)},
-        provenance=provenance(target.data, finished=finished),
+        provenance=provenance(target.given, finished=finished),
         weights=target.weights,
         class_names=target.data.class_names,
         norm=norm,

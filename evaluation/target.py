@@ -31,7 +31,8 @@ class Target:
     """A model from [0, 1] images (B, C, H, W) to logits (B, K), and images with labels.
 
     `fresh` gives the model as new: one that has been attacked might remember it.
-    `transfer`: another model, on which images for a transfer attack are made.
+    `given`: the same images with the labels that they came with; the model may have its classes in
+        another order. `transfer`: another model, on which images for a transfer attack are made.
     `settings`: what was asked for, by name: defense, transfer, data, split and number of images.
     `inputs`: hashes of data, weights and code, by description; `weights`: those of the weights.
     `surrogates`: see `evaluation.gradient_modes`; the same modules in all runs on this target.
@@ -40,6 +41,7 @@ class Target:
 
     model: nn.Module
     data: Dataset
+    given: Dataset
     fresh: Callable[[], nn.Module]
     transfer: nn.Module | None
     settings: Mapping[str, Any]
@@ -82,7 +84,7 @@ def target_of(config: EvaluateConfig, device: torch.device) -> Target:
     model = fresh()
     shape = shape_of(model) if config.resize else None
     data = load(config.data, config.split, shape=shape, resize=config.resize)
-    data = data.subset(slice(config.images))
+    given = data.subset(slice(config.images))
     name = config.transfer
     if config.attack == "adaptive":
         name = name or default_transfer_model(config.defense, config.data)
@@ -90,11 +92,11 @@ def target_of(config: EvaluateConfig, device: torch.device) -> Target:
     if name:
         source = transfer_source(config.defense, name)
         transfer = placed(build(source, data=config.data) if source else classifier(name))
-    data = fit(model, data, f"--defense.kind {config.defense.kind}", f"--data {config.data}")
+    data = fit(model, given, f"--defense.kind {config.defense.kind}", f"--data {config.data}")
     if transfer is not None:
         fit_transfer(transfer, data, f"--transfer {name}", f"--data {config.data}")
     return Target(
-        model, data, fresh, transfer,
+        model, data, given, fresh, transfer,
         settings={
             "defense": asdict(config.defense), "transfer": name, "data": config.data,
             "split": config.split, "images": config.images, "resize": config.resize,

@@ -25,10 +25,10 @@ SUMMARY = "certificates.json"
 def main(config: CertifyConfig) -> None:
     """Certify the images that have no certificate yet, and print the table."""
     accelerator = make_accelerator()
-    data = load(config.data, config.split).subset(slice(config.images))
+    given = load(config.data, config.split).subset(slice(config.images))
     defense = replace(config.defense, sigma=config.sigma)
     model = build_base(defense, data=config.data).to(accelerator.device).eval()
-    data = fit(model, data, f"--defense.kind {defense.kind}", f"--data {config.data}")
+    data = fit(model, given, f"--defense.kind {defense.kind}", f"--data {config.data}")
     for note in data.notes:
         accelerator.print(note)
     images, labels = data.images.to(accelerator.device), data.labels.to(accelerator.device)
@@ -51,7 +51,7 @@ def main(config: CertifyConfig) -> None:
     if accelerator.is_main_process:
         file = config.out / SUMMARY
         finished = file if before == len(data) else None
-        write_json(file, summary(found, config, provenance(data, finished=finished)))
+        write_json(file, summary(found, config, provenance(given, finished=finished)))
         print(f"{found.table()}\nwrote {file}")
     accelerator.end_training()
 

@@ -68,10 +68,13 @@ class Group:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Runs by the images they saw: pixels, labels, class names and their number."""
+    """Runs by the images they saw: pixels, labels, class names and their number.
+
+    Models may have the same classes in another order.
+    """
     found: dict[tuple, list[Run]] = {}
     for run in runs:
-        key = (run.provenance["data_fingerprint"], run.class_names, run.images)
+        key = (run.provenance["data_fingerprint"], frozenset(run.class_names), run.images)
         found.setdefault(key, []).append(run)
     return [Group(same) for same in found.values()]
 

@@ -4,6 +4,7 @@ import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import evaluation
 from evaluation.journal import FolderJournal
+from evaluation.report.compare import groups
+from evaluation.report.load import load
 from evaluation.results.records import Record, read_records
 from evaluation.results.summary import Summary
+from rdc import ImageClassifier
 from rdc.data import Dataset
+from rdc.networks.image_classifier import ImageClassifierConfig
 from tests.support.factories import FACTORY
 from tests.support.launchers import printed, run
 
@@ -46,7 +51,9 @@ IMAGES = PIXELS.float() / 255
 LABELS = Linear()(IMAGES).argmax(1)
 
 
-def evaluate(model=None, images=IMAGES, labels=LABELS, **options) -> evaluation.Evaluation:
+def evaluate(
+    model=None, images: Any = IMAGES, labels: Any = LABELS, **options
+) -> evaluation.Evaluation:
     return evaluation.evaluate(model or Linear(), images, labels, **{**OPTIONS, **options})
 
 
@@ -253,6 +260,19 @@ def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -
         evaluation.compare([found, evaluate(images=1 - IMAGES, checks=False)])
     with pytest.raises(ValueError, match="under different budgets"):
         evaluation.compare([found, evaluate(eps=0.05, name="few", checks=False)])
+
+
+def test_models_with_their_classes_in_another_order_are_compared(tmp_path: Path) -> None:
+    pixels = torch.arange(6 * 64, dtype=torch.uint8).view(6, 1, 8, 8)
+    data = Dataset(pixels, torch.tensor([0, 1, 2, 2, 1, 0]), ("a", "b", "c"))
+    found = []
+    for names in (("a", "b", "c"), ("c", "a", "b")):
+        model = ImageClassifier(ImageClassifierConfig("cnn-4", 8, 1, 3, class_names=names)).eval()
+        found.append(evaluate(model, data, None, name=names[0], only="square", checks=False))
+        found[-1].save(tmp_path / names[0])
+    assert [each.summary.class_names[0] for each in found] == ["a", "c"]
+    assert 0 <= evaluation.compare(found).p_value("a", "c", "linf", 0) <= 1
+    assert len(groups(load([tmp_path])[0])) == 1
 
 
 class Pair(Linear):

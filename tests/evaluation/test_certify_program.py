@@ -33,6 +33,7 @@ from rdc import (
 )
 from rdc.data import Dataset, load
 from rdc.images import to_pixels, to_x
+from rdc.runs.fingerprints import data_fingerprint
 from tests.support.oracle import some_images
 from tests.support.tiny import tiny_rdc
 
@@ -95,7 +96,10 @@ def test_labels_are_matched_by_the_names_of_the_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "build_base", lambda *_, **__: network)
     monkeypatch.setattr(program, "load", lambda *_: turned)
     main(options(tmp_path))
-    assert json.loads((tmp_path / SUMMARY).read_text())["rows"][0]["certified_accuracy"] == 1
+    found = json.loads((tmp_path / SUMMARY).read_text())
+    assert found["rows"][0]["certified_accuracy"] == 1
+    given = turned.subset(slice(found["images"]))
+    assert found["data_fingerprint"] == data_fingerprint(given)
 
 
 def test_command_line():

@@ -332,7 +332,7 @@ class Crowded(nn.Module):
 
 def crowded(model: nn.Module, out: Path, **changes) -> Runner:
     data = load("digits", "test").subset(slice(10))
-    target = Target(model, data, lambda: model, None, {"defense": {}}, {}, {})
+    target = Target(model, data, data, lambda: model, None, {"defense": {}}, {}, {})
     suite = replace(SUITE, only=("exact/apgd-margin",))
     return Runner(target, Options(suite=suite, batch_size=8, **changes), out=out)
 
