@@ -83,31 +83,31 @@ class Dataset:
     def of_classes(self, class_names: tuple[str, ...]) -> "Dataset":
         """The same images with labels renumbered for `class_names`, which are matched by name.
 
-        Where one of the two sides has no names but numbers, or none, their counts must agree.
+        Where the names differ and one side's are the numbers from 0, or none, counts must agree.
 
         Raises:
             ValueError: the classes are others.
         """
         if class_names == self.class_names:
             return self
-        if _numbered(class_names) or _numbered(self.class_names):
-            if len(class_names) not in (0, len(self.class_names)):
-                raise ValueError(
-                    f"data: {len(self.class_names)} classes, but the model has {len(class_names)}; "
-                    "give data or a model of the same classes"
-                )
-            return self
-        if set(class_names) != set(self.class_names):
+        if set(class_names) == set(self.class_names):
+            order = torch.tensor([class_names.index(name) for name in self.class_names])
+            note = f"labels reordered from {list(self.class_names)} to {list(class_names)}"
+            return replace(
+                self, labels=order[self.labels], class_names=class_names, notes=(*self.notes, note)
+            )
+        if not (_numbered(class_names) or _numbered(self.class_names)):
             mine, theirs = set(self.class_names), set(class_names)
             raise ValueError(
                 f"data: other classes than the model's: only in the data {sorted(mine - theirs)}, "
                 f"only in the model {sorted(theirs - mine)}; rename or remove them"
             )
-        order = torch.tensor([class_names.index(name) for name in self.class_names])
-        note = f"labels reordered from {list(self.class_names)} to {list(class_names)}"
-        return replace(
-            self, labels=order[self.labels], class_names=class_names, notes=(*self.notes, note)
-        )
+        if len(class_names) not in (0, len(self.class_names)):
+            raise ValueError(
+                f"data: {len(self.class_names)} classes, but the model has {len(class_names)}; "
+                "give data or a model of the same classes"
+            )
+        return self
 
     def subset(self, rows: Tensor | slice) -> "Dataset":
         """The images of some rows, by number or as a slice."""

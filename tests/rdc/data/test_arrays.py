@@ -173,6 +173,14 @@ def test_numbers_match_names_of_their_count() -> None:
         named("0", "1", "2").of_classes(("a", "b", "c", "d"))
 
 
+def test_numbers_in_another_order_are_matched_by_name() -> None:
+    """Folders sort their classes as text: 0, 1, 10, 2."""
+    folders, numbers = ("0", "1", "10", *"23456789"), tuple(map(str, range(11)))
+    data = Dataset.of(PIXELS[:11], range(11), folders).of_classes(numbers)
+    assert [numbers[label] for label in data.labels] == list(folders)
+    assert data.of_classes(folders).labels.tolist() == list(range(11))
+
+
 def test_other_classes_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"only in the data \['emu'\], only in the model \['fox'\]"
