@@ -42,8 +42,8 @@ def given_target(
     data = given_data(images, labels, class_names)
     if not (class_names or isinstance(images, Dataset)):
         count = first_answer(module, data, "model").shape[1]
-        names = getattr(images, "classes", range(count))
-        data = replace(data, class_names=tuple(map(str, names)))
+        names = classes_of(images) or tuple(map(str, range(count)))
+        data = replace(data, class_names=names)
     given, data = data, fit(module, data, "model", "images")
     hashes = {"images": data_fingerprint(data), **identity(model, "model")}
     if other is not None and transfer is not None:
@@ -60,6 +60,13 @@ def given_target(
         inputs=hashes,
         weights={title: weights_hash(module)},
     )  # fmt: skip
+
+
+def classes_of(images: Any) -> tuple[str, ...]:
+    """The `classes` of a data set, also of one in a DataLoader or Subset; empty without them."""
+    while not hasattr(images, "classes") and hasattr(images, "dataset"):
+        images = images.dataset
+    return tuple(map(str, getattr(images, "classes", ())))
 
 
 def given_budgets(eps: Any) -> tuple[float, ...]:

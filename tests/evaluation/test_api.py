@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import evaluation
 from evaluation.journal import FolderJournal
@@ -120,6 +120,23 @@ def test_records_as_a_table(found: evaluation.Evaluation) -> None:
 def test_any_kind_of_data(found: evaluation.Evaluation, images, labels) -> None:
     other = evaluate(images=images, labels=labels, checks=False)
     assert timeless(other.records) == timeless(found.records)
+
+
+class Named(TensorDataset):
+    """A data set that names its classes as torchvision's do."""
+
+    classes = ("fox", "dog", "cat")
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [Named, lambda *data: DataLoader(Subset(Named(*data), range(2)))],
+    ids=["dataset", "loader of a subset"],
+)
+def test_names_of_classes_come_along(wrapped) -> None:
+    options = {"only": "square", "eps": 0.05, "checks": False}
+    found = evaluate(images=wrapped(IMAGES[:2], LABELS[:2]), labels=None, **options)
+    assert found.summary.class_names == Named.classes
 
 
 def test_a_folder_holds_what_memory_holds(found: evaluation.Evaluation, tmp_path: Path) -> None:
