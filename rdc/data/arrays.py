@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rdc.choices import Split
-from rdc.data.dataset import Dataset, hold_out, origin
+from rdc.data.dataset import Dataset, class_numbers, hold_out, numbers_as_names, origin
 
 PARTS: dict[Split, tuple[tuple[str, str], ...]] = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),
@@ -23,15 +23,17 @@ PARTS: dict[Split, tuple[tuple[str, str], ...]] = {
 def read_arrays(file: Path, split: Split) -> Dataset:
     """A split of a .npz, or all images of a .npy with its `labels.npy` beside it.
 
-    The arrays are as `Dataset.of` takes them; a .npz may also have `class_names`.
+    The arrays are as `Dataset.of` takes them; a .npz may also have `class_names`, by default "0",
+    "1", ... up to the highest label of all splits.
 
     Raises:
         ValueError, FileNotFoundError: the file is broken or has other arrays; nothing is unpickled.
     """
     if file.suffix == ".npy":
         _require_all(file, split, ["all"])
-        with _opened(file) as images, _opened(file.with_name("labels.npy")) as labels:
-            return _dataset(file, images, labels, ())
+        beside = file.with_name("labels.npy")
+        with _opened(file) as images, _opened(beside) as labels, _naming(file):
+            return Dataset.of(images, labels)
     with _opened(file) as arrays:
         found = {each: names for each in PARTS for names in PARTS[each] if set(names) <= {*arrays}}
         if not found:
@@ -45,8 +47,9 @@ def read_arrays(file: Path, split: Split) -> Dataset:
         else:
             wanted, shared = origin(split, found, file)
         images, labels = (_member(file, arrays, name) for name in found[wanted])
-        names = _member(file, arrays, "class_names") if "class_names" in arrays else ()
-    data = _dataset(file, images, labels, tuple(map(str, names)))
+        names = _class_names(file, arrays, [labels for _, labels in found.values()])
+    with _naming(file):
+        data = Dataset.of(images, labels, names)
     return data.subset(torch.from_numpy(hold_out(len(data), split))) if shared else data
 
 
@@ -57,9 +60,21 @@ def _require_all(file: Path, split: Split, found: Sequence[str]) -> None:
         )
 
 
-def _dataset(file: Path, images: Any, labels: Any, names: tuple[str, ...]) -> Dataset:
+def _class_names(file: Path, arrays: Any, labels: Sequence[str]) -> tuple[str, ...]:
+    """The names that the file has; without them, numbers for the `labels` of all splits."""
+    if "class_names" in arrays:
+        return tuple(map(str, _member(file, arrays, "class_names")))
+    values = {name: _member(file, arrays, name) for name in labels}
+    with _naming(file):
+        highest = max(int(class_numbers(each, name).max()) for name, each in values.items())
+    return numbers_as_names(highest + 1)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Errors about the file's arrays name it."""
     try:
-        return Dataset.of(images, labels, names)
+        yield
     except (TypeError, ValueError) as error:
         raise ValueError(f"source: {file}: {error}") from error
 

@@ -76,8 +76,8 @@ class Dataset:
         images: uint8, or floats in [0, 1]: (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3.
         labels: whole numbers from 0, (N,) or (N, 1). class_names: by default "0", "1", ...
         """
-        pixels, numbers = _pixels(as_tensor(images)), _labels(as_tensor(labels))
-        names = tuple(class_names) or tuple(map(str, range(int(numbers.max()) + 1)))
+        pixels, numbers = _pixels(as_tensor(images)), class_numbers(labels)
+        names = tuple(class_names) or numbers_as_names(int(numbers.max()) + 1)
         return cls(pixels, numbers, names, peak=255 if pixels.dtype == torch.uint8 else 1)
 
     def of_classes(self, class_names: tuple[str, ...]) -> "Dataset":
@@ -143,23 +143,29 @@ MOST_CLASSES = 100_000
 """Number of classes that our networks take; more labels than that are something else."""
 
 
-def _labels(labels: Tensor) -> Tensor:
-    """(N,) int64, none negative."""
+def class_numbers(values: Any, name: str = "labels") -> Tensor:
+    """(N,) int64 of labels (N,) or (N, 1); `name` is that of the labels in errors."""
+    labels = as_tensor(values)
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or not len(labels) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
-            f"labels: {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (N,)"
+            f"{name}: {labels.dtype} of shape {tuple(labels.shape)}; give whole numbers (N,)"
         )
     if (numbers := labels.long()).max() >= MOST_CLASSES:
         raise ValueError(
-            f"labels: up to {int(numbers.max())}; give class numbers below {MOST_CLASSES}"
+            f"{name}: up to {int(numbers.max())}; give class numbers below {MOST_CLASSES}"
         )
     return numbers
 
 
+def numbers_as_names(count: int) -> tuple[str, ...]:
+    """Names of classes that have none: "0", "1", ..."""
+    return tuple(map(str, range(count)))
+
+
 def _numbered(names: tuple[str, ...]) -> bool:
     """True for no names, and for the numbers 0, 1, 2, ... as names."""
-    return names == tuple(map(str, range(len(names))))
+    return names == numbers_as_names(len(names))
 
 
 def origin(split: Split, available: Iterable[str], source: object) -> tuple[Split, bool]:

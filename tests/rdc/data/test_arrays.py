@@ -62,6 +62,20 @@ def test_class_names_come_along(tmp_path: Path) -> None:
     assert load(tmp_path / "data.npz", "all").class_names == ("a", "b", "é")
 
 
+def test_numbers_of_classes_are_those_of_all_splits(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "train_images": PIXELS, "train_labels": LABELS,
+        "val_images": PIXELS[:4], "val_labels": np.arange(4),
+        "test_images": PIXELS[:2], "test_labels": LABELS[:2],
+    }  # fmt: skip
+    np.savez(tmp_path / "data.npz", **arrays)
+    for split in ("train", "validation", "test"):
+        assert load(tmp_path / "data.npz", split).class_names == ("0", "1", "2", "3")
+    np.savez(tmp_path / "bad.npz", **arrays | {"test_labels": LABELS[:2] / 2})
+    with pytest.raises(ValueError, match=r"^source: .*bad\.npz: test_labels: torch\.float64 of sh"):
+        load(tmp_path / "bad.npz", "train")
+
+
 def test_resizing_is_asked_for_and_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=PIXELS, labels=LABELS)
     with pytest.raises(
