@@ -18,6 +18,7 @@ PARTS: dict[Split, tuple[tuple[str, str], ...]] = {
     "all": (("images", "labels"), ("x", "y")),
 }
 """Names of the arrays of a split in a .npz: those of MedMNIST, and those of Keras."""
+FORM = "a .npz with the arrays {0}_images and {0}_labels"
 
 
 def read_arrays(file: Path, split: Split) -> Dataset:
@@ -30,7 +31,7 @@ def read_arrays(file: Path, split: Split) -> Dataset:
         ValueError, FileNotFoundError: the file is broken or has other arrays; nothing is unpickled.
     """
     if file.suffix == ".npy":
-        _require_all(file, split, ["all"])
+        origin(split, ["all"], file, FORM)
         beside = file.with_name("labels.npy")
         with _opened(file) as images, _opened(beside) as labels, _naming(file):
             return Dataset.of(images, labels)
@@ -41,23 +42,12 @@ def read_arrays(file: Path, split: Split) -> Dataset:
                 f"source: {file} has the arrays {list(arrays)}; give images and labels, or "
                 "train_images, train_labels, test_images, test_labels"
             )
-        if "all" in found or split == "all":
-            _require_all(file, split, list(found))
-            wanted, shared = split, False
-        else:
-            wanted, shared = origin(split, found, file)
+        wanted, shared = origin(split, found, file, FORM)
         images, labels = (_member(file, arrays, name) for name in found[wanted])
         names = _class_names(file, arrays, [labels for _, labels in found.values()])
     with _naming(file):
         data = Dataset.of(images, labels, names)
     return data.subset(torch.from_numpy(hold_out(len(data), split))) if shared else data
-
-
-def _require_all(file: Path, split: Split, found: Sequence[str]) -> None:
-    if split != "all" or "all" not in found:
-        raise FileNotFoundError(
-            f"source: {file} has no {split!r} split, only {found}; give --split {found[0]}"
-        )
 
 
 def _class_names(file: Path, arrays: Any, labels: Sequence[str]) -> tuple[str, ...]:

@@ -168,19 +168,29 @@ def _numbered(names: tuple[str, ...]) -> bool:
     return names == numbers_as_names(len(names))
 
 
-def origin(split: Split, available: Iterable[str], source: object) -> tuple[Split, bool]:
-    """The stored split with the rows of `split`, and True if train and validation share it."""
+def origin(split: Split, available: Iterable[str], source: object, form: str) -> tuple[Split, bool]:
+    """The stored split with the rows of `split`, and True if train and validation share it.
+
+    form: of a split "{0}" that the source might have, for errors.
+
+    Raises:
+        FileNotFoundError: the source has no such split; says what to give that has.
+    """
     found = sorted(available)
-    if split == "all":
-        raise ValueError(
-            f"source: {source} has the splits {found}; give one of them, not all: --split test"
-        )
+    if split == "all" and found:
+        if split not in found:
+            raise FileNotFoundError(
+                f"source: {source} has no 'all' split, only {found}; give --split {found[0]}"
+            )
+        return split, False
     shared = "validation" not in found and split != "test"
     wanted: Split = "train" if shared else split
     if wanted not in found:
+        # Programs that train have no flag for another split.
+        other = ", or --split all" if wanted == "test" and found == ["all"] else ""
         raise FileNotFoundError(
-            f"source: {source} has no {wanted!r} split, only {found}; give {wanted}/class/images "
-            f"or {wanted}-00000-of-00001.parquet"
+            f"source: {source} has no {wanted!r} split, only {found}; give "
+            f"{form.format(wanted)}{other}"
         )
     return wanted, shared
 

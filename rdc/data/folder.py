@@ -18,16 +18,8 @@ def read_folder(root: Path, split: Split) -> Encoded:
     Any prefix of it is class-balanced as far as possible. A class's images are sorted by name, and
     labels are places among the sorted class names. A folder without splits has the split "all".
     """
-    folders = _split_folders(root)
-    if folders:
-        wanted, shared = origin(split, folders, root)
-    elif split == "all":
-        folders, wanted, shared = {"all": root}, split, False
-    else:
-        raise FileNotFoundError(
-            f"source: {root} has no {split!r} split: it has no folder {split}; give --split all "
-            f"for class/images without splits, or {split}/class/images"
-        )
+    folders = _split_folders(root) or {"all": root}
+    wanted, shared = origin(split, folders, root, "{0}/class/images")
     classes = {name: _class_names(folder) for name, folder in folders.items()}
     class_names = same_classes(classes, root)
     files = [image_files(folders[wanted] / name) for name in class_names]

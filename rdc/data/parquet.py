@@ -27,7 +27,7 @@ def parquet_files(root: Path) -> list[Path]:
 def read_parquet(root: Path, split: Split) -> Encoded:
     """The images of a split by file and row; class names are those that the files declare."""
     shards = _shards(root)
-    wanted, shared = origin(split, shards, root)
+    wanted, shared = origin(split, shards, root, "{0}-00000-of-00001.parquet")
     class_names = same_classes({name: _classes(files[0]) for name, files in shards.items()}, root)
     files = shards[wanted]
     labels = np.concatenate([_labels(file, len(class_names)) for file in files])

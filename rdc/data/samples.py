@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from rdc.choices import Split
-from rdc.data.dataset import Dataset
+from rdc.data.dataset import Dataset, origin
 from rdc.image_files import read_image
 
 CIFAR10_SAMPLES = "cifar10-samples"
@@ -21,11 +21,8 @@ def read_samples(split: Split) -> Dataset:
     Raises:
         FileNotFoundError: foolbox is not installed, or another split than "test" is asked for.
     """
-    if split != "test":
-        raise FileNotFoundError(
-            f"source: {CIFAR10_SAMPLES!r} has no {split!r} split, only test images; give --split "
-            "test"
-        )
+    other = "another source, such as the path of cifar-10-python.tar.gz"
+    origin(split, ["test"], repr(CIFAR10_SAMPLES), other)
     found = find_spec("foolbox")
     folders = found.submodule_search_locations if found is not None else None
     files = sorted(file for each in folders or () for file in Path(each).glob("data/cifar10_*.png"))

@@ -52,7 +52,7 @@ def test_splits_of_a_npz(tmp_path: Path, names: tuple[str, str]) -> None:
     together = torch.cat([parts["train"].pixels, parts["validation"].pixels])
     assert sorted(together.flatten(1).tolist()) == sorted(expected().flatten(1).tolist())
     with pytest.raises(
-        FileNotFoundError, match=r"has no 'all' split, only \['train', 'test'\]; give"
+        FileNotFoundError, match=r"has no 'all' split, only \['test', 'train'\]; give"
     ):
         load(tmp_path / "data.npz", "all")
 

@@ -86,7 +86,7 @@ WRONG: dict[str, tuple[dict[str, Content], Split, str]] = {
     "no split": (
         {"cat/0.png": noise(0)},
         "train",
-        r"data has no 'train' split: it has no folder train; give --split all for class/images",
+        r"data has no 'train' split, only \['all'\]; give train/class/images$",
     ),
     "no test": ({"train/cat/0.png": noise(0)}, "test", r"no 'test' split, only \['train'\]"),
     "no train": ({"test/cat/0.png": noise(0)}, "validation", r"no 'train' split, only \['test'\]"),
@@ -170,10 +170,10 @@ def test_a_folder_without_splits_has_the_split_all(root: Path) -> None:
     tree(root.parent, 3, ("data",))
     data = read(root, "all")
     assert (data.class_names, data.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1, 0, 1])
-    with pytest.raises(FileNotFoundError, match=r"has no 'test' split: .* give --split all for"):
+    with pytest.raises(FileNotFoundError, match=r"has no 'test' split, .* or --split all$"):
         read(root, "test")
     shutil.copytree(root, root / "train")
-    with pytest.raises(ValueError, match=r"has the splits \['train'\]; give one of them, not all"):
+    with pytest.raises(FileNotFoundError, match=r"only \['train'\]; give --split train$"):
         read(root, "all")
 
 

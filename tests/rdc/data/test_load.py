@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -121,16 +122,39 @@ def test_too_few_images_to_hold_any_out() -> None:
 
 
 def test_what_a_split_is_made_of() -> None:
-    assert [origin(split, SPLITS, "here") for split in SPLITS] == [(s, False) for s in SPLITS]
-    shared = [origin(split, ["test", "train"], "here") for split in SPLITS]
+    found = [origin(split, SPLITS, "here", "") for split in SPLITS]
+    assert found == [(split, False) for split in SPLITS]
+    shared = [origin(split, ["test", "train"], "here", "") for split in SPLITS]
     assert shared == [("train", True), ("train", True), ("test", False)]
-    message = (
-        r"^source: here has no 'test' split, only \['train'\]; give test/class/images or test-"
-    )
-    with pytest.raises(FileNotFoundError, match=message):
-        origin("test", ["train"], "here")
-    with pytest.raises(FileNotFoundError, match=r"no 'train' split, only \['test'\]"):
-        origin("validation", ["test"], "here")
+    assert origin("all", ["all", "test"], "here", "") == ("all", False)
+
+
+ADVICE = {
+    ("test", "train"): r"no 'test' split, only \['train'\]; give test/a$",
+    ("validation", "test"): r"no 'train' split, only \['test'\]; give train/a$",
+    ("all", "train"): r"no 'all' split, only \['train'\]; give --split train$",
+    ("test", "all"): r"no 'test' split, only \['all'\]; give test/a, or --split all$",
+    ("train", "all"): r"no 'train' split, only \['all'\]; give train/a$",
+}
+
+
+@pytest.mark.parametrize("case", ADVICE)
+def test_what_to_give_in_place_of_a_missing_split(case) -> None:
+    split, available = case
+    with pytest.raises(FileNotFoundError, match=f"^source: here has {ADVICE[case]}"):
+        origin(split, [available], "here", "{0}/a")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_programs_that_train_are_not_told_of_a_flag(split, tmp_path: Path) -> None:
+    """They have no --split, and a source without splits needs a training split."""
+    tree(tmp_path, 1, ("folder",))
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 1])
+    forms = {"folder": "train/class/images", "a.npz": "a .npz with the arrays train_images and tr"}
+    for name, form in forms.items():
+        with pytest.raises(FileNotFoundError, match=f"give {form}") as error:
+            load(tmp_path / name, split)
+        assert "--split" not in str(error.value)
 
 
 def test_classes_are_those_of_all_splits() -> None:
