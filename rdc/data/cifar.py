@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rdc.choices import Split
-from rdc.data.dataset import Dataset, hold_out
+from rdc.data.dataset import Dataset, hold_out, origin
 from rdc.hub.safe_pickle import AllowListUnpickler
 
 SHAPE = (3, 32, 32)
@@ -57,8 +57,9 @@ ARCHIVES = {
 
 def read_cifar(path: Path, split: Split) -> Dataset:
     """A split, with CIFAR-100's fine labels; validation is held out of the training images."""
+    wanted, shared = origin(split, ["train", "test"], path, "")
     archive = ARCHIVES[path.name]
-    batches = archive.test if split == "test" else archive.train
+    batches = archive.test if wanted == "test" else archive.train
     members = _members(path, archive.md5, {*batches, archive.meta})
     try:
         names = [name.decode() for name in members[archive.meta][archive.class_names]]
@@ -70,7 +71,7 @@ def read_cifar(path: Path, split: Split) -> Dataset:
         raise ValueError(
             f"source: {path} does not hold what CIFAR's archives do: {error!r}; {_again(path)}"
         ) from error
-    return data if split == "test" else data.subset(torch.from_numpy(hold_out(len(data), split)))
+    return data.subset(torch.from_numpy(hold_out(len(data), split))) if shared else data
 
 
 def _members(path: Path, md5: str, wanted: Collection[str]) -> dict[str, Any]:

@@ -115,6 +115,8 @@ def test_cifar_10(archive: Any, tmp_path: Path) -> None:
     images = [image.tobytes() for seed in range(1, 6) for image in noise(seed, 4, 3072)]
     labels = [label for seed in range(1, 6) for label in (seed, 1, 9, 3)]
     assert found == set(zip(images, labels, strict=True))
+    with pytest.raises(FileNotFoundError, match=r"has no 'all' split, .* give --split test$"):
+        load(path, "all")
     assert list(tmp_path.iterdir()) == [path]
 
 
