@@ -14,6 +14,8 @@ from rdc.image_files import check_pixels, read_image
 
 Shape = tuple[int, int, int]
 
+CHANNELS = (1, 2, 3, 4)
+"""Last axes of arrays that are colors: gray, gray and alpha, RGB, RGB and alpha."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Gray of red, green and blue (ITU-R BT.601), as Pillow has it."""
 
@@ -106,7 +108,8 @@ def convert_images(images: Any, shape: Shape, *, resize: bool = False) -> Conver
         the path of an image file; or a list of these.
     resize: convert images of another shape: to the model's channels, then resized until they cover
         H x W, then cropped at their center. Without it they are refused, except files and PIL
-        images whose colors the model has and that are not smaller than its images.
+        images whose colors the model has and that are not smaller than its images. With it, arrays
+        may also have an alpha channel, the last one.
 
     The EXIF orientation of files and PIL images is applied; transparent pixels become white.
 
@@ -166,13 +169,18 @@ def _from_array(array: np.ndarray, shape: Shape, resize: bool) -> Converted:
         )
     given, (channels, height, width) = array.shape, shape
     # Three axes are gray images where they have the model's size, or cannot be one with channels.
-    many = (channels == 1 and given[1:] == (height, width)) or (resize and given[-1] not in (1, 3))
-    if array.ndim == 2 or (array.ndim == 3 and many):
+    sized, other = channels == 1 and given[1:] == (height, width), given[-1] not in CHANNELS
+    if array.ndim == 3 and resize and other and not sized and given[0] == 3:
+        raise ValueError(
+            f"images: array of shape {given}; give a color image as HWC (array.transpose(1, 2, "
+            "0)), or three gray images as NHWC (array[..., None])"
+        )
+    if array.ndim == 2 or (array.ndim == 3 and (sized or (resize and other))):
         array = array[..., None]
     if array.ndim == 3:
         array = array[None]
     own = (array.shape[3], *array.shape[1:3]) if array.ndim == 4 else None
-    if resize and own and own != shape and own[0] in (1, 3):
+    if resize and own and own != shape and own[0] in CHANNELS and len(array):
         parts = [Image.fromarray(image.squeeze(2) if own[0] == 1 else image) for image in array]
         return _joined([_from_pil(part, shape, resize, "array") for part in parts])
     if own != shape:

@@ -279,6 +279,26 @@ def test_arrays_of_every_form_are_resized(given) -> None:
     assert all("resized" in change for change in converted.changes)
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 4), ("LA", 2)])
+@pytest.mark.parametrize("size", [(12, 8), (6, 4)])
+def test_arrays_with_transparency_are_seen_as_pictures(mode: str, channels: int, size) -> None:
+    array = pixels(*size[::-1], channels)
+    for shape in (GRAY, COLOR):
+        expected = convert_images(Image.fromarray(array, mode), shape, resize=True)
+        for images, count in ((array, 1), (np.stack([array, array]), 2)):
+            found = convert_images(images, shape, resize=True)
+            assert found.changes == expected.changes * count
+            assert torch.equal(found.images, expected.images.expand(count, -1, -1, -1))
+
+
+@pytest.mark.parametrize("shape", [GRAY, COLOR])
+def test_channels_first_is_not_three_gray_images(shape) -> None:
+    with pytest.raises(ValueError, match=r"array of shape \(3, 8, 12\); give a color image as HWC"):
+        to_images(pixels(3, 8, 12), shape, resize=True)
+    assert len(to_images(pixels(3, 8, 12, 1), shape, resize=True)) == 3
+    assert len(to_images(pixels(3, 4, 6), GRAY, resize=True)) == 3
+
+
 KINDS: dict[str, Any] = {
     "sparse_coo": lambda: torch.zeros(1, *GRAY).to_sparse(),
     "nested": lambda: torch.nested.nested_tensor([torch.zeros(GRAY)]),
