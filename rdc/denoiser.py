@@ -12,6 +12,7 @@ from rdc import vp
 from rdc.config import ADDED, require, rule_of_names
 from rdc.gradients import gradient
 from rdc.hub.checkpoint import Pretrained
+from rdc.images import check_precision
 from rdc.networks.unet import Outputs, UNet
 from rdc.networks.unet_config import UNetConfig
 
@@ -179,6 +180,7 @@ class Denoiser(
         outputs: Outputs = "all",
     ) -> Tensor:
         """Denoised images as the network gives them, or its logits; see `UNet.forward`."""
+        check_precision(x, self.network.stem.weight.dtype)
         sigma = per_image(sigma, x)
         *factors, c_noise = self._precondition(sigma)
         c_skip, c_out, c_in = (rearrange(factor, "b -> b 1 1 1") for factor in factors)

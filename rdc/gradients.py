@@ -169,6 +169,8 @@ def _differentiable(
 
 def _add(total: Tensor, source: Tensor, rows: Tensor) -> None:
     """total[source[r]] += rows[r] for ascending sources; unlike index_add_, in one fixed order."""
+    if not len(rows):
+        return  # of which there is nothing to stack
     sources, counts = source.unique_consecutive(return_counts=True)
     total[sources] += torch.stack([part.sum(0) for part in rows.split(counts.tolist())])
 

@@ -64,6 +64,18 @@ def check_floats(images: Tensor) -> None:
         )
 
 
+def check_precision(images: Tensor, weights: torch.dtype) -> None:
+    """Refuse images of another type than a network's weights, unless autocast converts them."""
+    if images.dtype == weights:
+        return
+    kinds = (images.dtype, weights)
+    if torch.float64 in kinds or not torch.is_autocast_enabled(images.device.type):
+        raise ValueError(
+            f"images: {images.dtype}, but the model has weights of {weights}; give "
+            f"images.to({weights})"
+        )
+
+
 def check_images(images: Tensor, shape: Shape) -> Tensor:
     """The same tensor, if it is (B, C, H, W), floating-point and in [0, 1].
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rdc.config import read_json, rule_of_names
 from rdc.denoiser import of_each_class, per_image
+from rdc.images import check_precision
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -106,6 +107,7 @@ class DiffusersDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor | float, *, labels: Tensor | None = None) -> Tensor:
         """Denoised images (B, C, H, W); `labels` (B,) are the network's."""
+        check_precision(x, self.network.dtype)
         sigma = per_image(sigma, x)
         times = torch.bucketize(sigma.double().contiguous(), self._boundaries.to(sigma.device))
         sigma = rearrange(sigma, "b -> b 1 1 1")

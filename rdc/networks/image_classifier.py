@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rdc.config import require, rule_of_names
 from rdc.hub.checkpoint import Pretrained
+from rdc.images import check_precision
 from rdc.networks.cnn import CNN
 from rdc.networks.normalize import Normalize
 from rdc.networks.wide_resnet import WideResNet
@@ -99,6 +100,7 @@ class ImageClassifier(
 
     def _normalized(self, images: Tensor) -> Tensor:
         x = self.normalize(images)
+        check_precision(x, next(self.network.parameters()).dtype)
         if x.requires_grad:
             # Attack libraries call `gradient.view(B, -1)`, which channels_last does not allow.
             x.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())

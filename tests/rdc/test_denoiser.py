@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from rdc import Denoiser, DenoiserConfig, DenoiserLike, OptimalDenoiser
+from rdc import (
+    Denoiser,
+    DenoiserConfig,
+    DenoiserLike,
+    LikelihoodMaximizer,
+    OptimalDenoiser,
+    RobustDiffusionClassifier,
+)
 from tests.support.denoisers import TINY, random_denoiser
 
 X = torch.linspace(-1, 1, 128, dtype=torch.float64).reshape(2, 1, 8, 8)
@@ -76,3 +83,21 @@ def test_bad_settings_are_refused(bad: dict) -> None:
 def test_half_precision_images_keep_their_type() -> None:
     denoiser = Denoiser(DenoiserConfig(TINY)).bfloat16()
     assert denoiser.denoise(X.bfloat16(), torch.tensor(0.5)).dtype == torch.bfloat16
+
+
+def test_images_of_another_precision_than_the_weights_are_refused() -> None:
+    denoiser = random_denoiser(torch.float32)
+    message = r"^images: torch\.float64, but .* of torch\.float32; give images\.to\(torch\.float32"
+    for autocast in (False, True):  # which leaves float64 as it is
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            for model in (RobustDiffusionClassifier(denoiser), LikelihoodMaximizer(denoiser)):
+                with pytest.raises(ValueError, match=message):
+                    model((X + 1) / 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert denoiser.denoise(X.bfloat16(), torch.tensor(0.5)).dtype == torch.bfloat16
+
+
+def test_a_compiled_denoiser_checks_precision_too() -> None:
+    denoiser = random_denoiser()
+    denoiser.compile(backend="eager", fullgraph=True)
+    assert denoiser.denoise(X, 0.5).dtype == torch.float64

@@ -96,6 +96,12 @@ def test_rows_have_the_values_and_the_gradient_of_autograd(chunk: int) -> None:
     assert torch.equal(found[2], torch.zeros_like(found[2]))
 
 
+def test_no_rows_have_no_gradient() -> None:
+    x = X[:0].clone().requires_grad_()
+    values = by_row(of_rows, x, OWNER[:0], chunk=2)
+    assert torch.autograd.grad(values.sum(), x)[0].shape == X[:0].shape
+
+
 def test_only_rows_that_matter_run_again(monkeypatch) -> None:
     monkeypatch.setitem(ACTIVATION_BYTES, "cpu", -1)  # nothing is kept
     x, watched = X.clone().requires_grad_(), Watched()

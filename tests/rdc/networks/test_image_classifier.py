@@ -224,3 +224,14 @@ def test_bad_settings_are_refused(changes: dict, message: str) -> None:
 def test_architectures_that_do_not_fit_are_refused(architecture, changes, message) -> None:
     with pytest.raises(ValueError, match=message):
         meta(architecture, **changes)
+
+
+def test_images_of_another_precision_than_the_weights_are_refused() -> None:
+    model = ImageClassifier(CONFIG).eval()
+    with pytest.raises(
+        ValueError, match=r"^images: torch\.float64, but .*; give images\.to\(torch\.fl"
+    ):
+        model(images().double())
+    assert model(images().half()).dtype == torch.float32  # that of mean and standard deviation
+    model.compile(backend="eager", fullgraph=True)
+    assert model(images()).shape == (2, 5)
