@@ -72,8 +72,10 @@ def read_array(given: Path, out: Path, channels: int) -> Tensor:
     expected = f"(N, H, W, {channels})" + (" or (N, H, W)" if channels == 1 else "")
     if array.ndim == 3 and channels == 1:
         array = array[..., None]
-    if array.ndim != 4 or array.shape[3] != channels or len(array) == 0:
+    if array.ndim != 4 or array.shape[3] != channels:
         raise ValueError(f"given={given}: shape {array.shape}; this denoiser takes {expected}")
+    if array.size == 0:
+        raise ValueError(f"given={given}: no images, shape {array.shape}; give at least one")
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"given={given}: {array.dtype}; give uint8, or floats in [0, 1]")
     images = torch.from_numpy(array.astype(np.float32)).permute(0, 3, 1, 2)

@@ -15,7 +15,7 @@ Rule = Literal["momentum", "adam"]
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """The likelihood integral of the diffusion classifier; see `rdc.noise`.
+    """The likelihood integral of the diffusion classifier; see `rdc.levels` and `rdc.likelihood`.
 
     `estimator`: "losses" sums the diffusion losses of every class (`DiffusionClassifier`);
         "posterior" asks the denoiser's own classifier at `sigma_min` alone, with `draws` noises,

@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rdc.image_files import load
@@ -99,6 +99,8 @@ def _open(name: str, content: bytes) -> Image.Image:
         return load(BytesIO(content))
     # Pillow's decoders raise many kinds of errors for broken files, even IndexError.
     except Exception as error:
+        # Pillow's own text would name the object that holds the content.
+        why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"source: {name} is not a readable image: {error}; replace or remove it"
+            f"source: {name} is not a readable image: {why}; replace or remove it"
         ) from error

@@ -369,6 +369,7 @@ def place(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", noise(2, 3, 8, 8))
     np.save(tmp_path / "integers.npy", np.zeros((3, 8, 8), np.int64))
     np.save(tmp_path / "color.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "none.npy", np.zeros((0, 8, 8), np.uint8))
     np.save(tmp_path / "large.npy", np.full((3, 8, 8), 7.0))
     (tmp_path / "broken.npy").write_bytes(b"nothing")
     save(tmp_path / "twins", {"a.png": noise(0, 8, 8), "a.jpg": noise(1, 8, 8)})
@@ -395,6 +396,7 @@ def place(tmp_path: Path) -> None:
         ("array.npy", "images", "is a folder, but an array was given"),
         ("integers.npy", "out.npy", "int64; give uint8, or floats"),
         ("color.npy", "out.npy", "this denoiser takes (N, H, W, 1) or (N, H, W)"),
+        ("none.npy", "out.npy", "no images, shape (0, 8, 8, 1); give at least one"),
         ("large.npy", "out.npy", "values from 7 to 7, expected [0, 1]"),
         ("broken.npy", "out.npy", "is not a complete .npy array"),
     ],
