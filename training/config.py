@@ -89,7 +89,9 @@ class NetworkConfig(UNetConfig):
     """
 
     image_size: int | None = None  # type: ignore[assignment]
+    """None takes what the data have"""
     channels: int | None = None  # type: ignore[assignment]
+    """None takes what the data have"""
     num_classes: int | None = None  # type: ignore[assignment]
     """None takes what the data have"""
 

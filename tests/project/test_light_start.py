@@ -1,6 +1,7 @@
 """Programs of `rdc` parse their flags before they import torch, which takes seconds."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,13 @@ def test_flags_and_help_need_no_torch(answers: list, name: str) -> None:
     assert err.startswith("error: ") and MISTYPED in err
     status, out, err = answers[1][name]
     assert (status, err) == (0, "") and f"usage: rdc {name} " in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_has_no_comments_for_type_checkers(answers: list, name: str) -> None:
+    """tyro takes a field's comment as its help where the field has no docstring."""
+    assert re.findall(r"type:\s+ignore|noqa|fmt:\s", answers[1][name][1]) == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
