@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -194,6 +195,19 @@ def links(markdown: str) -> set[str]:
     """Targets of links and pictures that are files of the checkout, without their anchors."""
     targets = re.findall(r"(?<!`)\[[^]]*\]\(([^)]+)\)", markdown)
     return {t.partition("#")[0] for t in targets if not t.startswith(("http", "#"))}
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["rdc", "purification", "purification.guidance", "evaluation", "evaluation.certification"],
+)
+def test_public_names_are_in_the_reference(package: str) -> None:
+    """The pages of docs/reference list modules; a name is on the page of the module it is from."""
+    pages = "\n".join(page.read_text("utf-8") for page in (ROOT / "docs/reference").glob("*.md"))
+    listed = re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
+    module = import_module(package)
+    homes = {name: getattr(module, name).__module__ for name in module.__all__}
+    assert {name: home for name, home in homes.items() if home not in listed} == {}
 
 
 def runnable(module: str) -> bool:
