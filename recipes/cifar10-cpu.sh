@@ -8,7 +8,7 @@
 #
 # Compute: a row that learns the class costs 3 x 0.092 GFLOP (encoder, forward and backward), a row
 # that learns to denoise 3 x 0.262; with a fifth of the rows denoising 0.38 GFLOP each. 14,400 steps
-# of 128 rows are 7.0e14 FLOP: about 5 hours of one 2020s CPU core at 40 GFLOP/s.
+# of 128 rows are 7.0e14 FLOP: about 6 hours of one 2020s CPU core.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUNS="${RUNS:-runs/cifar10-cpu}"
