@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from purification.purifier import entered, resized
-from rdc.denoiser import DenoiserLike
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
 from rdc.images import to_pixels
 
 
@@ -22,6 +22,7 @@ class OneShotDenoiser(nn.Module):
 
     def __init__(self, denoiser: DenoiserLike, *, sigma: float) -> None:
         super().__init__()
+        require_parts(denoiser, PURIFYING)
         if not sigma > 0:
             raise ValueError(f"sigma={sigma} must be positive")
         self.denoiser = denoiser

@@ -14,7 +14,7 @@ from purification.config import PurifierConfig
 from purification.guidance.base import Guidance, Moment
 from purification.processes import Point, Process
 from rdc.choices import NoiseMode, require_choice
-from rdc.denoiser import DenoiserLike
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
 from rdc.gradients import State, chain, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
 from rdc.noise import Noise
@@ -47,6 +47,7 @@ class DiffusionPurifier(nn.Module):
         gradient: GradientMode = "exact",
     ) -> None:
         super().__init__()
+        require_parts(denoiser, PURIFYING)
         _require_fit(denoiser, guidance)
         self.denoiser = denoiser
         self.config = config or PurifierConfig()

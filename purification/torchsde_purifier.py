@@ -14,7 +14,7 @@ from purification.processes import exact
 from purification.purifier import entered, resized
 from rdc import vp
 from rdc.choices import NoiseMode, require_choice
-from rdc.denoiser import DenoiserLike
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
 from rdc.gradients import straight_through
 from rdc.images import to_pixels
 from rdc.noise import Noise
@@ -48,6 +48,7 @@ class TorchsdePurifier(nn.Module):
         resize: bool = False,
     ) -> None:
         super().__init__()
+        require_parts(denoiser, PURIFYING)
         if not END < t_star <= 1:
             raise ValueError(f"t_star={t_star!r} must be in ({END}, 1]")
         if not 1e-6 <= dt <= t_star:

@@ -11,7 +11,7 @@ from rdc.choices import NoiseMode
 from rdc.classifier_config import ClassifierConfig, RDCConfig
 from rdc.config import from_json
 from rdc.defense import Defense
-from rdc.denoiser import Denoiser, DenoiserLike, NoisyClassifier
+from rdc.denoiser import CLASSIFYING, Denoiser, DenoiserLike, NoisyClassifier, require_parts
 from rdc.gradients import SecondOrder, by_row
 from rdc.hub.checkpoint import RDC_SETTINGS, OnHub, locate
 from rdc.hub.model_card import Facts
@@ -40,6 +40,7 @@ class DiffusionClassifier(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require_parts(denoiser, CLASSIFYING)
         self.denoiser = denoiser
         self.config = config or ClassifierConfig()
         self.levels = self.config.build_levels()

@@ -1,6 +1,6 @@
 """A denoiser is the only thing the methods know: E[x0 | x, sigma], with and without the class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -45,6 +45,21 @@ class DenoiserLike(Protocol):
     def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """One estimate per class (B, K, C, H, W)."""
         ...
+
+
+CLASSIFYING = ("image_shape", "num_classes", "class_names", "rows_per_image", "denoise_classes")
+"""What a diffusion classifier needs of `DenoiserLike`."""
+PURIFYING = ("image_shape", "denoise")
+"""What purifiers and likelihood maximization need of it."""
+
+
+def require_parts(denoiser: object, names: Sequence[str]) -> None:
+    """Refuse a denoiser without these attributes and methods of `DenoiserLike`."""
+    if missing := [name for name in names if not hasattr(denoiser, name)]:
+        raise ValueError(
+            f"denoiser: {type(denoiser).__name__} has no {', '.join(missing)}; wrap a network of "
+            "your own as docs/purification.md shows, or give a rdc.Denoiser"
+        )
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rdc.backward import Room, activation_bytes
 from rdc.choices import NoiseMode, require_choice
 from rdc.classifier_config import MaximizationConfig
-from rdc.denoiser import DenoiserLike
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
 from rdc.likelihood import chunk_rows
@@ -47,6 +47,7 @@ class LikelihoodMaximizer(nn.Module):
         second_order: SecondOrder = "double_backward",
     ) -> None:
         super().__init__()
+        require_parts(denoiser, PURIFYING)
         require_choice("gradient", gradient, GradientMode)
         require_choice("second_order", second_order, SecondOrder)
         self.denoiser = denoiser

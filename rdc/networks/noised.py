@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from rdc.denoiser import DenoiserLike, NoisyClassifier, OneClassAtATime, per_image
+from rdc.denoiser import (
+    CLASSIFYING,
+    DenoiserLike,
+    NoisyClassifier,
+    OneClassAtATime,
+    per_image,
+    require_parts,
+)
 
 
 class NoisedDenoiser(nn.Module):
@@ -22,11 +29,12 @@ class NoisedDenoiser(nn.Module):
     Implements `DenoiserLike`, and `OneClassAtATime` and `NoisyClassifier` where the denoiser does.
 
     Raises:
-        ValueError: tau is negative or not finite.
+        ValueError: tau is negative or not finite, or the denoiser is not a `DenoiserLike`.
     """
 
     def __init__(self, denoiser: DenoiserLike, tau: float) -> None:
         super().__init__()
+        require_parts(denoiser, (*CLASSIFYING, "denoise"))
         if not 0 <= tau < float("inf"):
             raise ValueError(f"tau={tau!r} must be 0 or more, the noise on the scale of [-1, 1]")
         self.denoiser = denoiser

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.memory import peak_bytes
-from purification import DiffusionPurifier, PurifierConfig
+from purification import (
+    DiffusionPurifier,
+    OneShotDenoiser,
+    PurifierConfig,
+    TorchsdePurifier,
+)
 from purification.guidance import GDMP, Moment
 from purification.processes import Point, discrete_points
 from rdc import OptimalDenoiser
@@ -315,6 +320,15 @@ def test_unknown_modes_are_refused() -> None:
         DiffusionPurifier(mixture(), gradient="blind")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="noise='loud'"):
         DiffusionPurifier(mixture(), noise="loud")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [DiffusionPurifier, TorchsdePurifier, lambda network: OneShotDenoiser(network, sigma=0.1)],
+)
+def test_a_network_that_is_no_denoiser_is_refused(build) -> None:
+    with pytest.raises(ValueError, match=r"^denoiser: Linear has no image_shape, denoise; wrap"):
+        build(torch.nn.Linear(1, 1))
 
 
 @pytest.mark.slow

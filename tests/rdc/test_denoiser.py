@@ -1,5 +1,7 @@
 """EDM preconditioning and the two methods, for both kinds of network."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,10 +9,13 @@ from rdc import (
     Denoiser,
     DenoiserConfig,
     DenoiserLike,
+    DiffusionClassifier,
     LikelihoodMaximizer,
+    NoisedDenoiser,
     OptimalDenoiser,
     RobustDiffusionClassifier,
 )
+from rdc.images import to_pixels
 from tests.support.denoisers import TINY, random_denoiser
 
 X = torch.linspace(-1, 1, 128, dtype=torch.float64).reshape(2, 1, 8, 8)
@@ -101,3 +106,30 @@ def test_a_compiled_denoiser_checks_precision_too() -> None:
     denoiser = random_denoiser()
     denoiser.compile(backend="eager", fullgraph=True)
     assert denoiser.denoise(X, 0.5).dtype == torch.float64
+
+
+CLASSES = "num_classes, class_names, rows_per_image, denoise_classes"
+
+
+@pytest.mark.parametrize(
+    ("build", "missing"),
+    [
+        (LikelihoodMaximizer, "image_shape, denoise"),
+        (RobustDiffusionClassifier, "image_shape, denoise"),
+        (DiffusionClassifier, f"image_shape, {CLASSES}"),
+        (lambda network: NoisedDenoiser(network, 0.1), f"image_shape, {CLASSES}, denoise"),
+    ],
+)
+def test_a_network_that_is_no_denoiser_is_refused(build, missing: str) -> None:
+    """A network that predicts noise has other arguments; it is refused before it is called."""
+    with pytest.raises(ValueError, match=f"^denoiser: Linear has no {missing}; wrap"):
+        build(torch.nn.Linear(1, 1))
+
+
+def test_image_shape_and_denoise_suffice_to_maximize() -> None:
+    whole = random_denoiser()
+    part = SimpleNamespace(image_shape=whole.image_shape, denoise=whole.denoise)
+    images = to_pixels(X)
+    assert torch.equal(LikelihoodMaximizer(part)(images), LikelihoodMaximizer(whole)(images))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"^denoiser: SimpleNamespace has no {CLASSES}; wrap"):
+        DiffusionClassifier(part)  # type: ignore[arg-type]
