@@ -45,8 +45,9 @@ def evaluate(
 
     Args:
         model: a module, or a function, from float images (B, C, H, W) in [0, 1] to logits (B, K).
-        images: a float tensor or array (N, C, H, W) in [0, 1], a uint8 one in 0 to 255, a
-            `rdc.data.Dataset`, a torch `Dataset` of pairs (image, label), or a DataLoader of them.
+        images: a tensor or array (N, C, H, W) or (N, H, W, C), of floats in [0, 1] or uint8 in 0 to
+            255, a `rdc.data.Dataset`, a torch `Dataset` of pairs (image, label), or a DataLoader of
+            them.
         labels: integers (N,), with images that are a tensor or an array.
         eps: one or more budgets on the [0, 1] scale, such as 8 / 255.
         norm: "linf", "l2", or "stadv", whose budgets are displacements.
