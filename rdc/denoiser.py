@@ -48,9 +48,9 @@ class DenoiserLike(Protocol):
 
 
 CLASSIFYING = ("image_shape", "num_classes", "class_names", "rows_per_image", "denoise_classes")
-"""What a diffusion classifier needs of `DenoiserLike`."""
+"""Members of `DenoiserLike` that a diffusion classifier uses."""
 PURIFYING = ("image_shape", "denoise")
-"""What purifiers and likelihood maximization need of it."""
+"""Members of it that purifiers and likelihood maximization use."""
 
 
 def require_parts(denoiser: object, names: Sequence[str]) -> None:
