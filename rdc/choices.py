@@ -16,6 +16,7 @@ Format = Literal["edm", "score-sde", "guided-diffusion", "classifier"]
 
 LOWEST_SIGMA, HIGHEST_SIGMA = 1e-5, 1e5
 """Noise levels of configurations; beyond them weights and errors overflow in float32."""
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-6, 1e6
 MOST_DRAWS = 100_000
 """Draws of one image; configurations that ask for more are refused, whatever asks for them."""
 MAX_SHARD_SIZE = "5GB"

@@ -3,7 +3,15 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from rdc.choices import HIGHEST_SIGMA, LOWEST_SIGMA, MOST_DRAWS, Spacing, Weighting
+from rdc.choices import (
+    HIGHEST_SIGMA,
+    HIGHEST_TEMPERATURE,
+    LOWEST_SIGMA,
+    LOWEST_TEMPERATURE,
+    MOST_DRAWS,
+    Spacing,
+    Weighting,
+)
 from rdc.config import ADDED, require
 
 if TYPE_CHECKING:
@@ -54,7 +62,10 @@ class ClassifierConfig:
                 f"at least 1, and levels x draws at most {MOST_DRAWS}",
             ),
             antithetic=(not self.antithetic or self.draws % 2 == 0, "False where draws is odd"),
-            temperature=(1e-6 <= self.temperature <= 1e6, "from 1e-6 to 1e6"),
+            temperature=(
+                LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE,
+                f"from {LOWEST_TEMPERATURE:g} to {HIGHEST_TEMPERATURE:g}",
+            ),
             sigma_data=(1e-3 <= self.sigma_data <= 1e3, "from 0.001 to 1000"),
         )
 

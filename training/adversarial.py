@@ -1,6 +1,7 @@
 """Objectives of classifiers: standard training, and adversarial training (PGD, TRADES)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from rdc.networks.evaluating import evaluating
 from rdc.norms import project, steepest
 from training.objective_config import ClassifierObjectiveConfig, Distance
+
+CROSS_ENTROPY = partial(F.cross_entropy, reduction="none")
 
 
 def classifier_losses(
@@ -55,21 +58,23 @@ def perturb(
     config: ClassifierObjectiveConfig,
     generator: torch.Generator,
     noise: Tensor | float = 0.0,
+    loss: Callable[[Tensor, Tensor], Tensor] = CROSS_ENTROPY,
 ) -> Tensor:
     """The worst images (B, C, H, W) that the attack of `config` finds, in its ball and in [0, 1].
 
     Projected gradient ascent from a random start, signed steps for "linf" and normalized ones for
-    "l2"; the last point, as in both papers. It climbs the cross-entropy, or for "trades" the
-    distance from the outputs for `images`. `noise` is added to what the network sees, the same in
-    every step (as Salman et al. 2019 do). The network is in evaluation mode meanwhile: its running
-    statistics stay, and nothing accumulates in the gradients of its weights.
+    "l2"; the last point, as in both papers. It climbs the cross-entropy, or another `loss` (B,) of
+    logits and labels; for "trades" the distance from the outputs for `images`. `noise` is added to
+    what the network sees, the same in every step (as Salman et al. 2019 do). The network is in
+    evaluation mode meanwhile: its running statistics stay, and nothing accumulates in the gradients
+    of its weights.
     """
     with evaluating(model):
-        loss = _attacked_loss(model, images, labels, config, noise)
+        climbed = _attacked_loss(model, images, labels, config, noise, loss)
         point = images + random_start(images, config, generator)
         point = project(point, images, config.eps, config.norm)
         for _ in range(config.attack_steps):
-            ahead = point + _step(loss, point, config)
+            ahead = point + _step(climbed, point, config)
             point = project(ahead, images, config.eps, config.norm)
     return point
 
@@ -121,10 +126,11 @@ def _attacked_loss(
     labels: Tensor,
     config: ClassifierObjectiveConfig,
     noise: Tensor | float,
+    loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Callable[[Tensor], Tensor]:
     """The function that the attack maximizes: points (B, C, H, W) to (B,)."""
     if config.kind != "trades":
-        return lambda points: F.cross_entropy(model(points + noise), labels, reduction="none")
+        return lambda points: loss(model(points + noise), labels)
     with torch.no_grad():
         clean = model(images + noise)
     return lambda points: output_distance(clean, model(points + noise), config.distance)

@@ -1,7 +1,7 @@
 """RDC's settings for a denoiser: `python -m training.calibration --model runs/x --out runs/x-rdc`.
 
-Noise levels and maximization are chosen on held-out images under attack; the temperature minimizes
-the cross-entropy of the posterior (Guo et al., ICML 2017). A killed calibration continues.
+Noise levels and maximization are chosen on held-out images under PGD on the margin; the temperature
+minimizes the cross-entropy of the posterior (`fit_temperature`). A killed calibration continues.
 """
 
 import json
@@ -20,6 +20,7 @@ from rdc.classifier import build_classifier
 from rdc.classifier_config import ClassifierConfig, MaximizationConfig
 from rdc.commands.program import run_program
 from rdc.data import Dataset, load
+from rdc.margin import margin
 from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
@@ -59,8 +60,6 @@ class Calibration:
         logits = self.logits(model)
         temperature = fit_temperature(logits.cpu(), self.labels.cpu())
         clean = (logits.argmax(1) == self.labels).double().mean().item()
-        # An attack needs it: where the softmax is saturated, the cross-entropy has no gradient.
-        model = build_classifier(self.denoiser, replace(config, temperature=temperature))
         return Figures(self.robust(model, [model]), clean, temperature)
 
     def rdc(self, config: RDCConfig) -> Figures:
@@ -73,7 +72,10 @@ class Calibration:
         return Figures(robust, clean, config.classifier.temperature)
 
     def robust(self, model: nn.Module, surrogates: list[nn.Module]) -> float:
-        """Share of the attacked images that `model` has right as they are and after each attack."""
+        """Share of the attacked images that `model` has right as they are and after each attack.
+
+        Attacks are PGD on the margin, one on each surrogate.
+        """
         config = self.config
         attack = ClassifierObjectiveConfig(
             kind="pgd", eps=config.eps, attack_steps=config.steps, relative_step=2.5 / config.steps
@@ -85,9 +87,11 @@ class Calibration:
             survived = self.right(model, images, labels)
             for surrogate in surrogates:
                 generator = torch.Generator(images.device).manual_seed(0)
+                # Where a softmax is saturated, the cross-entropy would have no gradient.
                 attacked = perturb(
-                    surrogate, images, labels=labels, config=attack, generator=generator
-                )
+                    surrogate, images, labels=labels, config=attack, generator=generator,
+                    loss=margin,
+                )  # fmt: skip
                 survived &= self.right(model, attacked, labels)
             right += int(survived.sum())
         return right / min(config.attacked, len(self.images))
@@ -194,7 +198,8 @@ def measured_before(config: CalibrationConfig, given: RDCConfig, data: Dataset) 
         f"weights of {config.model}": weights_hash(config.model),
         "validation data": data_fingerprint(data),
     }
-    settings = {**asdict(config), "out": None, "given": asdict(given)}
+    # Figures of earlier versions were under another attack, and cannot be compared.
+    settings = {**asdict(config), "out": None, "given": asdict(given), "attack": "PGD, margin"}
     return Measured(RunLog(config.out / MEASURED, settings, inputs=inputs))
 
 

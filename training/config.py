@@ -195,9 +195,9 @@ class CalibrationConfig:
     """Candidates are all combinations of what is listed; first the classifier's, then, with the
     best one of these, the maximization's. What is not listed stays as the model has it.
 
-    The best is the one with most images right under every attack (PGD by the true gradient and, for
-    the maximization, also straight through it and on the classifier alone); of equals, the one with
-    most images right as they are.
+    The best is the one with most images right under every attack (PGD on the margin by the true
+    gradient and, for the maximization, also straight through it and on the classifier alone); of
+    equals, the one with most images right as they are.
     """
 
     model: str

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from purification import build
 from purification.noise_level import added_noise, noise_level
 from rdc import Denoiser, DenoiserConfig, OptimalDenoiser, RobustDiffusionClassifier
+from rdc.choices import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from rdc.classifier import build_classifier
 from rdc.data import Dataset
 from rdc.denoiser import DenoiserLike
@@ -144,7 +145,9 @@ class DenoiserTask(Task[Denoiser]):
         rdc = self.config.rdc
         if answers is not None:
             fitted = fit_temperature(answers, labels)
-            temperature = float(f"{rdc.classifier.temperature * fitted:.4g}")
+            # Equal logits have no best temperature: it may be too large for a configuration.
+            best = max(LOWEST_TEMPERATURE, rdc.classifier.temperature * fitted)
+            temperature = float(f"{min(HIGHEST_TEMPERATURE, best):.4g}")
             rdc = replace(rdc, classifier=replace(rdc.classifier, temperature=temperature))
         RobustDiffusionClassifier(model, rdc).save_pretrained(out)
 

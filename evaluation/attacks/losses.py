@@ -5,9 +5,10 @@ Targeted losses also take `targets` (B,), the wrong classes that the attack aims
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rdc.margin import margin
 
 Loss = Callable[..., Tensor]
 """loss(logits, labels), or loss(logits, labels, targets) where the attack has targets."""
@@ -16,15 +17,6 @@ Loss = Callable[..., Tensor]
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """-log softmax of the label: (B,)."""
     return F.cross_entropy(logits, labels, reduction="none")
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Best wrong logit minus the right one (Carlini & Wagner 2017): positive where misclassified.
-
-    Unlike the cross-entropy it does not saturate when the logits are badly scaled.
-    """
-    wrong = logits.scatter(1, labels[:, None], -torch.inf)
-    return wrong.amax(1) - _of(logits, labels)
 
 
 def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -325,6 +325,18 @@ def test_cnn_trains(tmp_path: Path) -> None:
     assert ImageClassifier.from_pretrained(out).config.class_names == tuple("0123456789")
 
 
+@pytest.mark.parametrize(("answers", "expected"), [(0.0, 1e6), (1e-12, 1e-6)])
+def test_fitted_temperatures_are_possible_ones(tmp_path: Path, answers, expected) -> None:
+    """Equal logits have no best temperature; almost equal ones that are right have a tiny one."""
+    flags = ["--out", str(tmp_path), *TINY_FLAGS, "--rdc.classifier.temperature"]
+    config = tyro.cli(TrainConfig, args=[*flags, "10" if answers == 0 else "0.001"])
+    task = DenoiserTask(config, load("digits", "validation"), torch.device("cpu"))
+    labels = torch.arange(10)
+    task.save(task.averaged, tmp_path, answers * torch.eye(10), labels)
+    saved = RobustDiffusionClassifier.from_pretrained(tmp_path)
+    assert saved.config.classifier.temperature == expected
+
+
 def test_a_denoiser_that_makes_images_noisier_is_reported(tmp_path: Path) -> None:
     """Digits, and images that are noise."""
     data = load("digits", "validation")
