@@ -26,6 +26,7 @@ from rdc.runs.device import default_device
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
 from rdc.runs.provenance import provenance
 from rdc.runs.run_log import RunLog
+from rdc.runs.settings import SETTINGS, require_own_folder
 from training.adversarial import perturb
 from training.config import CalibrationConfig
 from training.objective_config import ClassifierObjectiveConfig
@@ -161,6 +162,7 @@ def maximizations(config: CalibrationConfig, given: MaximizationConfig) -> list[
 
 def main(config: CalibrationConfig) -> None:
     """Measure all candidates, print them, save the model with the best ones."""
+    require_own_folder(config.out, file=f"{MEASURED}/{SETTINGS}", beside=[MEASURED])
     given = RobustDiffusionClassifier.from_pretrained(config.model)
     denoiser = given.denoiser
     assert isinstance(denoiser, Denoiser)  # nothing else can be loaded

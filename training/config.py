@@ -203,7 +203,8 @@ class CalibrationConfig:
     model: str
     """an RDC model as `RobustDiffusionClassifier.from_pretrained` takes it"""
     out: Path
-    """folder for the model with the chosen settings, and `calibration.json`"""
+    """folder for the model with the chosen settings, and `calibration.json`; new, empty, or of a
+    calibration that is to continue"""
     data: str = "digits"
     images: int = 500
     """held-out images for the accuracy and the temperature"""

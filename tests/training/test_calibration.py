@@ -131,6 +131,14 @@ def test_a_killed_calibration_continues(tmp_path: Path, monkeypatch) -> None:
         main(replace(config, attacked=2))
 
 
+def test_another_models_folder_is_refused_and_kept(tmp_path: Path) -> None:
+    config = written(tmp_path)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+    with pytest.raises(ValueError, match=r"holds files but no measured/settings\.json"):
+        main(replace(config, out=tmp_path / "model"))
+    assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
+
+
 def test_impossible_maximizations_are_refused_before_anything_is_measured(
     tmp_path: Path, monkeypatch
 ) -> None:
