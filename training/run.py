@@ -2,7 +2,8 @@
 
 The randomness of a step (its images, noise levels, draws, augmentation) is a function of the seed
 and the step alone. Any number of processes and accumulated parts therefore trains the same network,
-except where it has dropout, and a run that was killed continues from its last checkpoint.
+except where dropout, batch norm or an attack's draws depend on the parts. A run that was killed
+continues from its last checkpoint.
 """
 
 import copy
@@ -16,7 +17,7 @@ from typing import Any, Generic
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import tqdm
+from accelerate.utils import broadcast, tqdm
 from torch import Tensor
 
 from rdc.commands.info import commands
@@ -162,6 +163,14 @@ class Run(Generic[Module]):
         for part in range(count):
             yield part == count - 1, slice(first + processes * part, None, processes * count)
 
+    def _show(self, track: int) -> None:
+        """Copy the averages of a track to `shown`, the same in all processes; all call this.
+
+        Running statistics are those of the main process, which saves: each has its own.
+        """
+        self.ema.copy_to(self.shown, track)
+        broadcast([*self.shown.buffers()])
+
     def _answers(self, data: Dataset, label: str | None = None) -> Tensor:
         """Answers (N, columns) of the copied averages, of which each process computes its share.
 
@@ -182,7 +191,7 @@ class Run(Generic[Module]):
     def _measure(self, bar: Any) -> None:
         """Measure the first average on validation images; write and show the figures."""
         step, config = self.progress.step, self.config
-        self.ema.copy_to(self.shown, 0)
+        self._show(0)
         some = self.validation.subset(slice(config.validation_images))
         figures = self.meter.read(step)
         figures |= self.task.figures(self._answers(some), some.labels)
@@ -207,7 +216,7 @@ class Run(Generic[Module]):
             self.task.save(self.shown, folder, None, self.validation.labels)
 
     def _leave(self, signal: int) -> None:
-        self.ema.copy_to(self.shown, 0)
+        self._show(0)
         if self.accelerator.is_main_process:
             self._keep_latest()
         self.accelerator.print(
@@ -222,12 +231,12 @@ class Run(Generic[Module]):
         labels, half_lives = self.validation.labels, self.config.ema_half_lives
         answers = []
         for track, half_life in enumerate(half_lives):
-            self.ema.copy_to(self.shown, track)
+            self._show(track)
             label = f"held-out images, average of half-life {half_life:g}"
             answers.append(self._answers(self.validation, label))
         found = [self.task.figures(each, labels) for each in answers]
         best = max(range(len(found)), key=lambda track: tuple(found[track].values()))
-        self.ema.copy_to(self.shown, best)
+        self._show(best)
         if self.accelerator.is_main_process:
             self._save(found, best, answers[best])
             print(

@@ -308,6 +308,20 @@ def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_measure_one_network(tmp_path: Path) -> None:
+    """Each has running statistics of its own images; those of the main process are saved."""
+    out = tmp_path / "run"
+    flags = ["--architecture", "cnn-2", "--batch-size", "16", "--steps", "4", "--validate-every",
+             "2", "--validation-images", "8"]  # fmt: skip
+    module = "tests.support.measured_statistics"
+    with two(tmp_path / "printed", module, *flags, "--out", out) as children:
+        pass
+    assert [child.exitcode for child in children] == [0, 0], printed(tmp_path / "printed" / "0")
+    record = run_record(out)
+    assert [each["apart"] for each in (record, *record["history"])] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.slow
 def test_label_conditional_network_trains(tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = [*TINY_FLAGS, "--network.conditioning", "label"]
