@@ -18,6 +18,7 @@ from purification.files import (
     read_array,
     read_file,
     read_npy,
+    remove_stale,
     write_array,
     write_file,
 )
@@ -68,13 +69,17 @@ def purify_array(command: Purify) -> int:
 
 
 def purify_files(command: Purify) -> int:
-    """Purify an image file or all below a folder; those that are there already are left out."""
+    """Purify an image file or all below a folder; those that are there already are left out.
+
+    Images whose file has changed are purified again.
+    """
     outputs = destinations(command.given, command.out)
     run = Purification(command)
     batches = run.batches(list(outputs))
     many = command.given.is_dir()
     if many:
         lock_folder(command)
+        remove_stale(outputs, command.given, command.out)
     failed = 0
     with tqdm(total=len(outputs), unit="image") as progress:
         # Batches stay the same in a continued run: with some methods an image depends on them.

@@ -1,5 +1,6 @@
 """Reading of images to purify, and writing of purified ones: files, folders and arrays."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rdc.image_files import image_files, read_image
+from rdc.config import parse_json
+from rdc.image_files import image_files, listing, read_image
 from rdc.images import check_images, to_images
-from rdc.runs.atomic import replacing
+from rdc.runs.atomic import replacing, write_atomically
+
+LISTED = "purification-files.jsonl"
+"""File beside a folder's purified images: the size and time of each image that was given."""
 
 
 def destinations(given: Path, out: Path) -> dict[Path, Path]:
@@ -36,6 +41,24 @@ def destinations(given: Path, out: Path) -> dict[Path, Path]:
             )
         outputs[file], sources[target] = target, file
     return outputs
+
+
+def remove_stale(outputs: dict[Path, Path], given: Path, out: Path) -> None:
+    """Remove the images in `out` whose files have changed since `out` listed them.
+
+    A file has changed if its name, size or time has. The list is then renewed; it keeps files that
+    are gone, which may come back with another content.
+    """
+    listed = out / LISTED
+    lines = listed.read_bytes().splitlines() if listed.exists() else []
+    rows = [parse_json(line, str(listed)) for line in lines]
+    before = {(out / row["image"]).with_suffix(".png"): row for row in rows}
+    now = {target: listing(file, given) for file, target in outputs.items()}
+    for target, row in now.items():
+        if before.get(target, row) != row:
+            target.unlink(missing_ok=True)
+    rows = (before | now).values()
+    write_atomically(listed, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def check_file(out: Path, suffix: str, what: str) -> None:

@@ -14,8 +14,9 @@ from rdc.choices import NoiseMode
 class Purify:
     """Purify an image file, all images below a folder, or an array of images.
 
-    In a folder, images that are already there are not purified again: a killed run goes on. A
-    folder with images of another folder, of other settings or of other weights is refused.
+    In a folder, images that are already there are not purified again, unless their files have
+    changed: a killed run goes on. A folder with images of another folder, of other settings or of
+    other weights is refused.
     """
 
     given: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]

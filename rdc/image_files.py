@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image, ImageOps
 
@@ -84,6 +84,13 @@ def iterate_images(path: Path) -> Iterator[Path]:
         raise FileNotFoundError(
             f"images: no image below the folder {path}; give one with {', '.join(SUFFIXES)} files"
         )
+
+
+def listing(path: Path, root: Path) -> dict[str, Any]:
+    """The name of a file below `root`, and its size and time, to notice another of that name."""
+    found = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
+    name = path.relative_to(root).as_posix()
+    return {"image": name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
 def _below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:

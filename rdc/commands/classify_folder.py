@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rdc.classifier import RobustDiffusionClassifier
 from rdc.hub.checkpoint import CONFIG, RDC_SETTINGS, locate
 from rdc.hub.weights import sha256, weights_sha256
-from rdc.image_files import iterate_images
+from rdc.image_files import iterate_images, listing
 from rdc.images import convert_images
 from rdc.prediction import classify
 from rdc.runs.atomic import replacing
@@ -129,13 +129,6 @@ def list_files(folder: Path, out: Path) -> None:
                 f"path={folder}: its images, by name, size and time, are not those that the run "
                 f"in {out} began with ({before} then, {now} now); give another --out"
             )
-
-
-def listing(path: Path, root: Path) -> Row:
-    """The line of an image file in the list."""
-    found = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
-    name = path.relative_to(root).as_posix()
-    return {"image": name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
 def root_of(folder: Path) -> Path:

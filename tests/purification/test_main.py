@@ -23,6 +23,7 @@ from tests.support.launchers import run as run_module
 from tests.support.pictures import noise, save
 from tests.support.tiny import tiny_denoiser
 
+LISTS = ("purification-files.jsonl", "purification.json")
 NAMES = ("a.png", "b.jpg", "deep/c.png", "deep/er/d.bmp")
 
 
@@ -90,7 +91,7 @@ def test_a_folder_keeps_its_sub_folders(models: Path, folder: Path, tmp_path: Pa
     assert run(models, folder, tmp_path / "out", "--batch-size", 3) == 0
     written = tree(tmp_path / "out")
     assert sorted(written) == [
-        "a.png", "b.png", "deep/c.png", "deep/er/d.png", "purification.json"
+        "a.png", "b.png", "deep/c.png", "deep/er/d.png", *LISTS
     ]  # fmt: skip
     given = np.stack([np.asarray(Image.open(folder / name).convert("L")) for name in NAMES])
     shown = [pixels((tmp_path / "out" / name).with_suffix(".png")) for name in NAMES]
@@ -138,7 +139,7 @@ def test_a_killed_run_goes_on(models, folder, tmp_path, monkeypatch, method, dra
     monkeypatch.setattr(Purification, "purify", dies)
     with pytest.raises(KeyboardInterrupt):
         run(models, folder, out, *options)
-    assert sorted(tree(out)) == ["a.png", "b.png", "purification.json"]
+    assert sorted(tree(out)) == ["a.png", "b.png", *LISTS]
     before = (out / "a.png").stat().st_mtime_ns
     monkeypatch.setattr(Purification, "purify", original)
     assert run(models, folder, out, *options) == 0
@@ -148,6 +149,34 @@ def test_a_killed_run_goes_on(models, folder, tmp_path, monkeypatch, method, dra
 
 def test_nothing_is_done_twice(models, folder, tmp_path, monkeypatch) -> None:
     run(models, folder, tmp_path / "out")
+    monkeypatch.setattr(Purification, "purify", None)
+    assert run(models, folder, tmp_path / "out") == 0
+
+
+def test_changed_images_are_purified_again(models, folder, tmp_path) -> None:
+    """Also one that was away meanwhile; of a file that is broken now nothing is left."""
+    out = tmp_path / "out"
+    run(models, folder, out)
+    before = tree(out)
+    (folder / "a.png").rename(tmp_path / "away.png")
+    (folder / "b.jpg").unlink()
+    save(folder, {"b.bmp": noise(8, 8, 8)})
+    (folder / "deep" / "c.png").write_bytes(b"broken")
+    assert run(models, folder, out) == 1
+    save(folder, {"a.png": noise(9, 8, 8)})
+    assert run(models, folder, out) == 1
+    after = tree(out)
+    assert sorted(after) == ["a.png", "b.png", "deep/er/d.png", *LISTS]
+    assert after["deep/er/d.png"] == before["deep/er/d.png"]
+    for name in ("a.png", "b.bmp"):
+        shown = pixels((out / name).with_suffix(".png"))
+        assert (shown == expected(pixels(folder / name)[None])[0]).all()
+
+
+def test_folders_of_earlier_versions_are_finished(models, folder, tmp_path, monkeypatch) -> None:
+    """They list no files."""
+    run(models, folder, tmp_path / "out")
+    (tmp_path / "out" / LISTS[0]).unlink()
     monkeypatch.setattr(Purification, "purify", None)
     assert run(models, folder, tmp_path / "out") == 0
 
@@ -204,7 +233,7 @@ def test_a_broken_image_costs_only_itself(models, folder, tmp_path, capsys) -> N
     (folder / "b.jpg").write_bytes(b"not an image")
     assert run(models, folder, tmp_path / "out") == 1
     assert sorted(tree(tmp_path / "out")) == [
-        "a.png", "deep/c.png", "deep/er/d.png", "purification.json"
+        "a.png", "deep/c.png", "deep/er/d.png", *LISTS
     ]  # fmt: skip
     err = capsys.readouterr().err
     assert "b.jpg is not a readable image" in err
@@ -248,7 +277,7 @@ def test_images_of_another_size_are_refused_unless_resizing(models, tmp_path, ca
     assert "a.png: 6x11 pixels, but the denoiser takes 8x8; give --resize" in (
         capsys.readouterr().err
     )
-    assert sorted(tree(tmp_path / "out")) == ["c.png", "purification.json"]
+    assert sorted(tree(tmp_path / "out")) == ["c.png", *LISTS]
     np.save(tmp_path / "in.npy", noise(4, 3, 6, 6))
     assert run(models, tmp_path / "in.npy", tmp_path / "out.npy") == 2
     assert "6x6 pixels, but the denoiser takes 8x8; give --resize" in capsys.readouterr().err
@@ -359,7 +388,7 @@ def test_an_image_whose_others_are_broken_costs_only_itself(models, folder, tmp_
     (folder / "b.jpg").write_bytes(b"not an image")
     out = tmp_path / "out"
     assert run(models, folder, out, *without_a_bank(models), "--batch-size", 2) == 1
-    assert sorted(tree(out)) == ["deep/c.png", "deep/er/d.png", "purification.json"]
+    assert sorted(tree(out)) == ["deep/c.png", "deep/er/d.png", *LISTS]
     assert "a.png is alone: no other image of its batch can be read" in capsys.readouterr().err
 
 
