@@ -24,7 +24,7 @@ from purification.files import (
 )
 from purification.methods import build
 from purification.noise_level import added_noise, noise_level
-from purification.picture import draw
+from purification.picture import check_picture, draw
 from purification.purifier import DiffusionPurifier, resized
 from purification.purify_config import Purify
 from rdc.commands.program import run_program
@@ -46,6 +46,8 @@ def main(command: Purify) -> int:
     """Purify; the exit status is 1 where an image could not be purified."""
     if command.batch_size < 1:
         raise ValueError(f"batch_size={command.batch_size} must be at least 1")
+    if command.picture is not None:
+        check_picture(command.picture, command.given, command.out)
     return purify_array(command) if command.given.suffix == ".npy" else purify_files(command)
 
 

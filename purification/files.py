@@ -25,7 +25,7 @@ def destinations(given: Path, out: Path) -> dict[Path, Path]:
     if not given.exists():
         raise FileNotFoundError(f"given={given} does not exist; give an image, a folder or a .npy")
     if not given.is_dir():
-        check_file(out, ".png", "an image file")
+        check_file(out, ".png", "an image file", given)
         return {given: out}
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file, but {given} is a folder; give a folder")
@@ -61,12 +61,14 @@ def remove_stale(outputs: dict[Path, Path], given: Path, out: Path) -> None:
     write_atomically(listed, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def check_file(out: Path, suffix: str, what: str) -> None:
-    """Refuse an output that cannot become such a file."""
+def check_file(out: Path, suffix: str, what: str, given: Path) -> None:
+    """Refuse an output that cannot become such a file, and one that is `given` itself."""
     if out.is_dir():
         raise ValueError(f"out={out} is a folder, but {what} was given; give a {suffix} file")
     if out.suffix != suffix:
         raise ValueError(f"out={out}: {what} becomes a {suffix} file; give such a name")
+    if out.exists() and out.samefile(given):
+        raise ValueError(f"out={out} is the given file, which it would replace; give another name")
 
 
 def read_file(file: Path, channels: int, *, resize: bool = False) -> Tensor:
@@ -90,7 +92,7 @@ def read_array(given: Path, out: Path, channels: int) -> Tensor:
     """The images of a .npy file (N, C, H, W) in [0, 1]; `out` must be able to take them."""
     if not given.is_file():
         raise FileNotFoundError(f"given={given} is not a file; give an image, a folder or a .npy")
-    check_file(out, ".npy", "an array")
+    check_file(out, ".npy", "an array", given)
     array = read_npy(given, "given")
     expected = f"(N, H, W, {channels})" + (" or (N, H, W)" if channels == 1 else "")
     if array.ndim == 3 and channels == 1:

@@ -10,6 +10,24 @@ from rdc.runs.atomic import replacing
 COLUMNS = ("given", "noised", "purified", "purified - given")
 
 
+def check_picture(path: Path, given: Path, out: Path) -> None:
+    """Refuse a path to which no picture can be drawn, or where it would replace images."""
+    from matplotlib.figure import Figure
+
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.is_dir() or format_of(path) not in formats:
+        raise ValueError(
+            f"picture={path} cannot become a picture; give a file that ends in one of "
+            f"{', '.join(sorted(formats))}"
+        )
+    if path.resolve() == out.resolve() or path.resolve().is_relative_to(given.resolve()):
+        raise ValueError(f"picture={path} is among the images given or purified; give another name")
+
+
+def format_of(path: Path) -> str:
+    return path.suffix[1:].lower() or "png"
+
+
 def draw(states: list[Tensor], path: Path) -> None:
     """Given, noised and purified images, each (B, C, H, W) on [-1, 1], and what changed."""
     # matplotlib takes a second to import; only this needs it.
@@ -30,4 +48,4 @@ def draw(states: list[Tensor], path: Path) -> None:
             axes[row, column].set_axis_off()
     figure.tight_layout()
     with replacing(path) as part:
-        figure.savefig(part, dpi=100, format=path.suffix[1:] or "png")
+        figure.savefig(part, dpi=100, format=format_of(path))

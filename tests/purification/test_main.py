@@ -416,6 +416,8 @@ def place(tmp_path: Path) -> None:
         ("empty", "out", "no image below the folder"),
         ("image.png", "images", "is a folder, but an image file was given"),
         ("image.png", "out.jpg", "becomes a .png file"),
+        ("image.png", "images/../image.png", "is the given file, which it would replace"),
+        ("array.npy", "array.npy", "is the given file, which it would replace"),
         ("images", "image.png", "is a file, but"),
         ("images", "images/out", "lies in"),
         ("images", "images", "lies in"),
@@ -437,6 +439,28 @@ def test_what_cannot_be_is_said(models, tmp_path, capsys, given, out, message: s
     printed = capsys.readouterr()
     assert printed.out == "" and message in printed.err
     assert "error: " in printed.err and "Traceback" not in printed.err
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        ("p.txt", "p.txt cannot become a picture; give a file that ends in one of"),
+        ("images", "cannot become a picture"),
+        ("image.png", "is among the images given or purified"),
+        ("out.png", "is among the images given or purified"),
+    ],
+)
+def test_impossible_pictures_are_refused_before_any_work(
+    models, tmp_path, capsys, monkeypatch, picture: str, message: str
+) -> None:
+    place(tmp_path)
+    before = tree(tmp_path)
+    monkeypatch.setattr(Purification, "purify", None)
+    paths = [tmp_path / "image.png", tmp_path / "out.png", "--picture", tmp_path / picture]
+    assert run(models, *paths) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: --picture=") and message in err
     assert tree(tmp_path) == before
 
 
