@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -15,6 +15,10 @@ from rdc.denoiser import DenoiserLike
 
 BATCH = 64
 """images per batch in the contrastive scripts, whose weight is shared among them"""
+
+Argument = Literal["classifier", "auxiliary"]
+PACKAGED: dict[Argument, str] = {"classifier": "digits-cnn", "auxiliary": "digits-trades"}
+"""Image classifiers that an error names as examples."""
 
 
 def build(
@@ -86,10 +90,11 @@ def guidance(
     return []
 
 
-def needed(network: nn.Module | None, argument: str, method: Method) -> nn.Module:
+def needed(network: nn.Module | None, argument: Argument, method: Method) -> nn.Module:
     if network is None:
         raise ValueError(
-            f"{argument}=None: {method} is guided by a network; give {argument}=, a module that "
-            "maps images (B, C, H, W) in [0, 1] to logits (B, K)"
+            f"{argument}=None: {method} is guided by a network that maps images (B, C, H, W) in "
+            "[0, 1] to logits (B, K); give one, such as the packaged image classifier "
+            f"{PACKAGED[argument]!r}"
         )
     return network

@@ -473,7 +473,9 @@ def test_unknown_models_and_presets(models, folder, tmp_path, capsys) -> None:
     assert run(models, folder, tmp_path / "out", "--preset", "mnist") == 2
     assert "--preset='mnist': diffpure has ['celebahq-linf'" in capsys.readouterr().err
     assert run(models, folder, tmp_path / "out", "--method", "coup") == 2
-    assert "--classifier=None: coup is guided by a network" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--classifier=None: coup is guided by a network" in err
+    assert err.endswith("give one, such as the packaged image classifier 'digits-cnn'\n")
     assert run(models, folder, tmp_path / "out", "--batch-size", "0") == 2
     assert capsys.readouterr().err == "error: --batch-size=0 must be at least 1\n"
     assert not (tmp_path / "out").exists()
