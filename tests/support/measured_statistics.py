@@ -14,12 +14,12 @@ from rdc.networks.image_classifier import ImageClassifier
 from training.classifier import ClassifierTask, main
 
 
-def answers(task: ClassifierTask, model: ImageClassifier, data: Dataset) -> Tensor:
+def answers(self: ClassifierTask, model: ImageClassifier, data: Dataset) -> Tensor:
     means = [b for name, b in model.named_buffers() if name.endswith("running_mean")]
     return means[0].repeat(len(data), 1)
 
 
-def figures(task: ClassifierTask, answers: Tensor, labels: Tensor) -> dict[str, float]:
+def figures(self: ClassifierTask, answers: Tensor, labels: Tensor) -> dict[str, float]:
     low, high = answers.aminmax(dim=0)
     return {"apart": (high - low).max().item()}
 

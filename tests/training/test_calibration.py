@@ -64,10 +64,11 @@ def test_both_estimators_are_measured(estimator, capsys) -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e6])
 def test_certain_answers_are_attacked_like_uncertain_ones(scale: float) -> None:
     """A softmax that is saturated has no gradient, which must not pass for robustness."""
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    linear = torch.nn.Linear(64, 2)
     with torch.no_grad():  # is an image brighter than 0.5?
-        model[1].weight[:] = scale * torch.tensor([[-1.0], [1.0]])
-        model[1].bias[:] = scale * 32 * torch.tensor([1.0, -1.0])
+        linear.weight[:] = scale * torch.tensor([[-1.0], [1.0]])
+        linear.bias[:] = scale * 32 * torch.tensor([1.0, -1.0])
+    model = torch.nn.Sequential(torch.nn.Flatten(), linear)
     images, labels = torch.full((2, 1, 8, 8), 0.45), torch.zeros(2, dtype=torch.long)
     data = Dataset(images, labels, ("dark", "bright"), peak=1)
     calibration = Calibration(replace(CONFIG, eps=0.1, steps=5), tiny_denoiser(), data)

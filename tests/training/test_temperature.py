@@ -40,7 +40,7 @@ def test_equal_logits_among_right_ones_change_nothing() -> None:
 
 
 def test_an_error_among_the_images_is_enough() -> None:
-    """Of two classes with one margin: the share of right images is the confidence."""
+    """Their share is then the confidence, where two classes have one margin."""
     logits, labels = certain(10 * [4.0])
     labels[0] = 2
     assert fit_temperature(logits, labels) == pytest.approx(4 / math.log(9), rel=1e-3)
