@@ -71,7 +71,8 @@ def test_numbers_of_classes_are_those_of_all_splits(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", **arrays)
     for split in ("train", "validation", "test"):
         assert load(tmp_path / "data.npz", split).class_names == ("0", "1", "2", "3")
-    np.savez(tmp_path / "bad.npz", **arrays | {"test_labels": LABELS[:2] / 2})
+    arrays["test_labels"] = LABELS[:2] / 2
+    np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError, match=r"^source: .*bad\.npz: test_labels: torch\.float64 of sh"):
         load(tmp_path / "bad.npz", "train")
 
