@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import rdc.hub.checkpoint
 import rdc.runs.atomic
@@ -23,6 +23,7 @@ from rdc import (
     Denoiser,
     DenoiserConfig,
     MaximizationConfig,
+    OptimalDenoiser,
     RDCConfig,
     RobustDiffusionClassifier,
     packaged_models,
@@ -116,11 +117,9 @@ def test_rdc_round_trip(saved: Path) -> None:
 
 
 def test_only_denoisers_can_be_saved(tmp_path: Path) -> None:
-    class Other(nn.Module):
-        num_classes, image_shape, rows_per_image = 3, SHAPE, 1
-
-    with pytest.raises(TypeError, match="only a Denoiser can be saved, not Other"):
-        RobustDiffusionClassifier(Other()).save_pretrained(tmp_path)  # type: ignore[arg-type]
+    other = OptimalDenoiser(torch.rand(3, *SHAPE), torch.arange(3))
+    with pytest.raises(TypeError, match="only a Denoiser can be saved, not OptimalDenoiser"):
+        RobustDiffusionClassifier(other).save_pretrained(tmp_path)
 
 
 def test_configs_come_back_with_tuples_and_nested_dataclasses(tmp_path: Path) -> None:
