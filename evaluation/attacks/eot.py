@@ -152,7 +152,7 @@ class Expectation:
                     f"labels: up to {most}, but the model has {logits.shape[1]} classes, from 0"
                 )
             aims = aims if draws == 1 else [a.repeat(draws) for a in aims]
-            values = loss(logits, *aims)
+            values = one_each(loss(logits, *aims), logits, "loss")
             slopes = [_differentiate(values, point)] if slope else []
         values, logits = values.detach(), logits.detach()
         margins = values if loss is margin else margin(logits, aims[0])
@@ -196,6 +196,16 @@ class Expectation:
             )
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.unflatten(0, (draws, len(images)))
+
+
+def one_each(values: Tensor, rows: Tensor, name: str) -> Tensor:
+    """The values (B,) of rows (B, ...); ValueError for a mean over them, and for other shapes."""
+    if values.shape != rows.shape[:1]:
+        raise ValueError(
+            f"{name}: values of shape {tuple(values.shape)} for {len(rows)} images; it must give "
+            "(B,), one for each image, as losses of torch do with reduction='none'"
+        )
+    return values
 
 
 def _differentiate(values: Tensor, point: Tensor) -> Tensor:

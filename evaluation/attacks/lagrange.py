@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evaluation.attacks.eot import Expectation, Model
+from evaluation.attacks.eot import Expectation, Model, one_each
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.rng import generators, random_start, spawn
@@ -124,7 +124,7 @@ def _logits(penalty: Penalty) -> Model:
     """The penalty as a model of two classes, so that `Expectation` averages it over draws."""
 
     def logits(images: Tensor) -> Tensor:
-        values = penalty(images)
+        values = one_each(penalty(images), images, "penalty")
         return torch.stack([values, torch.zeros_like(values)], 1)
 
     return logits

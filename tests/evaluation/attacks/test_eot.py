@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from evaluation.attacks.apgd import apgd
 from evaluation.attacks.eot import Expectation, Judgment
 from evaluation.attacks.losses import cross_entropy, margin, targeted_margin
 from purification import DiffusionPurifier, PurifierConfig
@@ -196,6 +198,14 @@ def test_worse_is_more_wrong_draws_then_the_larger_margin() -> None:
 def test_what_no_attack_can_judge_is_refused(model, message: str) -> None:
     with pytest.raises((ValueError, FloatingPointError), match=message):
         Expectation(model).gradient(0 * IMAGES + 0.5, LABELS, seeds=SEEDS)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("loss", [functional.cross_entropy, lambda z, y: z[:, :1]])
+def test_a_loss_without_one_value_per_image_is_refused(loss, count: int) -> None:
+    """The mean over a batch would be compared for all of its images at once."""
+    with pytest.raises(ValueError, match=rf"loss: values of shape .* for {count} .*'none'"):
+        apgd(Linear(), IMAGES[:count], LABELS[:count], eps=0.1, loss=loss)
 
 
 class Coupled(Linear):

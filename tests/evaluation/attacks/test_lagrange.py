@@ -266,7 +266,13 @@ def test_images_that_fool_rdc_are_likelier_than_those_of_pgd() -> None:
     assert (model.purifier.loss(likely) < 0.8 * model.purifier.loss(plain))[both].all()
 
 
-@pytest.mark.parametrize("bad", [{"multipliers": []}, {"multipliers": [-1.0]}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"multipliers": []}, {"multipliers": [-1.0]}, {"steps": 0}, {"penalty": torch.mean},
+    ],
+)  # fmt: skip
 def test_bad_settings_are_refused(bad: dict) -> None:
+    options = {"surrogate": Linear(), "penalty": distance, **bad}
     with pytest.raises(ValueError, match=next(iter(bad))):
-        lagrange(Linear(), IMAGES, LABELS, eps=0.1, surrogate=Linear(), penalty=distance, **bad)
+        lagrange(Linear(), IMAGES, LABELS, eps=0.1, **options)
