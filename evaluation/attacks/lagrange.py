@@ -57,7 +57,9 @@ def lagrange(
     With several draws (see `Expectation`) every step sees new ones of `seeds`, and the penalty the
     same as the loss.
     """
-    seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds, steps=steps)
+    seeds = checked(
+        images, labels, eps=eps, norm=norm, seeds=seeds, step_size=step_size, steps=steps
+    )
     if not multipliers or min(multipliers) < 0:
         raise ValueError(f"multipliers={tuple(multipliers)} must be one or more numbers, 0 or more")
     if eps == 0:

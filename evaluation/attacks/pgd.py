@@ -39,7 +39,9 @@ def pgd(
     With several draws (see `Expectation`), every step sees new ones of `seeds`, and so does the
     point that was worst until then: the two are compared on the same draws.
     """
-    seeds = checked(images, labels, eps=eps, norm=norm, seeds=seeds, steps=steps)
+    seeds = checked(
+        images, labels, eps=eps, norm=norm, seeds=seeds, step_size=step_size, steps=steps
+    )
     if eps == 0:
         return images
     start = images

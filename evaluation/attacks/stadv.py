@@ -43,7 +43,9 @@ def stadv(
     """
     if not 0 <= eps <= 1:
         raise ValueError(f"eps={eps} must be in [0, 1]: displacements, of half the image's side")
-    seeds = checked(images, labels, eps=eps, seeds=seeds, steps=steps)
+    if smoothness < 0:
+        raise ValueError(f"smoothness={smoothness} must be 0 or more: the weight of a penalty")
+    seeds = checked(images, labels, eps=eps, seeds=seeds, step_size=step_size, steps=steps)
     if eps == 0:
         return images
     displacement = Displacement(

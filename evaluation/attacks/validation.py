@@ -69,11 +69,13 @@ def checked(
     eps: float,
     norm: Norm = "linf",
     seeds: Sequence[int] | None = None,
+    step_size: float | None = None,
     **counts: int,
 ) -> list[int]:
     """The images' seeds, by default 0 to B - 1; ValueError for what no attack can use.
 
-    `counts` are the attack's numbers of steps, restarts and the like, each at least 1.
+    `counts` are the attack's numbers of steps, restarts and the like, each at least 1; `step_size`
+    is None where the attack chooses it.
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ValueError(
@@ -102,6 +104,8 @@ def checked(
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}={count} must be at least 1")
+    if step_size is not None and not step_size > 0:
+        raise ValueError(f"step_size={step_size} must be positive: steps go up the loss")
     if seeds is None:
         return list(range(len(images)))
     if len(seeds) != len(images):

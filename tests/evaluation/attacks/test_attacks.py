@@ -111,7 +111,13 @@ def test_margin_is_positive_exactly_where_misclassified() -> None:
     assert margin(logits, torch.tensor([0, 2, 1])).tolist() == [-1.0, 1.0, 0.5]
 
 
-@pytest.mark.parametrize("bad", [{"eps": -0.1}, {"eps": 8}, {"eps": 0.1, "steps": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"eps": -0.1}, {"eps": 8}, {"eps": 0.1, "steps": 0}, {"eps": 0.1, "step_size": 0.0},
+        {"eps": 0.1, "step_size": -0.01},
+    ],
+)  # fmt: skip
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=list(bad)[-1]):
         pgd(Linear(), IMAGES, LABELS, **bad)

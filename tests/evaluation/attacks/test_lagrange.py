@@ -269,7 +269,8 @@ def test_images_that_fool_rdc_are_likelier_than_those_of_pgd() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"multipliers": []}, {"multipliers": [-1.0]}, {"steps": 0}, {"penalty": torch.mean},
+        {"multipliers": []}, {"multipliers": [-1.0]}, {"steps": 0}, {"step_size": 0.0},
+        {"step_size": -0.1}, {"penalty": torch.mean},
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused(bad: dict) -> None:

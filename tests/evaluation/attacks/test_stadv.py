@@ -99,6 +99,12 @@ def test_displacements_have_their_own_bound() -> None:
         stadv(lambda x: x, IMAGES, torch.zeros(4).long(), eps=1.5)
 
 
+@pytest.mark.parametrize("bad", [{"step_size": 0.0}, {"step_size": -0.01}, {"smoothness": -0.1}])
+def test_bad_settings_are_refused(bad: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        stadv(lambda x: x.flatten(1), IMAGES, torch.zeros(4).long(), **bad)
+
+
 def test_breaks_a_network_and_smooth_flows_break_less() -> None:
     cnn = ImageClassifier.from_pretrained("digits-cnn")
     data = load("digits", "test").subset(slice(40))
