@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from evaluation.attacks.rng import generators, normal
+from evaluation.attacks.validation import check_images, in_float32, numbers_of
 from rdc.choices import require_choice
 
 Corruption = Literal["noise", "blur", "jpeg", "brightness", "contrast"]
@@ -39,9 +40,10 @@ def corrupt(
     require_choice("kind", kind, Corruption)
     if strength not in (1, 2, 3, 4, 5):
         raise ValueError(f"strength={strength} of a corruption must be 1, 2, 3, 4 or 5")
+    check_images(in_float32(images))  # rounding beyond the box is clamped below
+    sources = generators(numbers_of(images, seeds))
     amount, clean = STRENGTHS[kind][int(strength) - 1], images.detach()
     if kind == "noise":
-        sources = generators(range(len(clean)) if seeds is None else seeds)
         return (clean + amount * normal(sources, clean.shape[1:], clean)).clamp(0, 1)
     return BY_KIND[kind](clean, amount).clamp(0, 1)
 

@@ -77,16 +77,7 @@ def checked(
     `counts` are the attack's numbers of steps, restarts and the like, each at least 1; `step_size`
     is None where the attack chooses it.
     """
-    if images.ndim != 4 or not images.is_floating_point() or not len(images):
-        raise ValueError(
-            f"images: shape {tuple(images.shape)} and {images.dtype} must be (B, C, H, W), B at "
-            "least 1, and floating point"
-        )
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(
-            f"images: values from {images.min():g} to {images.max():g} must lie in [0, 1]; "
-            "normalize inside the model"
-        )
+    check_images(images)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
             f"labels: shape {tuple(labels.shape)} and {labels.dtype} must be ({len(images)},) and "
@@ -106,6 +97,25 @@ def checked(
             raise ValueError(f"{name}={count} must be at least 1")
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size={step_size} must be positive: steps go up the loss")
+    return numbers_of(images, seeds)
+
+
+def check_images(images: Tensor) -> None:
+    """ValueError for all but one or more images (B, C, H, W) of floats in [0, 1]."""
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+        raise ValueError(
+            f"images: shape {tuple(images.shape)} and {images.dtype} must be (B, C, H, W), B at "
+            "least 1, and floating point"
+        )
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(
+            f"images: values from {images.min():g} to {images.max():g} must lie in [0, 1]; "
+            "normalize inside the model"
+        )
+
+
+def numbers_of(images: Tensor, seeds: Sequence[int] | None) -> list[int]:
+    """The images' seeds, by default 0 to B - 1; ValueError unless there is one for each."""
     if seeds is None:
         return list(range(len(images)))
     if len(seeds) != len(images):

@@ -53,3 +53,19 @@ def test_by_hand() -> None:
 def test_unknown_corruptions_are_refused(bad: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         corrupt(COLOR, **bad)
+
+
+@every
+@pytest.mark.parametrize(
+    ("images", "seeds", "message"),
+    [
+        ((255 * COLOR).to(torch.uint8), None, "images: .* floating point"),
+        (255 * COLOR, None, r"images: .* must lie in \[0, 1\]"),
+        (COLOR[0], None, "images: shape"),
+        (COLOR, [0], "seeds: 1 of them for 3 images"),
+    ],
+)
+def test_images_and_seeds_are_those_of_attacks(kind, images, seeds, message: str) -> None:
+    """Bytes would be clipped to black and white, and a single seed would serve all images."""
+    with pytest.raises(ValueError, match=message):
+        corrupt(images, kind=kind, strength=3, seeds=seeds)
