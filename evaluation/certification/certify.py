@@ -8,10 +8,11 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from evaluation.attacks.eot import Expectation
 from evaluation.attacks.validation import checked, refuse_training_mode
 from evaluation.certification.certificate import Certificate, Certification
 from evaluation.certification.config import SamplingMethod, SmoothingConfig
-from evaluation.certification.sampling import Candidate, certificates, classify
+from evaluation.certification.sampling import Candidate, certificates
 from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.factories import as_module
 from evaluation.identity import identity
@@ -75,7 +76,7 @@ def certify(
         data = Dataset.of(images, labels)
         images, labels = data.images.to(device_of(model)), data.labels.to(device_of(model))
     checked(images, labels, eps=0)  # as attacks do; there is no budget
-    require_certifiable(model, images)
+    require_certifiable(model, images, labels)
     if max_rows < 1:
         raise ValueError(f"max_rows={max_rows} must be at least 1")
     if out is None and accelerator is not None and accelerator.num_processes > 1:
@@ -150,8 +151,8 @@ class Records:
         return [*self._log.read(Certificate.from_json)]
 
 
-def require_certifiable(model: nn.Module, images: Tensor) -> None:
-    """Refuse a model about which randomized smoothing proves nothing."""
+def require_certifiable(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Refuse a model about which randomized smoothing proves nothing, and labels beyond its K."""
     if isinstance(model, SmoothedClassifier):
         raise ValueError(
             "model: already a SmoothedClassifier. Certificates hold for fresh smoothing noise that "
@@ -164,4 +165,5 @@ def require_certifiable(model: nn.Module, images: Tensor) -> None:
             "guidance"
         )
     refuse_training_mode(model)
-    classify(model, images[:1])  # refuses other shapes before any work
+    # Refuses logits of other shapes, and labels that have none, before any work.
+    Expectation(model).evaluate(images[:1], labels.max()[None], seeds=[0])

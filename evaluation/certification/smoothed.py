@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evaluation.attacks.validation import refuse_training_mode
 from evaluation.certification.bounds import predicted_class
 from rdc.choices import NoiseMode
 from rdc.noise import Noise, using_draws
@@ -39,6 +40,8 @@ class SmoothedClassifier(nn.Module):
         super().__init__()
         if not sigma > 0 or samples < 1:
             raise ValueError(f"sigma={sigma} must be positive, and samples={samples} at least 1")
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha={alpha} must be between 0 and 1: the probability of an error")
         self.model = model
         self.sigma = sigma
         self.samples = samples
@@ -53,8 +56,10 @@ class SmoothedClassifier(nn.Module):
     def predict(self, images: Tensor) -> list[int | None]:
         """The class of each image, or None where g abstains (PREDICT of Cohen et al. 2019).
 
-        Raises RuntimeError for frozen noise, which an attacker can know.
+        Raises RuntimeError for frozen noise, which an attacker can know, and ValueError for a model
+        with a batch normalization in training mode, whose copies are not independent.
         """
+        refuse_training_mode(self.model)
         if self.noise.mode == "frozen":
             raise RuntimeError(
                 "noise='frozen': an attacker can know this noise, and the guarantee is about fresh "

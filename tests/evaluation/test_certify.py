@@ -284,6 +284,7 @@ def frozen() -> nn.Module:
         (HalfSpace(), {"max_rows": 0}, "max_rows=0 must be at least 1"),
         (HalfSpace(), {"labels": torch.tensor([1])}, "labels: shape .1,. and torch.int64"),
         (HalfSpace(), {"labels": torch.ones(6)}, "labels: shape .6,. and torch.float32"),
+        (HalfSpace(), {"labels": LABELS + 1}, "labels: up to 2, but the model has 2 classes"),
         (HalfSpace(), {"images": 2 * IMAGES}, r"must lie in \[0, 1\]"),
         (HalfSpace(), {"images": IMAGES[0]}, "images: shape .1, 2, 2. and"),
     ],
@@ -336,6 +337,21 @@ def test_certified_accuracy_and_table():
 def test_prediction_of_the_smoothed_classifier(distance, expected):
     smoothed = SmoothedClassifier(HalfSpace(), sigma=SIGMA, samples=250)
     assert smoothed.predict(at_distance(distance, distance)) == [expected, expected]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 5.0])
+def test_predictions_without_a_guarantee_are_refused(alpha):
+    with pytest.raises(ValueError, match=f"alpha={alpha} must be between 0 and 1"):
+        SmoothedClassifier(HalfSpace(), sigma=SIGMA, alpha=alpha)
+
+
+def test_predictions_of_a_model_in_training_mode_are_refused():
+    model = norm_in_training()
+    smoothed = SmoothedClassifier(model, sigma=SIGMA, samples=20)
+    with pytest.raises(ValueError, match=r"call model.eval\(\)"):
+        smoothed.predict(IMAGES)
+    assert int(model[0].num_batches_tracked) == 0
+    smoothed.eval().predict(IMAGES)
 
 
 def test_smoothed_classifier_is_differentiable_and_refuses_frozen_predictions():
