@@ -185,6 +185,10 @@ class Expectation:
         # A copy, which the model may change in place.
         rows = shown.clone() if draws == 1 else shown.repeat(draws, 1, 1, 1)
         logits = self.model(rows)
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"model: returns {type(logits).__name__}; it must return a tensor of logits (B, K)"
+            )
         if logits.ndim != 2 or len(logits) != draws * len(images) or logits.shape[1] < 2:
             raise ValueError(
                 f"model: logits of shape {tuple(logits.shape)} for {draws * len(images)} images; "

@@ -29,6 +29,9 @@ def prepared(attack: F) -> F:
 
     @wraps(attack)
     def with_prepared(model: Any, images: Tensor, labels: Tensor, **options: Any) -> Any:
+        for name, given in (("images", images), ("labels", labels)):
+            if not isinstance(given, Tensor):
+                raise ValueError(f"{name}: {type(given).__name__}; give a torch.Tensor")
         victim = Expectation.of(model)
         refuse_training_mode(victim.model)
         if images.dtype in (torch.half, torch.bfloat16):
@@ -82,6 +85,11 @@ def checked(
         raise ValueError(
             f"labels: shape {tuple(labels.shape)} and {labels.dtype} must be ({len(images)},) and "
             "int64: one class per image"
+        )
+    if labels.device != images.device:
+        raise ValueError(
+            f"labels: on {labels.device}, but images on {images.device}; give "
+            "labels.to(images.device)"
         )
     if labels.min() < 0:
         raise ValueError(f"labels: {labels.min()} is no class; they count from 0")

@@ -188,6 +188,7 @@ def test_worse_is_more_wrong_draws_then_the_larger_margin() -> None:
     [
         (lambda x: x.flatten(1)[:, :1], "K at least 2"),
         (lambda x: x[0].flatten(1), "logits of shape"),
+        (lambda x: (Linear()(x),), "model: returns tuple; it must return a tensor of logits"),
         (lambda x: torch.full((len(x), 2), torch.nan), "NaN in its logits"),
         (lambda x: torch.full((len(x), 2), torch.inf), "or infinity; nothing can be judged"),
         (lambda x: torch.full((len(x), 2), -torch.inf), "or infinity; nothing can be judged"),

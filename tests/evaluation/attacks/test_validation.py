@@ -106,6 +106,19 @@ def test_batch_normalization_in_training_mode_is_refused(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@every
+def test_arrays_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=r"images: ndarray; give a torch.Tensor"):
+        EVERY[name](Plain(), IMAGES.numpy(), LABELS, eps=0.03)
+    with pytest.raises(ValueError, match=r"labels: list; give a torch.Tensor"):
+        EVERY[name](Plain(), IMAGES, LABELS.tolist(), eps=0.03)
+
+
+def test_labels_on_another_device_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"labels: on meta, but images on cpu; .*labels.to"):
+        pgd(Plain(), IMAGES, LABELS.to("meta"), eps=0.03)
+
+
 def test_every_attack_is_prepared() -> None:
     """Every public function of `evaluation.attacks` that takes a model, images and labels."""
     modules = [module for _, module in inspect.getmembers(attacks, inspect.ismodule)]
