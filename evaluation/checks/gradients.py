@@ -1,11 +1,13 @@
 """Checks that gradients are the model's derivatives and predict how its loss changes."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from evaluation.attacks.losses import Loss, cross_entropy, dlr, margin
 from evaluation.attacks.rng import generators, normal, random_start, spawn
@@ -47,7 +49,8 @@ def finite_differences(subject: Subject) -> Finding:
 
     Every other image as it is, the others at random points of the ball. At each point along the
     gradient and along random directions; the distance that agrees best counts, because any one of
-    them may straddle a kink.
+    them may straddle a kink. None where they disagree and the copy computes in 16 bits: its
+    rounding could be the reason.
     """
     precise = in_float64(subject)
     points = some_points(precise)
@@ -68,6 +71,8 @@ def finite_differences(subject: Subject) -> Finding:
     if flat.all():
         return None, "the loss is flat, and so is its gradient: see dead gradients"
     wrong = (errors > WRONG).double().mean().item()
+    if wrong > KINKED and in_16_bits(precise):
+        return None, "the model computes in 16 bits, whose rounding hides what differences show"
     detail = (
         f"in float{torch.finfo(points.dtype).bits} gradient and differences disagree by "
         f"{errors.median():.2g} of their size (median), and by more than {WRONG:g} at {wrong:.0%} "
@@ -80,6 +85,29 @@ def finite_differences(subject: Subject) -> Finding:
     return wrong <= KINKED, detail, remedy
 
 
+class Precisions(TorchFunctionMode):
+    """The context that notes the types of all tensors that are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor):
+            self.seen.add(found.dtype)
+        return found
+
+
+def in_16_bits(subject: Subject) -> bool:
+    """True where some part of the model computes in 16 bits."""
+    with Precisions() as precisions:
+        subject.few(1).logits()
+    return not precisions.seen.isdisjoint((torch.half, torch.bfloat16))
+
+
 def in_float64(subject: Subject) -> Subject:
     """A copy in float64 of nearly equal logits; the subject itself if there is none."""
     images = subject.images
@@ -88,7 +116,7 @@ def in_float64(subject: Subject) -> Subject:
         precise = replace(subject, model=model, images=images.double())
         if difference(precise.logits(), subject.logits().double()).median() < WRONG:
             return precise
-    except (RuntimeError, TypeError, NotImplementedError):
+    except (RuntimeError, TypeError, ValueError):
         pass  # a model that insists on its precision, or a device that has no float64
     return replace(subject, images=images.float())
 

@@ -1,6 +1,7 @@
 """Every check by itself: what passes it, what fails it, and where it does not apply."""
 
 import threading
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from evaluation.checks.context import Subject
 from evaluation.checks.doubling import agreement, draws_doubled, settled, steps_doubled
 from evaluation.checks.gradients import dead_gradients, finite_differences, loss_rises
 from evaluation.checks.planted import Readout, features, planted, surface
+from evaluation.factories import as_module
 from evaluation.target import copied
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
@@ -164,6 +166,36 @@ def test_finite_differences_of_what_has_no_float64() -> None:
     found = finite_differences(subject(InFloat32(CNN)))
     assert found.passed and "float32" in found.detail
     assert finite_differences(subject(InFloat32(fakes.HalfDetached(CNN)))).passed is False
+    # The weights inside a function stay as they are, and CNN refuses images of another precision.
+    found = finite_differences(subject(as_module(lambda images: CNN(images))))
+    assert found.passed and "float32" in found.detail
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda network, images: deepcopy(network).to(images.dtype)(images).half(),
+        lambda network, images: deepcopy(network).half()(images.half()).float(),
+        lambda network, images: deepcopy(network).bfloat16()(images.bfloat16()).float(),
+    ],
+)
+def test_finite_differences_cannot_see_through_16_bits(answer) -> None:
+    """Rounding to 16 bits is no wrong gradient."""
+    found = finite_differences(subject(as_module(lambda images: answer(CNN, images))))
+    assert found.passed is None and "16 bits" in found.detail
+
+
+def test_gradients_of_weights_of_16_bits_are_compared_in_float64() -> None:
+    class Half(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = deepcopy(network).half()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.network(images.to(next(self.parameters()).dtype))
+
+    assert finite_differences(subject(Half(CNN))).passed
+    assert finite_differences(subject(Half(fakes.HalfDetached(CNN)))).passed is False
 
 
 def test_finite_differences_see_errors_beside_the_gradient_and_along_it() -> None:
