@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import re
+import select
+import signal
 import sys
 import time
 import traceback
@@ -44,22 +46,41 @@ def run_program(
 
     A mistake of the user (see `is_user_error`) is printed as `error: ...` with status 2. With
     `--traceback` among the arguments its traceback is printed too. Other exceptions are raised.
+    The status after Ctrl-C, and where nobody reads the output any more, is a shell's for the signal.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest = [each for each in given if each != TRACEBACK]
     config = None
     try:
         config = settings(kind or settings_type(main), rest, prog)
-        return main(config) or 0
+        status = main(config) or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        if rest != given:
+            traceback.print_exc()
+        if not int(os.environ.get("RANK", "0")):
+            print("\nstopped by Ctrl-C", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            # What is left to print would fail once more at the end of the process.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         if not is_user_error(error):
             wait_for_main_process()  # often the main one ended, and this one lost its connection
             raise
         if rest != given:
             traceback.print_exc()
-        message = str(error) or repr(error)
-        report_error(printable(with_flags(message, config) if config else message))
+        report_error(printable(explained(error, config)))
         return USAGE_ERROR
+
+
+def reader_is_gone() -> bool:
+    """True where standard output is a pipe whose reader, such as `head`, has ended."""
+    pipes = select.poll()
+    pipes.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in pipes.poll(0))
 
 
 def settings(kind: Any, arguments: Sequence[str], prog: str | None = None) -> Any:
@@ -125,13 +146,43 @@ def is_user_error(error: Exception) -> bool:
     These are all OSError, and the ValueError, TypeError and FloatingPointError that a `raise` of
     this project made. Where Python or another library raised them, they are faults of the program.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or is_failed_write(error):
         return True
     if not isinstance(error, ValueError | TypeError | FloatingPointError):
         return False
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = any(Path(last.filename).is_relative_to(CHECKOUT / name) for name in PACKAGES)
     return ours and (last.line or "").startswith("raise ")
+
+
+def is_failed_write(error: Exception) -> bool:
+    """True for the system's errors as safetensors raises them: these are no OSError."""
+    return type(error).__name__ == "SafetensorError" and "I/O error" in str(error)
+
+
+def explained(error: Exception, config: Any) -> str:
+    """The message of an error, with the flags of the settings `config` if there are any."""
+    message = str(error) or repr(error)
+    reason, place = getattr(error, "strerror", None), None
+    if isinstance(error, OSError) and reason:
+        # Python's own text begins with the number of the error.
+        place = error.filename2 or error.filename
+        message = f"{place}: {reason}" if isinstance(place, str | bytes | Path) else reason
+    elif not is_failed_write(error):
+        return with_flags(message, config) if config else message
+    out = getattr(config, "out", None)
+    if out is None or (place is not None and not belongs(place, out)):
+        return message
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    name = "out" if is_positional(hints["out"]) else flag("out")
+    return f"{name}={out} cannot be used: {message}; give a place that can be written and has room"
+
+
+def belongs(place: Any, out: Path) -> bool:
+    """True for the output, what is in it or around it, and its temporary file."""
+    found, out = Path(os.path.abspath(os.fsdecode(place))), Path(os.path.abspath(out))
+    hidden = found.name.startswith(f".{out.name}.") and found.parent == out.parent
+    return hidden or out.is_relative_to(found) or found.is_relative_to(out)
 
 
 def report_error(message: str) -> None:

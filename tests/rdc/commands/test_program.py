@@ -1,11 +1,15 @@
 """Command lines: settings from the annotation of `main`, errors of users in one line, once."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import pytest
 import tyro
+from safetensors import SafetensorError
 
 from rdc.commands import program
 from rdc.commands.program import report_error, run_program, with_current_flags, with_flags
@@ -31,6 +35,15 @@ class Settings:
     place: Path = Path("a/b")
     """folder"""
     inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True)
+class Writing:
+    out: Path = Path("a/b")
+    """folder"""
+
+
+USED, ROOM = "--out=a/b cannot be used:", "give a place that can be written and has room"
 
 
 def raising(make) -> int:
@@ -108,13 +121,47 @@ def test_faults_keep_their_traceback(monkeypatch) -> None:
         raising(broken)
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "x"), OSError(28, "full")])
-def test_errors_of_the_system_are_one_line(capsys, error: OSError) -> None:
-    def fail(_: Settings) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError(2, "No such file", "x"), "x: No such file"),
+        (PermissionError(13, "denied", "a/.b.0123.part"), f"{USED} a/.b.0123.part: denied; {ROOM}"),
+        (FileExistsError(17, "exists", "a"), f"{USED} a: exists; {ROOM}"),
+        (OSError(28, "full"), f"{USED} full; {ROOM}"),
+        (SafetensorError("I/O error: full"), f"{USED} I/O error: full; {ROOM}"),
+        (OSError("in words"), "in words"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(capsys, error: Exception, message: str) -> None:
+    def fail(_: Writing) -> None:
         raise error
 
-    assert raising(fail) == 2
-    assert capsys.readouterr().err == f"error: {error}\n"
+    assert run_program(fail, []) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_ctrl_c_is_one_line(capsys) -> None:
+    def stop(_: Settings) -> None:
+        raise KeyboardInterrupt
+
+    assert raising(stop) == 130
+    assert capsys.readouterr().err == "\nstopped by Ctrl-C\n"
+
+
+def test_output_that_nobody_reads_ends_a_program_silently() -> None:
+    """The pipe's reader has ended before the program prints."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    lines = (
+        "from dataclasses import make_dataclass",
+        "from rdc.commands.program import run_program",
+        "run = lambda _: print('x' * 9999)",
+        "raise SystemExit(run_program(run, [], kind=make_dataclass('Settings', [])))",
+    )
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (done.stderr, done.returncode) == ("", 141)
 
 
 @pytest.mark.parametrize(
