@@ -1,6 +1,7 @@
 """Runs from their missing attacks to their summaries, by any number of processes."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from evaluation.results.summary import Summary
 from evaluation.runner import Runner
 from evaluation.summarize import checks_task, finish, make_checks, misses_checks
 from evaluation.work_queue import Claims, Unit
+from rdc.runs.exclusive import exclusive
 
 Pieces = dict[tuple[Runner, range], list[Unit]]
 """Units that belong to one process: of the same images, ascending by budget."""
@@ -28,7 +30,18 @@ def complete(
 
     Processes of the `accelerator` share the work by claims in the folder `out`: whichever is free
     takes the next images. With `show`, a bar of the progress.
+
+    Raises:
+        ValueError: another start is at work in `out`; they would take each other's claims.
     """
+    main = accelerator is None or accelerator.is_main_process
+    with exclusive(out) if out and main else nullcontext():
+        return _complete(runners, out=out, accelerator=accelerator, show=show)
+
+
+def _complete(
+    runners: Sequence[Runner], *, out: Path | None, accelerator: Accelerator | None, show: bool
+) -> list[Summary]:
     todo = pieces(runners)
     # Waits for all: nobody writes before everybody has the same pieces.
     claims = Claims(out and out / ".claims", accelerator)

@@ -46,7 +46,7 @@ def run_program(
 
     A mistake of the user (see `is_user_error`) is printed as `error: ...` with status 2. With
     `--traceback` among the arguments its traceback is printed too. Other exceptions are raised.
-    The status after Ctrl-C, and where nobody reads the output any more, is a shell's for the signal.
+    After Ctrl-C, and where nobody reads the output any more, the status is that of the signal.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest = [each for each in given if each != TRACEBACK]

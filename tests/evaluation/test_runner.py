@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from evaluation.runner import Runner
 from evaluation.schedule import complete
 from evaluation.suite_config import SuiteConfig
 from rdc.noise import Noise
+from rdc.runs.exclusive import exclusive
 from tests.support.records import record
 
 
@@ -60,6 +62,14 @@ def test_an_image_of_a_smaller_budget_is_shown_with_its_own_record(tmp_path: Pat
     (run,), _ = load([tmp_path / "run"])
     shown = [(each.record.attack, each.record.eps) for each in saved(run, 0.5)]
     assert shown == [("mean", 0.4)] * 2
+
+
+def test_another_start_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    """Both would claim a part of the work, and neither could summarize."""
+    found, out = runner({"exact": shifted({0.4: 0.4})}, (0.4,), tmp_path / "run"), tmp_path / "run"
+    with exclusive(out), pytest.raises(ValueError, match="in use by another start"):
+        complete([found], out=out)
+    assert len(complete([found], out=out)) == 1
 
 
 def test_what_fell_is_carried_with_the_record_that_its_kept_image_is_about() -> None:
