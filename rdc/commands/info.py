@@ -1,6 +1,7 @@
 """The content of a model's folder, the commands that take the model, and the program `rdc info`."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def info(model: str | Path) -> dict[str, Any]:
 
 
 def commands(model: str, network: Denoiser | ImageClassifier, *, classifies: bool) -> list[str]:
-    """The commands that take the model."""
+    """The commands that take the model, as a shell reads them."""
+    model = shlex.quote(model)
     if isinstance(network, ImageClassifier):
         return [
             f"python -m evaluation.evaluate --defense.kind classifier --defense.classifier {model}",

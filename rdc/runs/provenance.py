@@ -1,6 +1,7 @@
 """Facts for the reader of a result: command, commit, versions, data."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -29,9 +30,9 @@ def provenance(data: Dataset, *, finished: Path | None = None) -> dict[str, Any]
     except (KeyError, TypeError, ValueError):
         pass  # no facts, or no JSON
     program = getattr(sys.modules["__main__"], "__spec__", None)
-    start = f"python -m {program.name}" if program else Path(sys.argv[0]).name
+    start = ["python", "-m", program.name] if program else [Path(sys.argv[0]).name]
     return {
-        "command": " ".join([start, *sys.argv[1:]]),
+        "command": shlex.join([*start, *sys.argv[1:]]),
         "commit": commit(),
         "data_fingerprint": data_fingerprint(data),
         "python": platform.python_version(),

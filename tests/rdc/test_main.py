@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -279,14 +280,15 @@ def test_info_of_a_classifier(tmp_path: Path, capsys) -> None:
 
 
 def test_info_commands_are_taken_by_their_programs(model: Path, tmp_path: Path, capsys) -> None:
-    ImageClassifier(ImageClassifierConfig("cnn-4", 8, 1, 3)).save_pretrained(tmp_path / "cnn")
+    cnn = tmp_path / "a folder" / "cnn"
+    ImageClassifier(ImageClassifierConfig("cnn-4", 8, 1, 3)).save_pretrained(cnn)
     configs = {
         "evaluation.evaluate": EvaluateConfig, "purification": Purify, "rdc": Classify,
         "training.train": TrainConfig,
     }  # fmt: skip
-    for saved in (model, tmp_path / "cnn"):
+    for saved in (model, cnn):
         for command in shown(capsys, saved)["commands"]:
-            program, *words = command.removeprefix("python -m ").split()
+            program, *words = shlex.split(command.removeprefix("python -m "))
             extra = [] if program in ("rdc", "purification") else ["--out", "x"]
             words = words[1:] if program == "rdc" else words
             parsed = tyro.cli(configs[program], args=[*words, *extra])
