@@ -17,6 +17,8 @@ LABELS = {"flop": "floating-point operations", "images": "training images", "ste
 
 def main(config: CurvesConfig) -> None:
     """Draw training loss and validation figures of the runs, one line per run."""
+    if not config.runs:
+        raise ValueError("runs: none given; give folders that training wrote")
     names = [run.name for run in config.runs]
     histories = {
         run.name if names.count(run.name) == 1 else str(run): read_history(run, config.over)

@@ -55,3 +55,5 @@ def test_runs_without_figures_are_refused(tmp_path: Path) -> None:
     assert read_history(tmp_path, "step") == [{"step": 1, "loss": 2}]
     with pytest.raises(ValueError, match="--over step"):
         read_history(tmp_path, "flop")
+    with pytest.raises(ValueError, match="runs: none given"):
+        main(CurvesConfig((), out=tmp_path / "x.png"))
