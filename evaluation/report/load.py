@@ -100,15 +100,32 @@ def load(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 def inside(folder: Path) -> list[Path]:
     """The folder itself where it is a run, otherwise all runs below it."""
-    if any((folder / name).exists() for name in (SUMMARY, SETTINGS)):
+    if is_run(folder):
         return [folder]
-    found = {path.parent for name in (SUMMARY, SETTINGS) for path in folder.rglob(name)}
+    below = {path.parent for name in (SUMMARY, SETTINGS) for path in folder.rglob(name)}
+    found = sorted(filter(is_run, below))
     if not found:
         raise ValueError(
-            f"folders: {folder} holds no {SUMMARY} and no {SETTINGS}, nor does a folder in it; "
-            "give a folder that evaluation.evaluate wrote"
+            f"folders: {folder} holds no {SUMMARY} and no {SETTINGS} of an evaluation, nor does a "
+            "folder in it; give a folder that evaluation.evaluate wrote"
         )
-    return sorted(found)
+    return found
+
+
+def is_run(folder: Path) -> bool:
+    """True for the folder of an evaluation or a certification, finished or not.
+
+    Other programs, such as `rdc classify`, write settings too.
+    """
+    if (folder / SUMMARY).exists() or (folder / CERTIFICATES).exists():
+        return True
+    if not (folder / SETTINGS).exists():
+        return False
+    try:
+        found = read_json(folder / SETTINGS)
+    except ValueError:
+        return True  # damaged
+    return not isinstance(found, dict) or not {"attack", "sigma"}.isdisjoint(found)
 
 
 def unfinished(folder: Path) -> str:

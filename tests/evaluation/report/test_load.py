@@ -69,6 +69,18 @@ def test_unfinished_run_says_how_to_finish_it(tmp_path: Path) -> None:
     assert "un finished" in notes[0]
 
 
+def test_folders_of_other_programs_are_no_runs(tmp_path: Path) -> None:
+    """`rdc classify` and the calibration keep settings too."""
+    make(tmp_path / "all" / "sound", Fake())
+    other = tmp_path / "all" / "classified"
+    other.mkdir()
+    (other / "settings.json").write_text('{"path": "images", "seed": 0, "inputs": {}}')
+    runs, notes = load([tmp_path / "all"])
+    assert [r.name for r in runs] == ["sound"] and not notes
+    with pytest.raises(ValueError, match=r"no settings\.json of an evaluation"):
+        load([other])
+
+
 def doubled(summary: dict) -> None:
     """Change a summary to the same number of right answers among twice as many images."""
     share = summary["accuracy"]["0"]["none"]["frozen"]
