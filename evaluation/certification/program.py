@@ -1,5 +1,6 @@
 """The program `python -m evaluation.certify`."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 
 import torch
@@ -16,6 +17,7 @@ from evaluation.distributed import make_accelerator
 from evaluation.target import fit
 from rdc.data import load
 from rdc.runs.atomic import write_json
+from rdc.runs.exclusive import exclusive
 from rdc.runs.provenance import provenance
 from rdc.runs.run_log import entries
 
@@ -38,7 +40,8 @@ def main(config: CertifyConfig) -> None:
         f"{most * seconds_per_copy(model, images, config) / 60:.1f} minutes on one process"
     )
     before = len(list(entries(config.out)))
-    with tqdm(total=most // accelerator.num_processes, unit="sample") as bar:
+    alone = exclusive(config.out) if accelerator.is_main_process else nullcontext()
+    with alone, tqdm(total=most // accelerator.num_processes, unit="sample") as bar:
         found = certify(
             model, images, labels, out=config.out, max_rows=config.max_rows,
             context={

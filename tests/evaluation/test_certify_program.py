@@ -33,6 +33,7 @@ from rdc import (
 )
 from rdc.data import Dataset, load
 from rdc.images import to_pixels, to_x
+from rdc.runs.exclusive import exclusive
 from rdc.runs.fingerprints import data_fingerprint
 from tests.support.oracle import some_images
 from tests.support.tiny import tiny_rdc
@@ -63,6 +64,11 @@ def test_program_writes_the_table_and_continues(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / SUMMARY).read_text())["commit"] == found["commit"] != "another"
     with pytest.raises(ValueError, match=r"--defense\.classifier: 'digits-cnn' -> 'digits-trades'"):
         main(options(tmp_path, defense=DefenseConfig("classifier", classifier="digits-trades")))
+
+
+def test_another_start_in_the_same_folder_is_refused(tmp_path):
+    with exclusive(tmp_path), pytest.raises(ValueError, match="in use by another start"):
+        main(options(tmp_path))
 
 
 def test_a_folder_is_refused_for_other_settings_of_the_model(tmp_path):
