@@ -1,6 +1,5 @@
 """Exclusive use of a run's folder by one start of a command."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,17 +7,25 @@ from pathlib import Path
 
 from rdc.runs.atomic import make_folder
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """A context in which no other start works in the folder, which is made where it is missing.
 
     The main process of a start enters it for all. The system ends it with the process, however
-    that ends. File systems without locks allow any number of starts.
+    that ends. Windows, and file systems without locks, allow any number of starts.
 
     Raises:
         ValueError: another one is at work there.
     """
+    if fcntl is None:
+        yield
+        return
     descriptor = os.open(make_folder(folder), os.O_RDONLY)
     try:
         try:
