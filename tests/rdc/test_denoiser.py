@@ -102,6 +102,7 @@ def test_images_of_another_precision_than_the_weights_are_refused() -> None:
         assert denoiser.denoise(X.bfloat16(), torch.tensor(0.5)).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_compiled_denoiser_checks_precision_too() -> None:
     denoiser = random_denoiser()
     denoiser.compile(backend="eager", fullgraph=True)
