@@ -350,7 +350,7 @@ def test_predictions_of_a_model_in_training_mode_are_refused():
     smoothed = SmoothedClassifier(model, sigma=SIGMA, samples=20)
     with pytest.raises(ValueError, match=r"call model.eval\(\)"):
         smoothed.predict(IMAGES)
-    assert int(model[0].num_batches_tracked) == 0
+    assert int(model[0].num_batches_tracked) == 0  # type: ignore[index]
     smoothed.eval().predict(IMAGES)
 
 
