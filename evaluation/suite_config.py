@@ -37,7 +37,7 @@ class SuiteConfig:
     Without a number: 40, 3, 500 and 1 for "adaptive", AutoAttack's 100, 9, 5000 and 1 for
         "standard", the same with 20 draws for "stochastic".
     `only`: patterns of the attacks' names, such as "*/apgd-margin", for a cheaper suite; without
-        one all attacks run. Corruptions are chosen by name too, but all run where none fits.
+        one all attacks run. Corruptions are chosen by name too.
     `every_attack`: every attack tries every image and searches for the largest margin. Without it
         an image is done once it is wrong, and later attacks leave it out (see `Entry.won`).
     `round`: attacks search images of 8 bits alone, whose pixels are multiples of 1/255.

@@ -51,8 +51,7 @@ def suite(
     draws, wherever something draws, "mean/diffhammer" those of a purifier.
     "standard": AutoAttack's ensemble on the frozen draw, by its stages; a "+" stands for
     all stages before. "stochastic": the same, and the ensemble for random defenses.
-    The threat "corruption" has corruptions in place of attacks, of strength 1 to 5; all of them
-    where the patterns fit none, because a sweep's are those of attacks.
+    The threat "corruption" has corruptions in place of attacks, of strength 1 to 5.
 
     The order is that of the cascade: gradients before black boxes, which would otherwise hide that
     gradients find nothing; then cheap ones first.
@@ -74,9 +73,9 @@ def suite(
         for name, entry in found.items()
         if not only or any(fnmatch(name, pattern) for pattern in only)
     }
-    if not kept and norm != "corruption":
+    if not kept:
         raise ValueError(f"only={only} (--suite.only): fits none of the attacks {list(found)}")
-    return kept or found
+    return kept
 
 
 def adaptive(

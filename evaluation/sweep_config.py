@@ -98,8 +98,10 @@ class SweepConfig:
         """All pairs, in an order that every process knows."""
         for name in self.defenses:
             for norm in self.norms:
+                # The patterns are those of attacks; corruptions all run.
+                suite = replace(self.suite, only=()) if norm == "corruption" else self.suite
                 yield name, EvaluateConfig(
-                    out=self.out / f"{name}-{norm}", defense=self.defense(name), suite=self.suite,
+                    out=self.out / f"{name}-{norm}", defense=self.defense(name), suite=suite,
                     transfer=self.transfer(name), data=self.data, split=self.split,
                     images=self.images, norm=norm,
                     eps=getattr(self, norm), eval_draws=self.eval_draws,

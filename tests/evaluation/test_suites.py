@@ -23,6 +23,7 @@ from evaluation.gradient_modes import noises
 from evaluation.results.records import Record
 from evaluation.suite_config import SIZES, Sizes, SuiteConfig
 from evaluation.suites import MEAN, black_box, run, suite
+from evaluation.sweep_config import SweepConfig
 from purification import DiffusionPurifier
 from rdc import Defense, ImageClassifier
 from rdc.data import load
@@ -291,12 +292,15 @@ def test_a_part_of_the_suite_by_pattern() -> None:
 
 
 def test_corruptions_by_pattern() -> None:
-    """Patterns of attacks, which a sweep has for all threats, leave all corruptions."""
-    found = [
-        list(suite(Linear(), "corruption", SMALL, only=only))
-        for only in ((), ("square",), ("square", "jp*"))
-    ]
-    assert found[0] == found[1] and len(found[0]) > 1 and found[2] == ["jpeg"]
+    assert list(suite(Linear(), "corruption", SMALL, only=("jp*",))) == ["jpeg"]
+    with pytest.raises(ValueError, match=r"only=\('jpg',\) \(--suite.only\): fits none .*jpeg"):
+        suite(Linear(), "corruption", SMALL, only=("jpg",))
+
+
+def test_a_sweep_has_all_corruptions() -> None:
+    """Its patterns are those of attacks."""
+    patterns = {each.norm: each.suite.only for _, each in SweepConfig().evaluations()}
+    assert patterns["linf"] and patterns["corruption"] == ()
 
 
 def test_sizes_by_kind_of_attack() -> None:
