@@ -178,7 +178,7 @@ def first_answer(model: nn.Module, data: Dataset, model_name: str) -> Tensor:
     asked, images = copied(model), data.subset(slice(1)).images.to(device_of(model))
     try:
         logits = asked(images)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # of torch, and of our own networks
         floats = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
         if not (others := floats - {images.dtype}):
             raise

@@ -369,6 +369,10 @@ MISTAKES = {
         {"model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).half()},
         r"model: has weights of torch\.float16, but images are torch\.float32 .*model\.float\(\)",
     ),
+    "16 bits of ours": (
+        {"model": ImageClassifier(ImageClassifierConfig("cnn-4", 4, 1, 3)).half().eval()},
+        r"model: has weights of torch\.float16, but images are torch\.float32 .*model\.float\(\)",
+    ),
     "nan": ({"model": Linear(float("nan"))}, "model: NaN or infinity"),
     "transfer": ({"transfer": lambda x: x.mean((1, 2))}, r"transfer: gives 4 logits"),
     "no transfer attack": (
