@@ -51,9 +51,11 @@ class Description:
 
     def __init__(self) -> None:
         self.sources: dict[str, str] = {}
+        # Objects that were described; held, so that no other one gets the id of one of them.
         self._objects: dict[int, Any] = {}
 
     def of(self, value: Any) -> Any:
+        """The description of a value; its source goes to `sources`."""
         match value:
             case Tensor():
                 return tensors_hash({"": value})
@@ -88,7 +90,7 @@ class Description:
             yield [name, self.of(value)]
 
     def _referred(self, function: FunctionType) -> dict[str, Any]:
-        """Defaults of a function and the variables outside that it uses, without known code."""
+        """Defaults of a function, and the variables outside that it uses, but for known code."""
         if _known(function):
             return {}
         self._add_source(function)
@@ -98,7 +100,8 @@ class Description:
             name: of for name, of in found.globals.items()
             if not (isinstance(of, code) or (isinstance(of, FunctionType) and _known(of)))
         }  # fmt: skip
-        return {**used, **found.nonlocals, "defaults": function.__defaults__}
+        defaults = [function.__defaults__, function.__kwdefaults__]
+        return {**used, **found.nonlocals, "defaults": defaults}
 
     def _add_source(self, code: type | FunctionType) -> None:
         if _known(code):

@@ -78,10 +78,17 @@ def test_functions_are_told_apart_by_what_they_refer_to(monkeypatch) -> None:
     def around(model: nn.Module, factor: float):
         return lambda images: scaled(model(images), factor=factor)
 
+    def with_default(factor: float):
+        def model(images: Tensor, *, factor: float = factor) -> Tensor:
+            return factor * images
+
+        return model
+
     one, other = Configured(), Configured(mean=torch.ones(2))
     models = {
         "closure": around(one, 1.0), "model": around(other, 1.0), "factor": around(one, 2.0),
         "partial": partial(scaled, model=one), "keyword": partial(scaled, model=one, factor=2.0),
+        "default": with_default(1.0), "other default": with_default(2.0),
         "method": one.forward, "of another": other.forward,
     }  # fmt: skip
     found = {name: identity(model, "model") for name, model in models.items()}
