@@ -1,6 +1,6 @@
 """The smoothed classifier that certificates speak about, as a module."""
 
-from math import log
+from math import ceil, log, log2
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from evaluation.attacks.validation import refuse_training_mode
 from evaluation.certification.bounds import predicted_class
+from evaluation.results.statistics import sign_test
 from rdc.choices import NoiseMode
 from rdc.noise import Noise, using_draws
 
@@ -57,9 +58,16 @@ class SmoothedClassifier(nn.Module):
         """The class of each image, or None where g abstains (PREDICT of Cohen et al. 2019).
 
         Raises RuntimeError for frozen noise, which an attacker can know, and ValueError for a model
-        with a batch normalization in training mode, whose copies are not independent.
+        with a batch normalization in training mode, whose copies are not independent, and where
+        even equal votes of all samples would be an abstention.
         """
         refuse_training_mode(self.model)
+        if sign_test(self.samples, 0) > self.alpha:
+            least = ceil(1 - log2(self.alpha))
+            raise ValueError(
+                f"samples={self.samples} are too few for alpha={self.alpha}: every answer would be "
+                f"an abstention; give samples={least} or more, or a larger alpha"
+            )
         if self.noise.mode == "frozen":
             raise RuntimeError(
                 "noise='frozen': an attacker can know this noise, and the guarantee is about fresh "

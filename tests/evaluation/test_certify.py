@@ -345,6 +345,14 @@ def test_predictions_without_a_guarantee_are_refused(alpha):
         SmoothedClassifier(HalfSpace(), sigma=SIGMA, alpha=alpha)
 
 
+def test_too_few_samples_to_ever_decide_are_refused():
+    few = SmoothedClassifier(HalfSpace(), sigma=SIGMA, samples=10)
+    with pytest.raises(ValueError, match=r"samples=10 are too few for alpha=0.001.*samples=11"):
+        few.predict(at_distance(5.0))
+    enough = SmoothedClassifier(HalfSpace(), sigma=SIGMA, samples=11)
+    assert enough.predict(at_distance(5.0)) == [1]
+
+
 def test_predictions_of_a_model_in_training_mode_are_refused():
     model = norm_in_training()
     smoothed = SmoothedClassifier(model, sigma=SIGMA, samples=20)
