@@ -20,14 +20,14 @@ __all__ = ["Dataset", "Shape", "Split", "load"]
 
 
 def load(
-    source: str | Path,
+    data: str | Path,
     split: Split,
     *,
     shape: Shape | None = None,
     resize: bool = False,
     cache: Path | None = None,
 ) -> Dataset:
-    """A split of a data set. `source` is one of:
+    """A split of a data set. `data` is one of:
 
     - "digits": scikit-learn's 1,797 handwritten digits of 8x8 pixels
     - "cifar10-samples": the first 20 test images of CIFAR-10, from the wheel of foolbox
@@ -37,7 +37,7 @@ def load(
     - the path of an .npz or .npy file (see `rdc.data.arrays.read_arrays`)
     - a folder of Hugging Face's parquet files, `train-00000-of-00001.parquet`, there or in `data`
 
-    Where a source has no validation split, a tenth of its training images, at most 5,000, is held
+    Where it has no validation split, a tenth of its training images, at most 5,000, is held
     out: "train" and "validation" are then disjoint, and the same in every run.
 
     shape: (C, H, W) that all images must have; by default that of the first. Gray images become
@@ -48,27 +48,27 @@ def load(
         hash of everything in the split, and mapped from there.
 
     Raises:
-        ValueError, FileNotFoundError: names the source, what is wrong and what to give.
+        ValueError, FileNotFoundError: names the data, what is wrong and what to give.
     """
     require_choice("split", split, Split)
     if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
         raise ValueError(f"shape={shape} must be (C, H, W), with 1 or 3 channels and H, W >= 1")
     with torch.device("cpu"):  # whatever torch's default is
-        return _load(source, split, shape, resize, cache)
+        return _load(data, split, shape, resize, cache)
 
 
 def _load(
-    source: str | Path, split: Split, shape: Shape | None, resize: bool, cache: Path | None
+    data: str | Path, split: Split, shape: Shape | None, resize: bool, cache: Path | None
 ) -> Dataset:
-    path = Path(source)
-    if source == "digits":
-        data = read_digits(split)
-    elif source == CIFAR10_SAMPLES:
-        data = read_samples(split)
+    path = Path(data)
+    if data == "digits":
+        found = read_digits(split)
+    elif data == CIFAR10_SAMPLES:
+        found = read_samples(split)
     elif path.name in ARCHIVES:
-        data = read_cifar(path, split)
+        found = read_cifar(path, split)
     elif path.suffix in (".npy", ".npz"):
-        data = read_arrays(path, split)
+        found = read_arrays(path, split)
     elif path.is_dir():
         encoded = read_parquet(path, split) if parquet_files(path) else read_folder(path, split)
         folder = cache or Path.home() / ".cache" / "rdc"
@@ -77,25 +77,25 @@ def _load(
         return Dataset(pixels, encoded.labels, encoded.class_names, notes=notes)
     else:
         raise ValueError(
-            f"source={str(source)!r} is unknown; give 'digits', {CIFAR10_SAMPLES!r}, the path of "
+            f"data={str(data)!r} is unknown; give 'digits', {CIFAR10_SAMPLES!r}, the path of "
             f"one of {sorted(ARCHIVES)}, a .npz or .npy file, or an existing folder of images "
             "(split/class/image.png or class/image.png) or parquet files"
         )
-    return _of_shape(data, shape, resize, source)
+    return _of_shape(found, shape, resize, data)
 
 
-def _of_shape(data: Dataset, shape: Shape | None, resize: bool, source: str | Path) -> Dataset:
+def _of_shape(found: Dataset, shape: Shape | None, resize: bool, data: str | Path) -> Dataset:
     """The data if it has `shape`, or converted to it where that is asked for."""
-    if shape in (None, data.shape):
-        return data
+    if shape in (None, found.shape):
+        return found
     if not resize:
         raise ValueError(
-            f"shape={shape}: the images of {source} are {data.shape}; give shape={data.shape} or "
+            f"shape={shape}: the images of {data} are {found.shape}; give shape={found.shape} or "
             "none, or resize=True (--resize) to convert them"
         )
-    images = convert_images(data.images, shape, resize=True).images
-    note = _resized_note(shape, f"images ({spelled(data.shape)}) of")
-    return Dataset(images, data.labels, data.class_names, peak=1, notes=(*data.notes, note))
+    images = convert_images(found.images, shape, resize=True).images
+    note = _resized_note(shape, f"images ({spelled(found.shape)}) of")
+    return Dataset(images, found.labels, found.class_names, peak=1, notes=(*found.notes, note))
 
 
 def _resized_note(shape: Sequence[int], which: str) -> str:

@@ -39,7 +39,7 @@ def read_arrays(file: Path, split: Split) -> Dataset:
         found = {each: names for each in PARTS for names in PARTS[each] if set(names) <= {*arrays}}
         if not found:
             raise ValueError(
-                f"source: {file} has the arrays {list(arrays)}; give images and labels, or "
+                f"data: {file} has the arrays {list(arrays)}; give images and labels, or "
                 "train_images, train_labels, test_images, test_labels"
             )
         wanted, shared = origin(split, found, file, FORM)
@@ -66,24 +66,24 @@ def _naming(file: Path) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise ValueError(f"source: {file}: {error}") from error
+        raise ValueError(f"data: {file}: {error}") from error
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     """The array of a .npy, or the open archive of a .npz."""
     if not file.is_file():
-        raise FileNotFoundError(f"source: {file} does not exist, or is not a regular file")
+        raise FileNotFoundError(f"data: {file} does not exist, or is not a regular file")
     with file.open("rb") as content:
         try:
             found = np.load(content, allow_pickle=False)
         except Exception as error:
             raise ValueError(
-                f"source: {file} is not a complete {file.suffix} file: {error}"
+                f"data: {file} is not a complete {file.suffix} file: {error}"
             ) from error
         kind = ".npy" if isinstance(found, np.ndarray) else ".npz"
         if kind != file.suffix:
-            raise ValueError(f"source: {file} is a {kind} file by its content; rename it")
+            raise ValueError(f"data: {file} is a {kind} file by its content; rename it")
         yield found
 
 
@@ -91,4 +91,4 @@ def _member(file: Path, arrays: Any, name: str) -> np.ndarray:
     try:
         return arrays[name]
     except Exception as error:
-        raise ValueError(f"source: {file}: {name} is not a readable array: {error}") from error
+        raise ValueError(f"data: {file}: {name} is not a readable array: {error}") from error

@@ -69,7 +69,7 @@ def read_cifar(path: Path, split: Split) -> Dataset:
         data = Dataset(pixels, torch.from_numpy(labels), tuple(names))
     except Exception as error:
         raise ValueError(
-            f"source: {path} does not hold what CIFAR's archives do: {error!r}; {_again(path)}"
+            f"data: {path} does not hold what CIFAR's archives do: {error!r}; {_again(path)}"
         ) from error
     return data.subset(torch.from_numpy(hold_out(len(data), split))) if shared else data
 
@@ -79,12 +79,12 @@ def _members(path: Path, md5: str, wanted: Collection[str]) -> dict[str, Any]:
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        raise FileNotFoundError(f"source: {path} does not exist; {_again(path)}") from None
+        raise FileNotFoundError(f"data: {path} does not exist; {_again(path)}") from None
     with file:
         found = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
         if found != md5:
             raise ValueError(
-                f"source: {path} has the MD5 checksum {found}, not the published {md5}: it is "
+                f"data: {path} has the MD5 checksum {found}, not the published {md5}: it is "
                 f"damaged or another archive; {_again(path)}"
             )
         file.seek(0)
@@ -94,7 +94,7 @@ def _members(path: Path, md5: str, wanted: Collection[str]) -> dict[str, Any]:
                 return {m.name: _plain(tar, m) for m in tar if m.name in wanted}
         except Exception as error:
             raise ValueError(
-                f"source: {path} is not a readable archive: {error}; {_again(path)}"
+                f"data: {path} is not a readable archive: {error}; {_again(path)}"
             ) from error
 
 

@@ -180,7 +180,7 @@ def origin(split: Split, available: Iterable[str], source: object, form: str) ->
     if split == "all" and found:
         if split not in found:
             raise FileNotFoundError(
-                f"source: {source} has no 'all' split, only {found}; give --split {found[0]}"
+                f"data: {source} has no 'all' split, only {found}; give --split {found[0]}"
             )
         return split, False
     shared = "validation" not in found and split != "test"
@@ -189,7 +189,7 @@ def origin(split: Split, available: Iterable[str], source: object, form: str) ->
         # Programs that train have no flag for another split.
         other = ", or --split all" if wanted == "test" and found == ["all"] else ""
         raise FileNotFoundError(
-            f"source: {source} has no {wanted!r} split, only {found}; give "
+            f"data: {source} has no {wanted!r} split, only {found}; give "
             f"{form.format(wanted)}{other}"
         )
     return wanted, shared
@@ -205,7 +205,7 @@ def hold_out(rows: int, split: Split) -> np.ndarray:
     held_out = min(rows // HOLD_OUT_SHARE, HOLD_OUT_MOST)
     if split == "validation" and held_out == 0:
         raise ValueError(
-            f"source: {rows} training images are too few to hold a tenth of them out; give a "
+            f"data: {rows} training images are too few to hold a tenth of them out; give a "
             "validation split"
         )
     return np.sort(order[:held_out] if split == "validation" else order[held_out:])
@@ -217,13 +217,13 @@ def same_classes(classes: Mapping[str, tuple[str, ...]], source: object) -> tupl
     for split, other in others:
         if set(names) != set(other):
             raise ValueError(
-                f"source: {source}: classes differ: only in {first}: "
+                f"data: {source}: classes differ: only in {first}: "
                 f"{sorted(set(names) - set(other))}, only in {split}: "
                 f"{sorted(set(other) - set(names))}; give every split the same classes"
             )
         if names != other:
             raise ValueError(
-                f"source: {source}: {first} and {split} have the same classes in another order: "
+                f"data: {source}: {first} and {split} have the same classes in another order: "
                 f"{list(names)} and {list(other)}; give every split the same order"
             )
     return names

@@ -66,10 +66,10 @@ def decode(name: str, content: bytes, target: Target) -> np.ndarray:
         own, fits = own_shape(image), target.resize or is_lossless(image, target.shape)
         pixels = fitted(image, target.shape) if fits else None
     except ValueError as error:
-        raise ValueError(f"source: {name}: {error}") from error
+        raise ValueError(f"data: {name}: {error}") from error
     if pixels is None:
         raise ValueError(
-            f"source: {target.like or 'shape'} is {target.shape} (channels, height, width), but "
+            f"data: {target.like or 'shape'} is {target.shape} (channels, height, width), but "
             f"{name} is {own}; give the shape that all shall have, shape=(C, H, W), and "
             "resize=True (--resize) to convert the others"
         )
@@ -102,5 +102,5 @@ def _open(name: str, content: bytes) -> Image.Image:
         # Pillow's own text would name the object that holds the content.
         why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"source: {name} is not a readable image: {why}; replace or remove it"
+            f"data: {name} is not a readable image: {why}; replace or remove it"
         ) from error

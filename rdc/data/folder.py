@@ -39,7 +39,7 @@ def _split_folders(root: Path) -> dict[Split, Path]:
             continue
         if split in folders:
             raise ValueError(
-                f"source: {root} has {folders[split].name} and {name}, both of which mean {split}; "
+                f"data: {root} has {folders[split].name} and {name}, both of which mean {split}; "
                 "keep one"
             )
         folders[split] = root / name
@@ -53,11 +53,11 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     for name in classes:
         if not name.isprintable():
             raise ValueError(
-                f"source: {folder} has a class folder {name!r}: a name of control characters or "
+                f"data: {folder} has a class folder {name!r}: a name of control characters or "
                 "not of UTF-8; rename it"
             )
     if not classes:
-        raise ValueError(f"source: {folder} has no folder of a class; give {folder}/class/images")
+        raise ValueError(f"data: {folder} has no folder of a class; give {folder}/class/images")
     return classes
 
 
@@ -76,4 +76,4 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"source: {path} cannot be read: {why}; replace or remove it") from error
+        raise ValueError(f"data: {path} cannot be read: {why}; replace or remove it") from error

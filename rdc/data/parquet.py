@@ -32,7 +32,7 @@ def read_parquet(root: Path, split: Split) -> Encoded:
     files = shards[wanted]
     labels = np.concatenate([_labels(file, len(class_names)) for file in files])
     if not len(labels):
-        raise ValueError(f"source: {files[0]} has no rows; give files with images")
+        raise ValueError(f"data: {files[0]} has no rows; give files with images")
     rows = hold_out(len(labels), split) if shared else np.arange(len(labels))
     keep = np.isin(np.arange(len(labels)), rows)
     return Encoded(torch.from_numpy(labels[rows]), class_names, partial(_batches, files, keep))
@@ -49,7 +49,7 @@ def _shards(root: Path) -> dict[Split, list[Path]]:
         total = re.search(r"-of-(\d+)", files[0].name)
         if total and len(files) != int(total[1]):
             raise FileNotFoundError(
-                f"source: {files[0].name} is one of {int(total[1])} files, but {files[0].parent} "
+                f"data: {files[0].name} is one of {int(total[1])} files, but {files[0].parent} "
                 f"has {len(files)} of that split; give exactly those"
             )
     return shards
@@ -64,7 +64,7 @@ def _classes(file: Path) -> tuple[str, ...]:
         return tuple(described["info"]["features"][column]["names"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"source: {file} does not say what its classes are called; write it with Hugging "
+            f"data: {file} does not say what its classes are called; write it with Hugging "
             f"Face's datasets, {column!r} being a ClassLabel"
         ) from None
 
@@ -78,7 +78,7 @@ def _labels(file: Path, classes: int) -> np.ndarray:
     bad = [label for label in np.unique(labels) if label not in range(classes)]
     if bad:
         raise ValueError(
-            f"source: {file} has the label {bad[0]}, which is none of its {classes} classes; give "
+            f"data: {file} has the label {bad[0]}, which is none of its {classes} classes; give "
             "files whose images are all labeled"
         )
     return labels.astype(np.int64)
@@ -104,7 +104,7 @@ def _read(names: list[str], images: Any) -> list[tuple[str, bytes]]:
     ]
     for name, content in zip(names, contents, strict=True):
         if not isinstance(content, bytes):
-            raise ValueError(f"source: {name} has no image; give files that contain their images")
+            raise ValueError(f"data: {name} has no image; give files that contain their images")
     return list(zip(names, contents, strict=True))
 
 
@@ -112,7 +112,7 @@ def _column(file: Path, names: list[str], known: tuple[str, ...]) -> str:
     for name in known:
         if name in names:
             return name
-    raise ValueError(f"source: {file} has the columns {names}; one must be called {known}")
+    raise ValueError(f"data: {file} has the columns {names}; one must be called {known}")
 
 
 @contextmanager
@@ -123,12 +123,12 @@ def _reader(file: Path) -> Iterator[Any]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise ImportError(
-            "source: reading parquet files needs pyarrow: pip install pyarrow"
+            "data: reading parquet files needs pyarrow: pip install pyarrow"
         ) from None
     try:
         with parquet.ParquetFile(file) as reader:
             yield reader
     except (OSError, ArrowException) as error:
         raise ValueError(
-            f"source: {file} is not a readable parquet file: {error}; download it again"
+            f"data: {file} is not a readable parquet file: {error}; download it again"
         ) from error

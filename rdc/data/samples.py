@@ -28,7 +28,7 @@ def read_samples(split: Split) -> Dataset:
     files = sorted(file for each in folders or () for file in Path(each).glob("data/cifar10_*.png"))
     if not files:
         raise FileNotFoundError(
-            f"source: {CIFAR10_SAMPLES!r} are files of the package foolbox, which is not installed "
+            f"data: {CIFAR10_SAMPLES!r} are files of the package foolbox, which is not installed "
             "here: pip install foolbox"
         )
     # cifar10_NUMBER_LABEL.png

@@ -73,7 +73,7 @@ def test_numbers_of_classes_are_those_of_all_splits(tmp_path: Path) -> None:
         assert load(tmp_path / "data.npz", split).class_names == ("0", "1", "2", "3")
     arrays["test_labels"] = LABELS[:2] / 2
     np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(ValueError, match=r"^source: .*bad\.npz: test_labels: torch\.float64 of sh"):
+    with pytest.raises(ValueError, match=r"^data: .*bad\.npz: test_labels: torch\.float64 of sh"):
         load(tmp_path / "bad.npz", "train")
 
 
@@ -127,7 +127,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_wrong_is_named(tmp_path: Path, name: str) -> None:
     arrays, message = BAD[name]
     np.savez(tmp_path / "data.npz", **arrays)
-    with pytest.raises(ValueError, match=rf"^source: .*data\.npz.*{message}"):
+    with pytest.raises(ValueError, match=rf"^data: .*data\.npz.*{message}"):
         load(tmp_path / "data.npz", "all")
 
 

@@ -153,7 +153,7 @@ def test_missing_archives_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 10_000])
 def test_truncated_archives_are_refused(kept: int, archive: Any) -> None:
-    with pytest.raises(ValueError, match=r"^source: .* is not a readable archive: .*; download it"):
+    with pytest.raises(ValueError, match=r"^data: .* is not a readable archive: .*; download it"):
         load(archive(MEMBERS, kept=kept), "train")
 
 

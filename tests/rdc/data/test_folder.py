@@ -105,12 +105,12 @@ WRONG: dict[str, tuple[dict[str, Content], Split, str]] = {
     "cut": (
         {"train/cat/0.png": noise(0), "train/cat/1.gif": b"GIF89a"},
         "train",
-        r"^source: train/cat/1\.gif is not a readable image: .*; replace or remove it",
+        r"^data: train/cat/1\.gif is not a readable image: .*; replace or remove it",
     ),
     "size": (
         {"train/cat/0.png": noise(0), "train/cat/1.png": noise(0, 4, 6, 3)},
         "train",
-        r"^source: train/cat/0\.png is \(3, 6, 4\) .*cat/1\.png is \(3, 4, 6\); .*shape=\(C",
+        r"^data: train/cat/0\.png is \(3, 6, 4\) .*cat/1\.png is \(3, 4, 6\); .*shape=\(C",
     ),
     "color": (
         {"train/cat/0.png": noise(0, 6, 4), "train/dog/0.png": noise(0)},
@@ -120,7 +120,7 @@ WRONG: dict[str, tuple[dict[str, Content], Split, str]] = {
     "range": (
         {"train/cat/0.tiff": Image.new("F", (4, 6))},
         "train",
-        r"^source: train/cat/0\.tiff: .* mode 'F'.* scale it to 0\.\.255",
+        r"^data: train/cat/0\.tiff: .* mode 'F'.* scale it to 0\.\.255",
     ),
 }
 
@@ -141,11 +141,11 @@ def test_a_gray_image_among_colored_ones_is_colored(root: Path) -> None:
 def test_unreadable_files_are_named(root: Path) -> None:
     tree(root, 1)
     (root / "train" / "cat" / "1.png").symlink_to(root / "nowhere")
-    with pytest.raises(ValueError, match=r"^source: .*1\.png cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"^data: .*1\.png cannot be read: No such file"):
         read(root)
     (root / "train" / "cat" / "1.png").unlink()
     os.mkfifo(root / "train" / "cat" / "1.png")
-    with pytest.raises(ValueError, match=r"^source: .*1\.png cannot be read: not a regular file"):
+    with pytest.raises(ValueError, match=r"^data: .*1\.png cannot be read: not a regular file"):
         read(root)
 
 

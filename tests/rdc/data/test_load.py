@@ -88,9 +88,7 @@ def test_bad_shapes_are_refused(shape: Any, tmp_path: Path) -> None:
 
 def test_unknown_sources_are_told_what_there_is(tmp_path: Path) -> None:
     for source in ("letters", tmp_path / "missing"):
-        with pytest.raises(
-            ValueError, match=r"^source='.*' is unknown; give 'digits', .*cifar-10-"
-        ):
+        with pytest.raises(ValueError, match=r"^data='.*' is unknown; give 'digits', .*cifar-10-"):
             load(source, "train")
 
 
@@ -117,7 +115,7 @@ def test_the_hold_out_never_changes() -> None:
 
 def test_too_few_images_to_hold_any_out() -> None:
     assert hold_out(9, "train").tolist() == list(range(9))
-    with pytest.raises(ValueError, match=r"^source: 9 training images are too few .* give a valid"):
+    with pytest.raises(ValueError, match=r"^data: 9 training images are too few .* give a valid"):
         hold_out(9, "validation")
 
 
@@ -141,7 +139,7 @@ ADVICE = {
 @pytest.mark.parametrize("case", ADVICE)
 def test_what_to_give_in_place_of_a_missing_split(case) -> None:
     split, available = case
-    with pytest.raises(FileNotFoundError, match=f"^source: here has {ADVICE[case]}"):
+    with pytest.raises(FileNotFoundError, match=f"^data: here has {ADVICE[case]}"):
         origin(split, [available], "here", "{0}/a")
 
 
@@ -159,7 +157,7 @@ def test_programs_that_train_are_not_told_of_a_flag(split, tmp_path: Path) -> No
 
 def test_classes_are_those_of_all_splits() -> None:
     assert same_classes({"train": ("a", "b"), "test": ("a", "b")}, "here") == ("a", "b")
-    message = r"^source: here: classes differ: only in train: \['b'\], only in test: \['c', 'd'\]; "
+    message = r"^data: here: classes differ: only in train: \['b'\], only in test: \['c', 'd'\]; "
     with pytest.raises(ValueError, match=message):
         same_classes({"train": ("a", "b"), "test": ("a", "c", "d")}, "here")
     with pytest.raises(ValueError, match=r"train and test have the same classes in another order"):

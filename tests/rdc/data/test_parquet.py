@@ -110,13 +110,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no rows": ({"image": [], "label": []}, r"train-00000.* has no rows; give files with images"),
     "external": (
         {"image": [IMAGE, {"bytes": None, "path": "a.png"}], "label": [0, 1]},
-        r"^source: train-00000-of-00001\.parquet row 1 has no image; give files that contain",
+        r"^data: train-00000-of-00001\.parquet row 1 has no image; give files that contain",
     ),
     "null": ({"image": [IMAGE, None], "label": [0, 1]}, r"parquet row 1 has no image"),
     "urls": ({"image": ["http://a"], "label": [0]}, r"parquet row 0 has no image"),
     "broken": (
         {"image": [IMAGE, {"bytes": b"no", "path": None}], "label": [0, 1]},
-        r"^source: train-00000-of-00001\.parquet row 1 is not a readable image",
+        r"^data: train-00000-of-00001\.parquet row 1 is not a readable image",
     ),
 }
 
@@ -133,7 +133,7 @@ def test_rows_are_counted_in_their_file(tmp_path: Path) -> None:
     write(tmp_path / "train-00000-of-00002.parquet", range(70), [0] * 70)
     images = [IMAGE] * 66 + [None]
     write(tmp_path / "train-00001-of-00002.parquet", range(0), [], image=images, label=[0] * 67)
-    with pytest.raises(ValueError, match=r"^source: train-00001-of-00002\.parquet row 66 has no"):
+    with pytest.raises(ValueError, match=r"^data: train-00001-of-00002\.parquet row 66 has no"):
         load(tmp_path, "train", shape=(3, 6, 4), cache=tmp_path / "cache")
 
 
@@ -170,7 +170,7 @@ def test_broken_files_are_named(content: bytes | None, tmp_path: Path) -> None:
     write(tmp_path / TRAIN, range(9), [0] * 9)
     whole = (tmp_path / TRAIN).read_bytes()
     (tmp_path / TRAIN).write_bytes(whole[:-50] if content is None else content)
-    with pytest.raises(ValueError, match=rf"^source: .*{TRAIN} is not a readable parquet file: "):
+    with pytest.raises(ValueError, match=rf"^data: .*{TRAIN} is not a readable parquet file: "):
         read(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_broken_pages_are_named(tmp_path: Path) -> None:
     content = bytearray((tmp_path / TRAIN).read_bytes())
     content[4:400] = b"\xff" * 396
     (tmp_path / TRAIN).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^source: .*{TRAIN} is not a readable parquet file: "):
+    with pytest.raises(ValueError, match=rf"^data: .*{TRAIN} is not a readable parquet file: "):
         read(tmp_path)
 
 
