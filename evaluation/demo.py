@@ -38,6 +38,7 @@ from rdc.images import to_x
 from rdc.networks.image_classifier import ImageClassifier
 from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
+from rdc.runs.picture import check_picture
 from rdc.runs.provenance import provenance
 
 SHOWN = 4
@@ -46,6 +47,8 @@ SHOWN = 4
 
 def main(config: DemoConfig) -> None:
     """Attack every model at every eps, print the table, draw the picture."""
+    if config.picture is not None:
+        check_picture(config.picture, "picture")
     print(
         f"{config.images} {config.split} images of {config.data}; PGD-{config.steps}, L-infinity; "
         "robust accuracy in %, 95 % intervals",

@@ -6,14 +6,14 @@ from pathlib import Path
 from torch import Tensor
 
 from rdc.data import Dataset
-from rdc.runs.atomic import replacing
+from rdc.runs.picture import save_picture
 from rdc.text import printable
 
 TRUE, WRONG, OTHER = "tab:green", "tab:red", "lightgray"
 
 
 def draw(columns: Mapping[str, Tensor], data: Dataset, *, title: str, path: Path) -> None:
-    """Write a PNG file with a row per image of `data`, named by its true class.
+    """Save a picture with a row per image of `data`, named by its true class.
 
     columns: by title, images (B, C, H, W), or posteriors (B, K), which become bars.
     """
@@ -33,8 +33,7 @@ def draw(columns: Mapping[str, Tensor], data: Dataset, *, title: str, path: Path
     for axis, label in zip(axes[:, 0], data.labels.tolist(), strict=True):
         axis.set_ylabel(names[label], color=TRUE, fontsize=12)
     figure.suptitle(title)
-    with replacing(path) as part:
-        figure.savefig(part, dpi=80, format="png")
+    save_picture(figure, path, dpi=80)
 
 
 def show(axis, image: Tensor) -> None:

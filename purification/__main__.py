@@ -18,13 +18,14 @@ from purification.files import (
     read_array,
     read_file,
     read_npy,
+    refuse_replacement,
     remove_stale,
     write_array,
     write_file,
 )
 from purification.methods import build
 from purification.noise_level import added_noise, noise_level
-from purification.picture import check_picture, draw
+from purification.picture import draw
 from purification.purifier import DiffusionPurifier, resized
 from purification.purify_config import Purify
 from rdc.commands.program import run_program
@@ -34,6 +35,7 @@ from rdc.networks.image_classifier import ImageClassifier
 from rdc.noise import using_draws
 from rdc.runs.device import default_device
 from rdc.runs.fingerprints import weights_hash
+from rdc.runs.picture import check_picture
 from rdc.runs.settings import lock_settings
 
 SETTINGS = "purification.json"
@@ -47,7 +49,8 @@ def main(command: Purify) -> int:
     if command.batch_size < 1:
         raise ValueError(f"batch_size={command.batch_size} must be at least 1")
     if command.picture is not None:
-        check_picture(command.picture, command.given, command.out)
+        check_picture(command.picture, "picture")
+        refuse_replacement(command.picture, command.given, command.out)
     return purify_array(command) if command.given.suffix == ".npy" else purify_files(command)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from rdc.config import parse_json
 from rdc.image_files import image_files, listing, read_image
 from rdc.images import check_images, to_images
-from rdc.runs.atomic import replacing, write_atomically
+from rdc.runs.atomic import replacing, require_writable, write_atomically
 
 LISTED = "purification-files.jsonl"
 """File beside a folder's purified images: the size and time of each image that was given."""
@@ -62,13 +62,22 @@ def remove_stale(outputs: dict[Path, Path], given: Path, out: Path) -> None:
 
 
 def check_file(out: Path, suffix: str, what: str, given: Path) -> None:
-    """Refuse an output that cannot become such a file, and one that is `given` itself."""
+    """Refuse an output that cannot become such a file or be written, and `given` itself."""
     if out.is_dir():
         raise ValueError(f"out={out} is a folder, but {what} was given; give a {suffix} file")
     if out.suffix != suffix:
         raise ValueError(f"out={out}: {what} becomes a {suffix} file; give such a name")
     if out.exists() and out.samefile(given):
         raise ValueError(f"out={out} is the given file, which it would replace; give another name")
+    require_writable(out)
+
+
+def refuse_replacement(picture: Path, given: Path, out: Path) -> None:
+    """Refuse a picture of the purification that would replace or join the images."""
+    if picture.resolve() == out.resolve() or picture.resolve().is_relative_to(given.resolve()):
+        raise ValueError(
+            f"picture={picture} is among the images given or purified; give another name"
+        )
 
 
 def read_file(file: Path, channels: int, *, resize: bool = False) -> Tensor:

@@ -5,27 +5,9 @@ from pathlib import Path
 from torch import Tensor
 
 from rdc.images import to_pixels
-from rdc.runs.atomic import replacing
+from rdc.runs.picture import save_picture
 
 COLUMNS = ("given", "noised", "purified", "purified - given")
-
-
-def check_picture(path: Path, given: Path, out: Path) -> None:
-    """Refuse a path to which no picture can be drawn, or where it would replace images."""
-    from matplotlib.figure import Figure
-
-    formats = Figure().canvas.get_supported_filetypes()
-    if path.is_dir() or format_of(path) not in formats:
-        raise ValueError(
-            f"picture={path} cannot become a picture; give a file that ends in one of "
-            f"{', '.join(sorted(formats))}"
-        )
-    if path.resolve() == out.resolve() or path.resolve().is_relative_to(given.resolve()):
-        raise ValueError(f"picture={path} is among the images given or purified; give another name")
-
-
-def format_of(path: Path) -> str:
-    return path.suffix[1:].lower() or "png"
 
 
 def draw(states: list[Tensor], path: Path) -> None:
@@ -47,5 +29,4 @@ def draw(states: list[Tensor], path: Path) -> None:
             axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes[row, column].set_axis_off()
     figure.tight_layout()
-    with replacing(path) as part:
-        figure.savefig(part, dpi=100, format=format_of(path))
+    save_picture(figure, path, dpi=100)

@@ -241,6 +241,6 @@ class CurvesConfig:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     out: Path = Path("curves.png")
-    """picture to write, a PNG"""
+    """picture to write, in the format of its suffix"""
     over: Literal["flop", "images", "step"] = "flop"
     """horizontal axis; flop counts forward and backward passes, attacks and teachers"""

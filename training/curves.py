@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rdc.commands.program import run_program
-from rdc.runs.atomic import replacing
+from rdc.runs.picture import check_picture, save_picture
 from training.config import CurvesConfig
 from training.run import HISTORY
 
@@ -19,13 +19,13 @@ def main(config: CurvesConfig) -> None:
     """Draw training loss and validation figures of the runs, one line per run."""
     if not config.runs:
         raise ValueError("runs: none given; give folders that training wrote")
+    check_picture(config.out, "out")
     names = [run.name for run in config.runs]
     histories = {
         run.name if names.count(run.name) == 1 else str(run): read_history(run, config.over)
         for run in config.runs
     }
-    with replacing(config.out) as part:
-        draw(histories, config.over).savefig(part, format="png", dpi=120)
+    save_picture(draw(histories, config.over), config.out, dpi=120)
     print(f"wrote {config.out}")
 
 

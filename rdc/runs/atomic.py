@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 
@@ -37,6 +38,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         for rest in (part, old):
             remove(rest)
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError where no file can be made beside `path`, before the work for it begins."""
+    with NamedTemporaryFile(dir=make_folder(path.parent), prefix=f".{path.name}."):
+        pass
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

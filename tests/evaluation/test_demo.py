@@ -67,6 +67,12 @@ def test_a_model_that_is_not_there_is_named(config: DemoConfig) -> None:
         main(replace(config, model="letters", cnn=None))
 
 
+def test_an_impossible_picture_is_refused_before_any_work(config: DemoConfig, monkeypatch) -> None:
+    monkeypatch.setattr("evaluation.demo.models", None)
+    with pytest.raises(ValueError, match=r"picture=x\.txt cannot become a picture"):
+        main(replace(config, picture=Path("x.txt")))
+
+
 def test_models_of_other_images_are_refused(config: DemoConfig) -> None:
     with pytest.raises(ValueError, match=r"--model digits.*: 3 classes, but the model has 10"):
         main(replace(config, model="digits", cnn="digits-cnn"))

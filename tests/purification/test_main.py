@@ -463,6 +463,18 @@ def test_impossible_pictures_are_refused_before_any_work(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize(("given", "out"), [("image.png", "x.png"), ("array.npy", "x.npy")])
+def test_a_place_that_cannot_be_written_is_noticed_before_any_work(
+    models, tmp_path, capsys, monkeypatch, given: str, out: str
+) -> None:
+    place(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Purification, "purify", None)
+    assert run(models, tmp_path / given, tmp_path / "file" / out) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: out={tmp_path / 'file' / out} cannot be used: ")
+
+
 def test_unknown_models_and_presets(models, folder, tmp_path, capsys) -> None:
     assert run(models, folder, tmp_path / "out", "--model", "nowhere") == 2
     packaged = rdc.hub.checkpoint.packaged_models("config.json")

@@ -57,3 +57,11 @@ def test_runs_without_figures_are_refused(tmp_path: Path) -> None:
         read_history(tmp_path, "flop")
     with pytest.raises(ValueError, match="runs: none given"):
         main(CurvesConfig((), out=tmp_path / "x.png"))
+    with pytest.raises(ValueError, match=r"out=.*x\.doc cannot become a picture"):
+        main(CurvesConfig((tmp_path,), out=tmp_path / "x.doc"))
+
+
+def test_the_format_is_that_of_the_name(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text(json.dumps(ENTRY) + "\n")
+    main(CurvesConfig((tmp_path,), out=tmp_path / "x.pdf", over="step"))
+    assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
