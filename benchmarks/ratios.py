@@ -1,7 +1,7 @@
 """Ratios to published code, in one run and one table: `make bench`.
 
 CPU time of one thread, the least of some repeats, both sides in turns in one process; above a ratio
-of 1 ours is faster. Needs pyautoattack, a development dependency. The rows are
+of 1 ours is faster. Needs pyautoattack, a development dependency, or torchattacks. The rows are
 
     attacks     on a packaged CNN, at a budget so small that no image falls: both sides do all their
                 steps on all images. "standard" has a budget that breaks images, where leaving them
@@ -18,17 +18,17 @@ what no attack of as many passes can save.
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
-from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from benchmarks.attack import AttackConfig, compare, defenses
+from benchmarks.peers import UNBROKEN, Attack, Library, Name, Work, peers
 from benchmarks.published import CALLS, Benchmark, PublishedConfig
 from evaluation.attacks.apgd import apgd
 from evaluation.attacks.ensembles import standard
@@ -40,11 +40,6 @@ from rdc.choices import Norm
 from rdc.commands.program import run_program
 from rdc.data import load
 from rdc.networks.image_classifier import ImageClassifier
-
-Name = Literal["APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square", "standard"]
-Pair = tuple[Callable[[], Tensor], Callable[[], Tensor]]
-UNBROKEN = 1e-4
-"""Budget within which no image falls."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,8 @@ class RatioConfig:
     linf: Budget = 0.1
     l2: Budget = 0.5
     """budgets of "standard", on [0, 1]"""
+    library: Library = "pyautoattack"
+    """to compare with; torchattacks needs `pip install --no-deps torchattacks`"""
     only: tuple[Name, ...] = get_args(Name)
     """attacks"""
     images: int = 100
@@ -103,22 +100,23 @@ def main(config: RatioConfig) -> None:
 
 
 def attack_rows(config: RatioConfig) -> Iterator[Row]:
-    """Attacks against AutoAttack's."""
-    model = Timed(ImageClassifier.from_pretrained(config.model).eval().requires_grad_(False))
+    """Attacks against those of the other library."""
+    model = Timed(ImageClassifier.from_pretrained(config.model).requires_grad_(False)).eval()
     data = load(config.data, "test").subset(slice(config.images))
     right = model(data.images).argmax(1) == data.labels
     images, labels = data.images[right], data.labels[right]
-    sys.settrace = lambda _: None  # AutoAttack would switch debuggers off
     budgets: list[tuple[Norm, float]] = [("linf", config.linf), ("l2", config.l2)]
     for norm, eps in budgets:
-        of_attack = pairs(model, images, labels, norm, eps, config)
+        effort = {"targets": config.targets, "queries": config.queries}
+        work = Work(model, images, labels, norm, eps, **effort)
+        their_attacks, our_attacks = peers(config.library, work), ours(work)
         for name in config.only:
-            pair = of_attack[name]
-            (theirs, ours), found = alternate(pair, config.repeats)
+            pair = their_attacks[name], our_attacks[name]
+            (theirs, mine), found = alternate(pair, config.repeats)
             left = [int((model(attacked).argmax(1) == labels).sum()) for attacked in found]
             note = f"left right: {left[0]}, ours {left[1]}" if name == "standard" else ""
-            share = share_of(model, pair[1])
-            yield Row(name, f"{norm}, {len(images)} images", theirs, ours, share, note)
+            case = f"{norm}, {len(images)} images"
+            yield Row(name, case, theirs, mine, share_of(model, pair[1]), note)
 
 
 def mean_rows(config: RatioConfig) -> Iterator[Row]:
@@ -140,45 +138,20 @@ def published_rows(config: RatioConfig) -> Iterator[Row]:
             yield Row(f"RDC, {call}", after.name, 1 / before.speed[call], 1 / after.speed[call])
 
 
-def pairs(
-    model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, eps: float, config: RatioConfig
-) -> dict[Name, Pair]:
-    """AutoAttack's and our way to make the same attack, by name."""
-    given: Any = (images, labels)
-
-    def theirs(budget: float) -> AutoAttack:
-        attack = AutoAttack(model, norm="Linf" if norm == "linf" else "L2", eps=budget, seed=0)
-        attack.apgd.n_restarts = attack.fab.n_restarts = 1
-        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = config.targets
-        attack.fab.targeted, attack.square.n_queries = True, config.queries
-        return attack
-
-    def climb(loss: str) -> Callable[[], Tensor]:
-        attack = theirs(UNBROKEN).apgd
-        attack.loss = loss
-        return lambda: attack.perturb(*given)
-
-    ours = {"eps": UNBROKEN, "norm": norm}
-    still, whole = theirs(UNBROKEN), theirs(eps)
-    sizes = {"targets": config.targets, "queries": config.queries}
+def ours(work: Work) -> dict[Name, Attack]:
+    """Our way to make the attacks of `peers`, by name."""
+    given: Any = (work.model, work.images, work.labels)
+    still: Any = {"eps": UNBROKEN, "norm": work.norm}
+    steps, queries = {"steps": work.steps}, {"queries": work.queries}
+    aimed = {**steps, "targets": work.targets}
     return {
-        "APGD-CE": (climb("ce"), partial(apgd, model, *given, loss=cross_entropy, **ours)),
-        "APGD-DLR": (climb("dlr"), partial(apgd, model, *given, loss=dlr, **ours)),
-        "APGD-T": (
-            lambda: still.apgd_targeted.perturb(*given),
-            partial(apgd, model, *given, loss=targeted_dlr, targets=config.targets, **ours),
-        ),
-        "FAB-T": (
-            lambda: still.fab.perturb(*given),
-            partial(fab, model, *given, targets=config.targets, **ours),
-        ),
-        "Square": (
-            lambda: still.square.perturb(*given),
-            partial(square, model, *given, queries=config.queries, **ours),
-        ),
-        "standard": (
-            lambda: whole.run_standard_evaluation(*given, batch_size=500)[0],
-            lambda: standard(model, *given, eps=eps, norm=norm, **sizes).images,
+        "APGD-CE": partial(apgd, *given, **still, **steps, loss=cross_entropy),
+        "APGD-DLR": partial(apgd, *given, **still, **steps, loss=dlr),
+        "APGD-T": partial(apgd, *given, **still, **aimed, loss=targeted_dlr),
+        "FAB-T": partial(fab, *given, **still, **aimed),
+        "Square": partial(square, *given, **still, **queries),
+        "standard": lambda: (
+            standard(*given, eps=work.eps, norm=work.norm, **aimed, **queries).images
         ),
     }
 
@@ -212,14 +185,14 @@ class _Clock(torch.autograd.Function):
         return gradient, None, None
 
 
-def share_of(model: Timed, attack: Callable[[], Tensor]) -> float:
+def share_of(model: Timed, attack: Attack) -> float:
     """The share of an attack's CPU time that passes of the network take."""
     model.seconds, started = 0.0, time.process_time()
     attack()
     return model.seconds / (time.process_time() - started)
 
 
-def alternate(pair: Pair, repeats: int) -> tuple[list[float], list[Tensor]]:
+def alternate(pair: tuple[Attack, Attack], repeats: int) -> tuple[list[float], list[Tensor]]:
     """Least CPU seconds of both, in turns, and what they found.
 
     What else the machine does only ever adds time."""
