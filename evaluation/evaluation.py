@@ -182,6 +182,6 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
         raise ValueError("evaluations: of different images; evaluate all on the same ones")
     found = Comparison(tuple(evaluations))
     threats = {name: list(by) for name, by in found.scores.items()}
-    if len({tuple(each) for each in threats.values()}) > 1:
+    if len({frozenset(each) for each in threats.values()}) > 1:
         raise ValueError(f"evaluations: under different budgets: {threats}; use the same ones")
     return found

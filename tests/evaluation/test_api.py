@@ -279,6 +279,15 @@ def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -
         evaluation.compare([found, evaluate(eps=0.05, name="few", checks=False)])
 
 
+def test_norms_in_any_order_are_compared() -> None:
+    quick = {"eps": 0.05, "only": "square", "checks": False}
+    runs = [("a", "linf"), ("a", "l2"), ("b", "l2"), ("b", "linf")]
+    found = [evaluate(name=name, norm=norm, **quick) for name, norm in runs]
+    assert evaluation.compare(found).p_value("a", "b", "linf", 0.05) == 1
+    with pytest.raises(ValueError, match="under different budgets"):
+        evaluation.compare(found[:3])
+
+
 def test_models_with_their_classes_in_another_order_are_compared(tmp_path: Path) -> None:
     pixels = torch.arange(6 * 64, dtype=torch.uint8).view(6, 1, 8, 8)
     data = Dataset(pixels, torch.tensor([0, 1, 2, 2, 1, 0]), ("a", "b", "c"))
