@@ -9,17 +9,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from evaluation.attacks.eot import Expectation
-from evaluation.attacks.validation import checked, refuse_training_mode
+from evaluation.attacks.validation import checked
 from evaluation.certification.certificate import Certificate, Certification
 from evaluation.certification.config import SamplingMethod, SmoothingConfig
-from evaluation.certification.sampling import Candidate, certificates
+from evaluation.certification.sampling import Candidate, certificates, require_independent
 from evaluation.certification.smoothed import SmoothedClassifier
 from evaluation.factories import as_module
 from evaluation.identity import identity
 from evaluation.target import device_of
 from evaluation.work_queue import Claims
 from rdc.data import Dataset
-from rdc.defense import batch_coupled
 from rdc.runs.fingerprints import tensors_hash
 from rdc.runs.run_log import RunLog
 
@@ -158,12 +157,6 @@ def require_certifiable(model: nn.Module, images: Tensor, labels: Tensor) -> Non
             "model: already a SmoothedClassifier. Certificates hold for fresh smoothing noise that "
             "certify draws itself; frozen smoothing noise has none. Pass its `model` and `sigma`"
         )
-    if batch_coupled(model):
-        raise ValueError(
-            "model: its answer for an image depends on the other images of the batch, so that the "
-            "noisy copies of an image are not independent; use a defense without batch_coupled "
-            "guidance"
-        )
-    refuse_training_mode(model)
+    require_independent(model)
     # Refuses logits of other shapes, and labels that have none, before any work.
     Expectation(model).evaluate(images[:1], labels.max()[None], seeds=[0])

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.rng import spawn
+from evaluation.attacks.validation import refuse_training_mode
 from evaluation.certification.bounds import MOST_AT_ONCE, probability_of, radius_of
 from evaluation.certification.certificate import Certificate
 from evaluation.certification.config import SmoothingConfig
+from rdc.defense import batch_coupled
 
 
 class Candidate:
@@ -123,3 +125,14 @@ def classify(model: nn.Module, images: Tensor) -> Tensor:
     """The classes (B,) of images (B, C, H, W); an error where the model gives no logits."""
     victim = Expectation(model, max_rows=len(images))
     return victim.logits(images, seeds=[0] * len(images))[:, 0].argmax(1)
+
+
+def require_independent(model: nn.Module) -> None:
+    """Refuse a model whose answers for the noisy copies of an image depend on each other."""
+    if batch_coupled(model):
+        raise ValueError(
+            "model: its answer for an image depends on the other images of the batch, so that the "
+            "noisy copies of an image are not independent; use a defense without batch_coupled "
+            "guidance"
+        )
+    refuse_training_mode(model)

@@ -1,13 +1,16 @@
 """The smoothed classifier that certificates speak about, as a module."""
 
+from collections.abc import Callable
+from functools import partial
 from math import ceil, log, log2
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.attacks.validation import refuse_training_mode
+from evaluation.attacks.validation import check_images, in_float32
 from evaluation.certification.bounds import predicted_class
+from evaluation.certification.sampling import classify, require_independent
 from evaluation.results.statistics import sign_test
 from rdc.choices import NoiseMode
 from rdc.noise import Noise, using_draws
@@ -51,17 +54,20 @@ class SmoothedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[0, 1] images (B, C, H, W) to logits (B, K)."""
-        return self._copies(images, self.samples).log_softmax(2).logsumexp(1) - log(self.samples)
+        logits = self._of_copies(self.model, images, self.samples)
+        return logits.log_softmax(2).logsumexp(1) - log(self.samples)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[int | None]:
         """The class of each image, or None where g abstains (PREDICT of Cohen et al. 2019).
 
-        Raises RuntimeError for frozen noise, which an attacker can know, and ValueError for a model
-        with a batch normalization in training mode, whose copies are not independent, and where
-        even equal votes of all samples would be an abstention.
+        Raises RuntimeError for frozen noise, which an attacker can know, and ValueError for images
+        outside [0, 1], for a model whose copies are not independent, such as one with a batch
+        normalization in training mode, and where even equal votes of all samples would be an
+        abstention.
         """
-        refuse_training_mode(self.model)
+        check_images(in_float32(images))  # f sees what rounding left outside too
+        require_independent(self)
         if sign_test(self.samples, 0) > self.alpha:
             least = ceil(1 - log2(self.alpha))
             raise ValueError(
@@ -74,16 +80,18 @@ class SmoothedClassifier(nn.Module):
                 "noise; make the SmoothedClassifier with noise='fresh'"
             )
         parts = [
-            self._copies(images, min(AT_ONCE, self.samples - start)).argmax(2)
+            self._of_copies(
+                partial(classify, self.model), images, min(AT_ONCE, self.samples - start)
+            )
             for start in range(0, self.samples, AT_ONCE)
         ]
         votes = torch.cat(parts, 1).cpu().numpy()
         return [predicted_class(np.bincount(row, minlength=2), alpha=self.alpha) for row in votes]
 
-    def _copies(self, images: Tensor, count: int) -> Tensor:
-        """Logits of `count` noisy copies of each image (B, count, K)."""
+    def _of_copies(self, answers: Callable[[Tensor], Tensor], images: Tensor, count: int) -> Tensor:
+        """Answers for `count` noisy copies of each image, (B, count, ...)."""
         noisy = images[:, None] + self.sigma * self.noise.normal(images, count)
         # What f draws by itself is the same for all copies of an image.
         with using_draws([0] * count):
-            logits = self.model(noisy.flatten(0, 1))
-        return logits.unflatten(0, (len(images), count))
+            found = answers(noisy.flatten(0, 1))
+        return found.unflatten(0, (len(images), count))

@@ -307,6 +307,8 @@ def test_nan_in_the_logits_is_an_error():
 
     with pytest.raises(FloatingPointError, match="NaN in its logits, or infinity"):
         certify(Broken(), IMAGES, LABELS, sigma=SIGMA)
+    with pytest.raises(FloatingPointError, match="NaN in its logits, or infinity"):
+        SmoothedClassifier(Broken(), sigma=SIGMA, samples=101).predict(IMAGES[:1])
 
 
 def made(radius: float | None, *, selected: int = 1, upper: float | None = None) -> Certificate:
@@ -348,9 +350,23 @@ def test_predictions_without_a_guarantee_are_refused(alpha):
 def test_too_few_samples_to_ever_decide_are_refused():
     few = SmoothedClassifier(HalfSpace(), sigma=SIGMA, samples=10)
     with pytest.raises(ValueError, match=r"samples=10 are too few for alpha=0.001.*samples=11"):
-        few.predict(at_distance(5.0))
+        few.predict(at_distance(1.0))
     enough = SmoothedClassifier(HalfSpace(), sigma=SIGMA, samples=11)
-    assert enough.predict(at_distance(5.0)) == [1]
+    assert enough.predict(at_distance(1.0)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "message"),
+    [
+        (HalfSpace(), 2 * IMAGES, r"must lie in \[0, 1\]"),
+        (HalfSpace(), IMAGES[0], "images: shape .1, 2, 2. and"),
+        (nn.Identity(), IMAGES, r"they must be \(B, K\)"),
+        (Coupled(), IMAGES, "depends on the other images of the batch"),
+    ],
+)  # fmt: skip
+def test_predictions_without_a_meaning_are_refused(model, images, message):
+    with pytest.raises(ValueError, match=message):
+        SmoothedClassifier(model, sigma=SIGMA).predict(images)
 
 
 def test_predictions_of_a_model_in_training_mode_are_refused():
