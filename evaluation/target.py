@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluation.attacks.eot import UNJUDGEABLE, judgeable
 from evaluation.config import EvaluateConfig
 from evaluation.defenses import (
     build,
@@ -113,8 +114,8 @@ def fit(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> Dat
     """The data with the labels of the model, matched by the names of the classes.
 
     Raises:
-        ValueError: shapes or classes differ, or the logits of the first image are not one finite
-            number for every class.
+        ValueError: shapes or classes differ, or the logits of the first image are not one number
+            for every class.
     """
     for path, part in model.named_modules():
         where = f"{model_name}{f' ({path})' if path else ''}"
@@ -135,8 +136,8 @@ def fit(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> Dat
             f"{model_name}: gives {logits.shape[1]} logits, but {data_name} has {count} classes "
             f"{listed(data.class_names)}; give a model of these classes"
         )
-    if not logits.isfinite().all():
-        raise ValueError(f"{model_name}: NaN or infinity in the logits of the first image")
+    if not judgeable(logits):
+        raise ValueError(f"{model_name}: {UNJUDGEABLE}")
     return data
 
 

@@ -13,6 +13,10 @@ from rdc.defense import batch_coupled
 from rdc.noise import using_draws
 
 Model = Callable[[Tensor], Tensor]
+UNJUDGEABLE = (
+    "NaN in its logits, or infinity; nothing can be judged by them; -inf is allowed for classes of "
+    "probability 0"
+)
 
 
 class Judgment(NamedTuple):
@@ -120,7 +124,8 @@ class Expectation:
         if not slope.sum().isfinite() and not slope.isfinite().all():
             raise FloatingPointError(
                 "model: the gradient of its loss is NaN or infinite; an attack that goes on with "
-                "it would only seem to fail"
+                "it would only seem to fail; take log(0), roots of 0 and divisions by 0 out of the "
+                "model, such as by log_softmax in place of log(softmax)"
             )
         return Judgment(*judged), slope
 
@@ -194,12 +199,15 @@ class Expectation:
                 f"model: logits of shape {tuple(logits.shape)} for {draws * len(images)} images; "
                 "they must be (B, K) with K at least 2"
             )
-        if not logits.amax(1).isfinite().all():  # -inf for some classes is a probability of 0
-            raise FloatingPointError(
-                "model: NaN in its logits, or infinity; nothing can be judged by them"
-            )
+        if not judgeable(logits):
+            raise FloatingPointError(f"model: {UNJUDGEABLE}")
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.unflatten(0, (draws, len(images)))
+
+
+def judgeable(logits: Tensor) -> bool:
+    """True where each row's largest logit is finite; -inf for others is a probability of 0."""
+    return bool(logits.amax(1).isfinite().all())
 
 
 def one_each(values: Tensor, rows: Tensor, name: str) -> Tensor:

@@ -50,9 +50,10 @@ def _of(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def _spread(logits: Tensor, *, last: int) -> Tensor | float:
-    """The largest logit minus the mean of the third to the `last`."""
+    """The largest logit minus the mean of the third to the `last`; 1 where there are too few."""
     if logits.shape[1] < 3:
         return 1.0
     ordered = logits.topk(min(last, logits.shape[1]), dim=1).values
     # Equal logits have no spread; the loss is 0 there whatever the divisor.
-    return (ordered[:, 0] - ordered[:, 2:last].mean(1)).clamp_min(1e-12)
+    spread = (ordered[:, 0] - ordered[:, 2:last].mean(1)).clamp_min(1e-12)
+    return spread.masked_fill(spread.isinf(), 1.0)  # classes of probability 0 have no logit

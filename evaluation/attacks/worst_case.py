@@ -62,7 +62,11 @@ class Selection:
 def top_classes(
     victim: Expectation, images: Tensor, labels: Tensor, *, count: int, seeds: Sequence[int]
 ) -> list[Tensor]:
-    """The `count` likeliest wrong classes (or all, where there are fewer), each (B,) int64."""
+    """The `count` likeliest wrong classes (or all, where there are fewer), each (B,) int64.
+
+    The likeliest one in place of a class of probability 0, which no attack can aim at.
+    """
     logits = victim.logits(images, seeds=seeds).mean(1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf)
-    return list(wrong.topk(min(count, logits.shape[1] - 1), dim=1).indices.unbind(1))
+    found = wrong.topk(min(count, logits.shape[1] - 1), dim=1)
+    return list(found.indices.where(found.values.isfinite(), found.indices[:, :1]).unbind(1))

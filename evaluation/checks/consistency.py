@@ -76,7 +76,7 @@ def alone_and_in_a_batch(subject: Subject) -> Finding:
 def with_a_gradient(subject: Subject) -> Finding:
     """The model says the same whether or not somebody asks for its gradient."""
     logits = subject.logits()
-    gaps = (subject.slope[0].margin - margin(logits, subject.labels)).abs()
+    gaps = gap(subject.slope[0].margin, margin(logits, subject.labels))
     apart = (gaps / span(logits)).max().item()
     detail = (
         f"margins with and without a gradient differ by at most {apart:.2g} of the logits' range "
@@ -122,12 +122,17 @@ def no_memory(subject: Subject, unused: nn.Module, before: Tensor, attacked: Ten
 
 def difference(first: Tensor, second: Tensor) -> Tensor:
     """The largest change of each row of logits (B, K), over their range: (B,)."""
-    return (first - second).abs().amax(1) / torch.maximum(span(first), span(second))
+    return gap(first, second).amax(1) / torch.maximum(span(first), span(second))
+
+
+def gap(first: Tensor, second: Tensor) -> Tensor:
+    """The distances of entries; 0 where both are the same infinity."""
+    return (first - second).abs().masked_fill(first == second, 0)
 
 
 def span(logits: Tensor) -> Tensor:
-    """Largest minus smallest logit, at least the mean of that over the rows: (B,)."""
-    found = logits.amax(1) - logits.amin(1)
+    """Largest minus smallest finite logit, at least the mean of that over the rows: (B,)."""
+    found = logits.amax(1) - logits.masked_fill(logits.isinf(), torch.inf).amin(1)
     return found.clamp_min(max(found.mean().item(), torch.finfo(found.dtype).tiny))
 
 

@@ -43,6 +43,8 @@ def planted(subject: Subject) -> Finding:
     """
     if subject.norm == "stadv":
         return None, "no ball of images to plant a point in"
+    if subject.logits().isinf().any():
+        return None, "no readout of logits of -inf, which are probabilities of 0"
     readout = Readout.fit(subject)
     index = readout.tells.nonzero()[:, 0]
     count, total = len(index), len(readout.tells)

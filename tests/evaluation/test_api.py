@@ -210,6 +210,27 @@ def test_images_that_are_won_are_left_out_by_later_attacks() -> None:
     assert found.accuracy("linf", 0.05) == whole.accuracy("linf", 0.05)
 
 
+class Possible(Linear):
+    """Six classes, the first three of which have probability 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = super().forward(images)
+        return torch.cat([torch.full_like(found, -torch.inf), found], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("attack", "targets"), [("adaptive", 2), ("standard", 5)])
+def test_classes_of_probability_0_change_nothing(attack, targets: int) -> None:
+    options = {"attack": attack, "only": (), "targets": targets, "every_attack": True}
+    plain = evaluate(**options)
+    masked = evaluate(Possible(), labels=LABELS + 3, **options)
+    assert [r.right for r in masked.records] == [r.right for r in plain.records]
+    assert {each.name: each.passed for each in masked.summary.checks} == {
+        each.name: None if each.name == "planted vulnerability" else each.passed
+        for each in plain.summary.checks
+    }
+
+
 class Masked(Linear):
     """Classifies images of five gray levels; the gradient is zero everywhere."""
 
@@ -382,7 +403,7 @@ MISTAKES = {
         {"model": ImageClassifier(ImageClassifierConfig("cnn-4", 4, 1, 3)).half().eval()},
         r"model: has weights of torch\.float16, but images are torch\.float32 .*model\.float\(\)",
     ),
-    "nan": ({"model": Linear(float("nan"))}, "model: NaN or infinity"),
+    "nan": ({"model": Linear(float("nan"))}, "model: NaN in its logits, or infinity"),
     "transfer": ({"transfer": lambda x: x.mean((1, 2))}, r"transfer: gives 4 logits"),
     "no transfer attack": (
         {"transfer": Linear(), "attack": "standard", "only": ()},

@@ -63,6 +63,18 @@ def test_equal_logits_have_finite_losses_and_gradients() -> None:
             assert gradient.isfinite().all()
 
 
+def test_classes_of_probability_0_are_as_if_there_were_none() -> None:
+    """DLR losses over an infinite spread would be 0, and so would their gradients."""
+    label, target = torch.tensor([0]), torch.tensor([1])
+    for possible in (2, 3):
+        few = torch.tensor([[3.0, 1.0, 2.0][:possible]])
+        logits = torch.cat([few, torch.full((1, 5 - possible), -torch.inf)], 1).requires_grad_()
+        for loss, *aims in ((dlr, label), (targeted_dlr, label, target)):
+            value = loss(logits, *aims)
+            (gradient,) = torch.autograd.grad(value.sum(), logits)
+            assert value.isfinite().all() and gradient.abs().max() > 0.01
+
+
 @settings(deadline=None)
 @given(st.floats(-5, 5), st.floats(0.1, 100))
 def test_dlr_forgets_shift_and_scale(shift: float, scale: float) -> None:
