@@ -16,7 +16,7 @@ from evaluation.gradient_modes import noises
 from evaluation.identity import identity
 from evaluation.target import Target, copied, device_of, first_answer, fit, fit_transfer
 from rdc.data import Dataset
-from rdc.data.dataset import as_tensor
+from rdc.data.dataset import as_tensor, class_numbers
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
 
 EMPTY = "images: an empty data set; give at least one image"
@@ -125,7 +125,7 @@ def given_data(images: Any, labels: Any, class_names: tuple[str, ...]) -> Datase
             "or a Dataset of pairs (image, label)"
         )
     try:
-        parts = [(torch.as_tensor(part), torch.as_tensor(of)) for part, of in batches(images)]
+        parts = [(torch.as_tensor(part), class_numbers(of)) for part, of in batches(images)]
     except (TypeError, RuntimeError) as error:  # of torch, which cannot make a batch of its items
         raise ValueError(
             f"images: {error}; give a data set whose images are tensors of one shape, such as by "

@@ -17,6 +17,7 @@ from torch import Tensor
 from evaluation.answers import Answers, answers
 from evaluation.attacks.eight_bits import rounded
 from evaluation.attacks.rng import spawn
+from evaluation.attacks.validation import check_budget
 from evaluation.batch import Batch
 from evaluation.config import Options
 from evaluation.costs import Costs
@@ -52,6 +53,8 @@ class Runner:
         entries: dict[str, Entry] | None = None,
     ) -> None:
         self.target, self.out, self.process = target, out, process
+        if options.norm != "corruption":
+            check_budget(max(options.eps), options.norm, target.data.shape)
         sizes = options.suite.sizes(options.attack)
         self.sizes = sizes if noises(target.model) else replace(sizes, eot_samples=1)
         self.entries = entries or suite(

@@ -11,7 +11,7 @@ from evaluation.attacks.eot import Expectation, Model
 from evaluation.attacks.iterate import Search
 from evaluation.attacks.losses import Loss, margin
 from evaluation.attacks.rng import generators, spawn, uniform
-from evaluation.attacks.validation import checked, prepared
+from evaluation.attacks.validation import check_budget, checked, prepared
 
 
 @prepared
@@ -41,8 +41,7 @@ def stadv(
     Returns each image's most harmful flow on the way. With several draws (see `Expectation`), every
     step sees new ones, and the best flow so far is judged by the same.
     """
-    if not 0 <= eps <= 1:
-        raise ValueError(f"eps={eps} must be in [0, 1]: displacements, of half the image's side")
+    check_budget(eps, "stadv", images.shape[1:])
     if smoothness < 0:
         raise ValueError(f"smoothness={smoothness} must be 0 or more: the weight of a penalty")
     seeds = checked(images, labels, eps=eps, seeds=seeds, step_size=step_size, steps=steps)

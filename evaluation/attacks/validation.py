@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evaluation.attacks.eot import Expectation
+from evaluation.suite_config import Threat
 from rdc.choices import Norm, require_choice
 
 F = TypeVar("F", bound=Callable)
@@ -94,18 +96,24 @@ def checked(
     if labels.min() < 0:
         raise ValueError(f"labels: {labels.min()} is no class; they count from 0")
     require_choice("norm", norm, Norm)
-    most = 1 if norm == "linf" else images[0].numel() ** 0.5
-    if not 0 <= eps <= most:
-        raise ValueError(
-            f"eps={eps} must be in [0, {most:g}], the size of the box in {norm}: it is on the "
-            "[0, 1] scale of images"
-        )
+    check_budget(eps, norm, images.shape[1:])
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}={count} must be at least 1")
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size={step_size} must be positive: steps go up the loss")
     return numbers_of(images, seeds)
+
+
+def check_budget(eps: float, threat: Threat, shape: Sequence[int]) -> None:
+    """ValueError for what is no budget of a threat to images of `shape` (C, H, W)."""
+    most = prod(shape) ** 0.5 if threat == "l2" else 1
+    unit = (
+        "displacements, of half the image's side" if threat == "stadv"
+        else f"the size of the box in {threat}: it is on the [0, 1] scale of images"
+    )  # fmt: skip
+    if not 0 <= eps <= most:
+        raise ValueError(f"eps={eps} must be in [0, {most:g}], {unit}")
 
 
 def check_images(images: Tensor) -> None:

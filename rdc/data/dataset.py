@@ -145,7 +145,10 @@ MOST_CLASSES = 100_000
 
 def class_numbers(values: Any, name: str = "labels") -> Tensor:
     """(N,) int64 of labels (N,) or (N, 1); `name` is that of the labels in errors."""
-    labels = as_tensor(values)
+    try:
+        labels = as_tensor(values)
+    except (TypeError, ValueError) as error:  # of torch, about text and lists of several lengths
+        raise ValueError(f"{name}: {error}; give whole numbers (N,)") from error
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or not len(labels) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(

@@ -361,6 +361,11 @@ MISTAKES = {
     "no labels": ({"labels": None}, "labels: none given"),
     "few labels": ({"labels": LABELS[:3]}, r"labels: .*\(3,\); give int64 \(10,\)"),
     "soft labels": ({"labels": IMAGES[:, 0, 0]}, "give whole numbers"),
+    "labels as text": ({"labels": ["cat"] * 10}, r"labels: .*; give whole numbers \(N,\)"),
+    "labels of a set as text": (
+        {"images": [(image, "cat") for image in IMAGES], "labels": None},
+        r"labels: .*; give whole numbers \(N,\)",
+    ),
     "labels of K": ({"labels": LABELS + 3}, "numbers of the 3 class_names"),
     "two labels": ({"images": TensorDataset(IMAGES, LABELS)}, "labels: images is a TensorDataset"),
     "names of a data set": (
@@ -373,6 +378,11 @@ MISTAKES = {
     ),
     "class names": ({"class_names": tuple("abcd")}, r"gives 3 logits, .* 4 classes"),
     "eps": ({"eps": 8}, "--eps 8: images are in"),
+    "eps beyond all images": ({"norm": "l2", "eps": 128}, r"eps=128.0 must be in \[0, 4\]"),
+    "eps beyond the border": (
+        {"norm": "stadv", "eps": 3, "only": ()},
+        r"eps=3.0 must be in \[0, 1\], displacements",
+    ),
     "eps as text": ({"eps": "8/255"}, "eps='8/255': give a number such as 8 / 255, or several"),
     "no eps": ({"eps": None}, r"eps=\(nan,\) must be"),
     "endless eps": ({"eps": (0.1, float("inf"))}, r"eps=\(0.1, inf\) must be"),
