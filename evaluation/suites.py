@@ -283,7 +283,7 @@ def run(
     kind = OnGrid if round else Expectation
     victim = kind(
         entry.surrogate, draws=entry.draws, max_rows=max_rows,
-        stop_when_wrong=stop_when_wrong and entry.judges,
+        stop_when_wrong=stop_when_wrong and entry.judges, judges=entry.judges,
     )  # fmt: skip
     options = {"norm": norm} if norm in ("linf", "l2") else {}
     found = entry.attack(victim, images, labels, eps=eps, seeds=seeds, **options)

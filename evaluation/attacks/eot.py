@@ -56,10 +56,19 @@ class Expectation:
     With `draws` = 1 the model is taken for a deterministic function: frozen noise is that of a
     plain call, known to the attacker, and `seeds` do nothing. With `stop_when_wrong`, attacks then
     leave an image alone as soon as its answer is wrong, in place of searching for a larger margin.
+
+    `judges`: whether the model is the one to be fooled. Images that another one, of a transfer
+    attack, gets wrong from the start are attacked all the same.
     """
 
     def __init__(
-        self, model: Model, *, draws: int = 1, max_rows: int = 256, stop_when_wrong: bool = False
+        self,
+        model: Model,
+        *,
+        draws: int = 1,
+        max_rows: int = 256,
+        stop_when_wrong: bool = False,
+        judges: bool = True,
     ) -> None:
         if draws < 1 or max_rows < 1:
             raise ValueError(f"draws={draws} and max_rows={max_rows} must be at least 1")
@@ -73,6 +82,7 @@ class Expectation:
         self.draws = draws
         self.max_rows = max_rows
         self.stop_when_wrong = stop_when_wrong
+        self.judges = judges
         self.precision: torch.dtype | None = None
         """type of the images that the model gets; None: that of the points"""
 

@@ -25,8 +25,10 @@ class Selection:
         self._unseen = spawn(seeds, SELECTION)
         self.images = images
         self.judged = victim.evaluate(images, labels, seeds=self._unseen)
-        # All draws of a clean image may be wrong by chance: that image is attacked all the same.
-        self._attacked = torch.full_like(self.judged.wrong, victim.draws == 1, dtype=torch.bool)
+        # All draws of a clean image may be wrong by chance, and another model than the attacked one
+        # may be wrong about it: that image is attacked all the same.
+        final = victim.draws == 1 and victim.judges
+        self._attacked = torch.full_like(self.judged.wrong, final, dtype=torch.bool)
 
     def standing(self) -> Tensor:
         """Images that at least one draw still gets right, or that no attack has tried: (M,)."""

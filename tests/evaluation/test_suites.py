@@ -161,6 +161,19 @@ def test_diffusion_classifier_draws_by_itself() -> None:
     assert not noises(cnn())
 
 
+@pytest.mark.parametrize("name", ["apgd-margin", "stadv"])
+def test_images_that_another_model_gets_wrong_are_attacked_too(name: str) -> None:
+    """A wrong answer of the model that a transfer attack is made on says nothing about others."""
+    other = Linear()
+    wrong = 1 - labels_of(other)
+    norm = "stadv" if name == "stadv" else "linf"
+    entry = suite(Linear(), norm, SMALL, transfer=other)[f"transfer/{name}"]
+    for stop in (False, True):
+        (found,) = run(entry, IMAGES, wrong, eps=0.1, norm=norm, seeds=[0] * len(IMAGES),
+                       stop_when_wrong=stop)  # fmt: skip
+        assert (found - IMAGES).flatten(1).abs().amax(1).gt(0).all()
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "stadv"])
 def test_black_box_is_what_asks_the_defense_for_no_gradient(norm) -> None:
     model = NoisyImages(4)
