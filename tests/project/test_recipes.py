@@ -45,7 +45,9 @@ printf '%s\\0' "$@" >> "$LOG"; printf '\\n' >> "$LOG"
 while [[ $# -gt 0 ]]; do
     if [[ $1 == --out ]]; then
         mkdir -p "$2"
-        echo '{{}}' | tee "$2/training.json" > "$2/calibration.json"
+        if [[ $2 != */"${{STOPPED:-}}" ]]; then
+            echo '{{}}' | tee "$2/training.json" > "$2/calibration.json"
+        fi
         printf '{{"images_per_second": 50}}\\n%.0s' 1 2 > "$2/history.jsonl"
     elif [[ $1 == --json ]]; then
         mkdir -p "$(dirname "$2")" && echo '{{}}' > "$2"
@@ -99,6 +101,17 @@ def test_one_recipe_starts_all_of_cifar10() -> None:
     others = [n for n in RECIPES if n == "cifar10-settings.sh" or n.startswith("cifar10-cpu")]
     parts = [n for n in RECIPES if n.startswith("cifar10-") and n not in others]
     assert len(parts) == 7 and all(f"bash recipes/{name}" in text for name in parts)
+
+
+@pytest.mark.parametrize("stopped", ["teacher", "trades", ""])
+def test_nothing_learns_from_a_network_that_the_limit_stopped(
+    stopped: str, tmp_path: Path, data: Path
+) -> None:
+    """It would be refused later, when that network has changed."""
+    settings = {"DATA": str(data), "RUNS": "r", "LIMIT": "9", "STEPS": "2", "STOPPED": stopped}
+    last = asked("cifar10.sh", tmp_path, **settings)[-1][1]
+    expected = f"r/{stopped}" if stopped else "r/table-128"
+    assert last[last.index("--out") + 1] == expected
 
 
 @pytest.mark.parametrize("name", WHOLE)
