@@ -44,12 +44,13 @@ def commit() -> str | None:
     """The checkout's commit, with "+" where tracked files differ from it."""
 
     def git(*arguments: str) -> str:
-        root = Path(__file__).parents[2]
+        here = Path(__file__).parent
         try:
-            done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
         except FileNotFoundError:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    head = git("rev-parse", "HEAD")
+    # An environment may lie in a repository of somebody else's code.
+    head = git("rev-parse", "HEAD") if git("ls-files", Path(__file__).name) else ""
     return (head + ("+" if git("status", "--porcelain", "-uno") else "")) or None
