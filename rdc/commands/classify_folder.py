@@ -7,6 +7,7 @@ processes, and a run that was killed and started again, therefore end with the s
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from rdc.images import convert_images
 from rdc.prediction import classify
 from rdc.runs.atomic import replacing
 from rdc.runs.device import default_device
+from rdc.runs.exclusive import exclusive
 from rdc.runs.run_log import RunLog
 from rdc.runs.settings import require_own_folder
 
@@ -82,30 +84,34 @@ def classify_folder(
     grow with the images, but for the names of one folder and a number per batch.
 
     Raises:
-        ValueError: `out` holds a run of another model, other settings or other images.
+        ValueError: `out` holds a run of another model, other settings or other images, or another
+            start is at work there.
     """
+    if not folder.exists():
+        raise FileNotFoundError(f"path={folder} does not exist; give an image or a folder")
     # accelerate takes seconds to import.
     from accelerate import PartialState
 
     # Processes that are done wait for the others, which after a restart may have far more to do; by
     # default they would give up after some minutes.
     state = PartialState(cpu=default_device().type == "cpu", timeout=timedelta(days=7))
-    if state.is_main_process:
-        list_files(folder, out)
-    state.wait_for_everyone()
-    device = cast(torch.device, state.device)
-    run = FolderRun(
-        folder, out, model, batch_size=batch_size, seed=seed, device=device, resize=resize
-    )
-    run_log = RunLog(
-        out, run.settings, inputs=run.inputs, process=state.process_index, beside=[FILES]
-    )
-    state.wait_for_everyone()
-    with tqdm(total=run.count, unit="image", disable=not state.is_main_process) as bar:
-        run.share(run_log, state.process_index, state.num_processes, bar)
-    state.wait_for_everyone()
-    failed = run.merge(run_log) if state.is_main_process else 0
-    state.wait_for_everyone()
+    with exclusive(out) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            list_files(folder, out)
+        state.wait_for_everyone()
+        device = cast(torch.device, state.device)
+        run = FolderRun(
+            folder, out, model, batch_size=batch_size, seed=seed, device=device, resize=resize
+        )
+        run_log = RunLog(
+            out, run.settings, inputs=run.inputs, process=state.process_index, beside=[FILES]
+        )
+        state.wait_for_everyone()
+        with tqdm(total=run.count, unit="image", disable=not state.is_main_process) as bar:
+            run.share(run_log, state.process_index, state.num_processes, bar)
+        state.wait_for_everyone()
+        failed = run.merge(run_log) if state.is_main_process else 0
+        state.wait_for_everyone()
     return failed
 
 
@@ -115,8 +121,6 @@ def list_files(folder: Path, out: Path) -> None:
     What is written is what counts: processes that each looked for themselves might differ. A line
     has a name and, to notice another image of that name, the file's size and time.
     """
-    if not folder.exists():
-        raise FileNotFoundError(f"path={folder} does not exist; give an image or a folder")
     require_own_folder(out, beside=[FILES])
     listed, root = out / FILES, root_of(folder)
     with replacing(listed) as part:

@@ -30,6 +30,7 @@ from rdc.commands.classify_folder import (
 )
 from rdc.image_files import SUFFIXES, image_files
 from rdc.prediction import classify
+from rdc.runs.exclusive import exclusive
 from rdc.runs.run_log import RunLog
 from tests.support.launchers import TORCHRUN, printed, run
 from tests.support.tiny import NETWORK, tiny_rdc
@@ -67,6 +68,14 @@ def whole(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("whole") / "out"
     assert classify_folder(images, out, model, batch_size=4) == 2
     return (out / PREDICTIONS).read_bytes()
+
+
+def test_a_second_start_in_the_folder_is_refused(model: Path, images: Path, tmp_path: Path) -> None:
+    """It would cut off the line that the first one is writing."""
+    out = tmp_path / "out"
+    with exclusive(out), pytest.raises(ValueError, match="in use by another start"):
+        classify_folder(images, out, model)
+    assert list(out.iterdir()) == []
 
 
 def rows(content: bytes) -> list[dict]:
