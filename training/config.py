@@ -14,6 +14,8 @@ from training.objective_config import ClassifierObjectiveConfig, ObjectiveConfig
 
 GEOMETRY = 8
 """features that tell the network what `augment.geometry` did"""
+LARGEST_SEED = 2**64 - 1
+"""largest number that seeds PyTorch's generators"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,16 @@ class RunConfig:
         counts = ("steps", "batch_size", "accumulate", "validate_every", "checkpoint_every")
         require_at_least(self, 1, *counts, "validation_images", "resize")
         require_at_least(self, 0, "warmup", "weight_decay", "seed")
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"--seed {self.seed} must be at most {LARGEST_SEED}")
+        if self.channels != 3 and self.resize is None:
+            raise ValueError(
+                f"--channels {self.channels} needs --resize: other images are taken as they are"
+            )
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{flag(name)} {getattr(self, name)} must be positive")
-        if not self.ema_half_lives or min(self.ema_half_lives) < 0:
+        if not self.ema_half_lives or not all(each >= 0 for each in self.ema_half_lives):
             raise ValueError(f"--ema-half-lives {self.ema_half_lives}: one or more, none negative")
 
 
@@ -147,6 +155,7 @@ class TrainConfig(RunConfig):
                 f"--objective.image-share {self.objective.image_share} must be between 0 and 1: "
                 "the rest of each batch teaches the classifier"
             )
+        self._require_use()
         if self.teacher != "none" and self.augment == "geometry":
             raise ValueError("--augment geometry: a teacher knows no augmented images; use flip")
         if not 0 <= self.geometry_probability <= 1:
@@ -166,6 +175,24 @@ class TrainConfig(RunConfig):
                 f"here to {told}; leave it out"
             )
         object.__setattr__(self, "network", replace(self.network, augment_features=told))
+
+    def _require_use(self) -> None:
+        """Refuse settings of the objective that nothing would read."""
+        objective, taught = self.objective, self.teacher != "none"
+        if taught and objective.image_share == 1:
+            raise ValueError(
+                f"--objective.image-share {objective.image_share} leaves nothing to --teacher; "
+                "give less than 1"
+            )
+        if objective.teacher_classes and not taught:
+            raise ValueError(
+                f"--objective.teacher-classes {objective.teacher_classes} needs --teacher"
+            )
+        if objective.off_data and not (taught or self.classifies):
+            raise ValueError(
+                f"--objective.off-data {objective.off_data} needs --teacher or "
+                "--network.conditioning classifier: an image's own rows stay on the data"
+            )
 
     @property
     def classifies(self) -> bool:
@@ -230,6 +257,8 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "images", "attacked", "steps", "batch_size")
+        if not 0 <= self.eps <= 1:
+            raise ValueError(f"--eps {self.eps} must be in [0, 1], the scale of the images")
         for name in ("levels", "sigma_min", "sigma_max"):
             if not getattr(self, name):
                 raise ValueError(f"{flag(name)} needs at least one value")

@@ -1,6 +1,7 @@
 """Training: objectives, batches, averages, and the commands with one process and with two."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,13 +241,21 @@ def test_bad_settings_are_refused() -> None:
         ({"teacher": "optimal", "augment": "geometry"}, "--augment geometry"),
         ({"geometry_probability": 2.0}, "--geometry-probability 2.0"),
         ({"network": NetworkConfig(augment_features=3)}, "--network.augment-features 3"),
-        ({"objective": ObjectiveConfig(teacher_classes=11), "network": UNetConfig()},
-         "--objective.teacher-classes 11"),
+        ({"objective": ObjectiveConfig(teacher_classes=11), "network": UNetConfig(),
+          "teacher": "optimal"}, "--objective.teacher-classes 11 must be at most"),
         ({"network": NetworkConfig(conditioning="none")}, "--network.conditioning none"),
         ({"rdc": RDCConfig(ClassifierConfig(estimator="posterior"))},
          "--rdc.classifier.estimator posterior needs"),
         ({"weight_decay": -1.0}, "--weight-decay -1.0 must be at least 0"),
         ({"seed": -1}, "--seed -1 must be at least 0"),
+        ({"seed": 2**64}, "--seed 18446744073709551616 must be at most"),
+        ({"ema_half_lives": (math.nan,)}, "--ema-half-lives"),
+        ({"channels": 1}, "--channels 1 needs --resize"),
+        ({"teacher": "optimal", "objective": ObjectiveConfig(image_share=1.0)},
+         "--objective.image-share 1.0 leaves nothing"),
+        ({"objective": ObjectiveConfig(off_data=0.2)}, "--objective.off-data 0.2 needs --teacher"),
+        ({"objective": ObjectiveConfig(teacher_classes=2)},
+         "--objective.teacher-classes 2 needs --teacher"),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(changes: dict, message: str) -> None:
