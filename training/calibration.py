@@ -23,6 +23,7 @@ from rdc.data import Dataset, load
 from rdc.margin import margin
 from rdc.runs.atomic import write_json
 from rdc.runs.device import default_device
+from rdc.runs.exclusive import exclusive
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
 from rdc.runs.provenance import provenance
 from rdc.runs.run_log import RunLog
@@ -162,6 +163,12 @@ def maximizations(config: CalibrationConfig, given: MaximizationConfig) -> list[
 
 def main(config: CalibrationConfig) -> None:
     """Measure all candidates, print them, save the model with the best ones."""
+    with exclusive(config.out):
+        calibrate(config)
+
+
+def calibrate(config: CalibrationConfig) -> None:
+    """Do the work of `main`, alone in the folder."""
     require_own_folder(config.out, file=f"{MEASURED}/{SETTINGS}", beside=[MEASURED])
     given = RobustDiffusionClassifier.from_pretrained(config.model)
     denoiser = given.denoiser
@@ -170,11 +177,17 @@ def main(config: CalibrationConfig) -> None:
     data = data.of_classes(denoiser.class_names).subset(slice(config.images))
     calibration = Calibration(config, denoiser.to(default_device()), data)
     # Before hours of measurements: a candidate may be impossible.
+    candidates = classifiers(config, given.config.classifier)
+    if "posterior" in {each.estimator for each in candidates} and not denoiser.has_classifier:
+        raise ValueError(
+            f"--estimator posterior: {config.model} has no classifier of noised images; leave it "
+            "out, or give a model that was trained with --network.conditioning classifier"
+        )
     ways = maximizations(config, given.config.maximization)
     measured = measured_before(config, given.config, data)
 
     found: dict[Any, Figures] = {}
-    for candidate in tqdm(classifiers(config, given.config.classifier), desc="classifiers"):
+    for candidate in tqdm(candidates, desc="classifiers"):
         figures = found[candidate] = measured.of(candidate, calibration.classifier)
         tqdm.write(line(candidate, figures, "estimator", *INTEGRAL))
     best = max(found, key=lambda c: (found[c].robust, found[c].clean))

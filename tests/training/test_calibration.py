@@ -11,6 +11,7 @@ import torch
 from rdc import ClassifierConfig, MaximizationConfig
 from rdc.classifier import build_classifier
 from rdc.data import Dataset, load
+from rdc.runs.exclusive import exclusive
 from tests.support.oracle import some_images
 from tests.support.tiny import NETWORK, tiny_denoiser, tiny_rdc
 from training.calibration import Calibration, classifiers, main, maximizations
@@ -132,6 +133,13 @@ def test_a_killed_calibration_continues(tmp_path: Path, monkeypatch) -> None:
         main(replace(config, attacked=2))
 
 
+def test_a_second_start_in_the_folder_is_refused(tmp_path: Path) -> None:
+    config = written(tmp_path)
+    with exclusive(config.out), pytest.raises(ValueError, match="in use by another start"):
+        main(config)
+    assert list(config.out.iterdir()) == []
+
+
 def test_another_models_folder_is_refused_and_kept(tmp_path: Path) -> None:
     config = written(tmp_path)
     before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
@@ -146,6 +154,22 @@ def test_impossible_maximizations_are_refused_before_anything_is_measured(
     monkeypatch.setattr(Calibration, "classifier", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(ValueError, match=r"budget=2.0 must be in \(0, 1\]"):
         main(replace(written(tmp_path), budget=(2.0,)))
+
+
+def test_a_posterior_needs_a_classifier_before_anything_is_measured(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(Calibration, "classifier", lambda *_: pytest.fail("it was measured"))
+    config = replace(written(tmp_path), estimator=("losses", "posterior"))
+    with pytest.raises(ValueError, match=r"--estimator posterior: .* no classifier"):
+        main(config)
+    assert list(config.out.iterdir()) == []
+
+
+def test_the_budget_of_the_attack_is_a_possible_one() -> None:
+    for eps in (-0.1, 8.0, float("nan")):
+        with pytest.raises(ValueError, match=f"--eps {eps} must be in"):
+            replace(CONFIG, eps=eps)
 
 
 @pytest.mark.parametrize("name", ["images", "attacked", "steps", "batch_size"])
