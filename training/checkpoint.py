@@ -3,7 +3,8 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,18 +67,23 @@ class Checkpoints:
         if steps := self.steps():
             self._read(self.path(steps[-1]))
 
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """A context that writes `what`; an OSError (a full disk) names the last checkpoint."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise OSError(self._complaint(what, error)) from error
+
     def _write(self, step: int) -> None:
         for rest in self.folder.glob(".step_*"):  # of a process that was killed
             shutil.rmtree(rest)
         tensors, values = self._state()
-        try:
-            with replacing(self.path(step)) as part:
-                part.mkdir()
-                save_file(tensors, part / TENSORS)
-                values["sha256"] = sha256(part / TENSORS)
-                (part / VALUES).write_text(json.dumps(values), encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise OSError(self._complaint(step, error)) from error
+        with self.writing(f"the checkpoint of step {step}"), replacing(self.path(step)) as part:
+            part.mkdir()
+            save_file(tensors, part / TENSORS)
+            values["sha256"] = sha256(part / TENSORS)
+            (part / VALUES).write_text(json.dumps(values), encoding="utf-8")
         for old in self.steps()[:-KEEP]:
             shutil.rmtree(self.path(old))
 
@@ -113,13 +119,13 @@ class Checkpoints:
         except UNREADABLE as error:
             raise ValueError(f"{path} cannot continue this run: {error!r}; {remedy}") from error
 
-    def _complaint(self, step: int, error: Exception) -> str:
-        free = shutil.disk_usage(self.folder).free / 2**20
-        last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "none yet"
+    def _complaint(self, what: str, error: Exception) -> str:
+        out, steps = self.folder.parent, self.steps()
+        free = shutil.disk_usage(out).free / 2**20
+        last = f"the last good one is {self.path(steps[-1])}" if steps else "none is written yet"
         return (
-            f"the checkpoint of step {step} could not be written to {self.folder} "
-            f"({free:,.0f} MiB free): {error}; {last}. Make room, then run the same command with "
-            "--resume auto"
+            f"{what} could not be written to {out} ({free:,.0f} MiB free): {error}; "
+            f"checkpoints: {last}. Make room, then run the same command with --resume auto"
         )
 
 

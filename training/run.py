@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any, Generic
 
@@ -26,6 +26,7 @@ from rdc.hub.checkpoint import RDC_SETTINGS
 from rdc.hub.model_card import add_training
 from rdc.hub.weights import TRAINING
 from rdc.runs.atomic import replacing, write_atomically, write_json
+from rdc.runs.exclusive import exclusive
 from rdc.runs.fingerprints import data_fingerprint
 from rdc.runs.provenance import provenance
 from rdc.runs.settings import lock_settings
@@ -89,7 +90,11 @@ class Run(Generic[Module]):
 
     def train(self) -> None:
         """Train to the last step, measure, save; or, on SIGTERM or Ctrl-C, save and exit."""
-        on_main(self.accelerator, self._enter_folder)
+        with ExitStack() as alone:
+            on_main(self.accelerator, lambda: self._enter_folder(alone))
+            self._train()
+
+    def _train(self) -> None:
         if (self.config.out / TRAINING).exists():
             self.accelerator.print(f"{self.config.out} holds a finished run: nothing left to do")
             return
@@ -118,9 +123,13 @@ class Run(Generic[Module]):
                     self._leave(signal)
         self._finish()
 
-    def _enter_folder(self) -> None:
-        """Write settings and hashes, or compare them with those of the run that is there."""
+    def _enter_folder(self, alone: ExitStack) -> None:
+        """Write settings and hashes, or compare them with those of the run that is there.
+
+        The context `alone` keeps other starts out of the folder.
+        """
         out = self.config.out
+        alone.enter_context(exclusive(out))
         if (out / SETTINGS).exists() and self.config.resume != "auto":
             raise ValueError(
                 f"--out {out} holds a run already; continue it with --resume auto, "
@@ -177,7 +186,7 @@ class Run(Generic[Module]):
         With a label, a progress bar shows how far they are.
         """
         first, processes = self.accelerator.process_index, self.accelerator.num_processes
-        parts = torch.arange(first, len(data), processes).split(self.task.measured_rows)
+        parts = torch.arange(len(data))[first::processes].split(self.task.measured_rows)
         mine = torch.cat(
             [
                 self.task.answers(self.shown, data.subset(rows))
@@ -205,14 +214,17 @@ class Run(Generic[Module]):
             bar.write(f"step {step} of {config.steps}: {in_words(figures)}")
             self._keep_latest()
             lines = (json.dumps(entry) + "\n" for entry in self.progress.history)
-            write_atomically(config.out / HISTORY, "".join(lines))
-            if picture_is_due(before, step, config.steps):
-                self.task.illustrate(self.shown, config.out / "samples" / f"step_{step:08d}.png")
+            with self.checkpoints.writing(f"the measurement of step {step}"):
+                write_atomically(config.out / HISTORY, "".join(lines))
+                if picture_is_due(before, step, config.steps):
+                    file = config.out / "samples" / f"step_{step:08d}.png"
+                    self.task.illustrate(self.shown, file)
         self.meter.restart()
 
     def _keep_latest(self) -> None:
         """Save the copied averages as a model, before the run is over."""
-        with replacing(self.config.out / LATEST) as folder:
+        latest, writing = self.config.out / LATEST, self.checkpoints.writing("the model so far")
+        with writing, replacing(latest) as folder:
             self.task.save(self.shown, folder, None, self.validation.labels)
 
     def _leave(self, signal: int) -> None:
@@ -238,7 +250,8 @@ class Run(Generic[Module]):
         best = max(range(len(found)), key=lambda track: tuple(found[track].values()))
         self._show(best)
         if self.accelerator.is_main_process:
-            self._save(found, best, answers[best])
+            with self.checkpoints.writing("the trained model"):
+                self._save(found, best, answers[best])
             print(
                 f"{in_words(found[best])} on {len(self.validation)} held-out images; "
                 f"the model is in {self.config.out}. Next:"

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, refused and continued, and the options every trainer shares."""
 
+import errno
 import json
 import os
 import random
@@ -12,6 +13,8 @@ from functools import partialmethod
 from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +23,13 @@ from PIL import Image
 
 from rdc import Denoiser
 from rdc.data import Dataset, load
+from rdc.runs.exclusive import exclusive
 from tests.support.children import train_or_report
 from tests.support.training_runs import NETWORK, assert_same_run, config, history, state
 from training.checkpoint import Checkpoints
 from training.config import TrainConfig, rate
 from training.denoising import DenoiserTask
+from training.run import Run
 from training.samples import TITLE
 from training.train import main
 
@@ -149,6 +154,24 @@ def test_full_disk_is_reported_and_the_last_checkpoint_survives(
     assert_same_run(out, whole)
 
 
+def test_full_disk_at_a_measurement_names_the_last_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(DenoiserTask, "save", full)
+    with pytest.raises(OSError, match=r"last good one is .*step_00000003.*--resume auto"):
+        main(config(tmp_path / "run"))
+
+
+def test_processes_may_be_more_than_held_out_images() -> None:
+    accelerator = SimpleNamespace(process_index=3, num_processes=4, reduce=lambda each, _: each)
+    task = SimpleNamespace(measured_rows=2, answers=lambda _, data: torch.ones(len(data), 1))
+    run: Any = SimpleNamespace(accelerator=accelerator, task=task, shown=None)
+    for count, mine in ((1, 0), (3, 0), (4, 1), (9, 2)):
+        data = load("digits", "validation").subset(slice(count))
+        assert Run._answers(run, data).sum() == mine
+
+
 def test_finished_run_is_left_alone(whole: Path, capsys) -> None:
     before = (whole / "training.json").stat().st_mtime_ns
     main(config(whole))
@@ -159,6 +182,14 @@ def test_finished_run_is_left_alone(whole: Path, capsys) -> None:
 def test_folder_of_another_run_is_not_overwritten(whole: Path) -> None:
     with pytest.raises(ValueError, match=r"holds a run already.*--resume auto"):
         main(config(whole, resume="never"))
+
+
+def test_a_second_start_in_the_folder_is_refused(tmp_path: Path) -> None:
+    """Each would remove the checkpoints that the other is writing."""
+    out = tmp_path / "run"
+    with exclusive(out), pytest.raises(ValueError, match="in use by another start"):
+        main(config(out))
+    assert list(out.iterdir()) == []
 
 
 def test_run_continues_under_its_own_settings_only(whole: Path) -> None:
