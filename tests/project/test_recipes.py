@@ -107,7 +107,7 @@ def test_one_recipe_starts_all_of_cifar10() -> None:
 def test_nothing_learns_from_a_network_that_the_limit_stopped(
     stopped: str, tmp_path: Path, data: Path
 ) -> None:
-    """It would be refused later, when that network has changed."""
+    """A run refuses a teacher that has changed since its start."""
     settings = {"DATA": str(data), "RUNS": "r", "LIMIT": "9", "STEPS": "2", "STOPPED": stopped}
     last = asked("cifar10.sh", tmp_path, **settings)[-1][1]
     expected = f"r/{stopped}" if stopped else "r/table-128"

@@ -71,7 +71,7 @@ def whole(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_a_second_start_in_the_folder_is_refused(model: Path, images: Path, tmp_path: Path) -> None:
-    """It would cut off the line that the first one is writing."""
+    """Lines that the first one is writing would be cut off."""
     out = tmp_path / "out"
     with exclusive(out), pytest.raises(ValueError, match="in use by another start"):
         classify_folder(images, out, model)
