@@ -36,6 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
         flush_entry(path.parent)
     finally:
+        if is_folder(old) and not path.exists():  # stopped between the two steps
+            os.replace(old, path)
         for rest in (part, old):
             remove(rest)
 

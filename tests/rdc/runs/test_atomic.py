@@ -106,6 +106,25 @@ def test_an_exception_changes_nothing(tmp_path: Path, kind: str, exists: bool) -
     assert not exists or content(path, kind) == "old"
 
 
+def test_ctrl_c_between_the_two_steps_of_a_folder_loses_nothing(
+    tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("old")
+    replace = os.replace
+
+    def interrupted(old: Path, new: Path) -> None:
+        if Path(old).suffix == ".part":
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as part:
+        part.mkdir()
+    assert (tmp_path / "a" / "file").read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize("before", ["file", "folder", "link", None])
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_is_replaced(tmp_path: Path, kind: str, before: str | None) -> None:
