@@ -5,7 +5,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from rdc import DenoiserLike
+from rdc.denoiser import PURIFYING, DenoiserLike
 from rdc.images import to_x
 from rdc.levels import Levels
 from rdc.noise import Noise
@@ -17,7 +17,7 @@ STREAM = 300
 def denoiser_of(model: nn.Module) -> DenoiserLike | None:
     """The denoiser of the first part of a defense that has one; None for an ordinary classifier."""
     found = (getattr(part, "denoiser", None) for part in model.modules())
-    return next((denoiser for denoiser in found if isinstance(denoiser, DenoiserLike)), None)
+    return next((each for each in found if all(hasattr(each, name) for name in PURIFYING)), None)
 
 
 def scores_of(model: nn.Module, images: Tensor, *, max_rows: int = 256) -> list[float | None]:

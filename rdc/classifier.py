@@ -43,6 +43,11 @@ class DiffusionClassifier(nn.Module):
         require_parts(denoiser, CLASSIFYING)
         self.denoiser = denoiser
         self.config = config or ClassifierConfig()
+        if self.config.estimator != "losses":
+            raise ValueError(
+                f"config: estimator={self.config.estimator!r} is not the integral of losses; give "
+                "estimator='losses', or the config to AmortizedDiffusionClassifier"
+            )
         self.levels = self.config.build_levels()
         self.noise = Noise(noise, seed=seed, stream=0)
 
@@ -74,11 +79,12 @@ class AmortizedDiffusionClassifier(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(denoiser, NoisyClassifier):
+        if not hasattr(denoiser, "class_log_posterior"):
             raise TypeError(
                 f"denoiser: {type(denoiser).__name__} has no class_log_posterior(x, sigma); use "
                 "DiffusionClassifier (estimator='losses')"
             )
+        require_parts(denoiser, ["image_shape"])
         self.denoiser = denoiser
         self.config = config or ClassifierConfig(draws=8, estimator="posterior")
         self.noise = Noise(noise, seed=seed, stream=0)

@@ -54,11 +54,20 @@ PURIFYING = ("image_shape", "denoise")
 
 
 def require_parts(denoiser: object, names: Sequence[str]) -> None:
-    """Refuse a denoiser without these attributes and methods of `DenoiserLike`."""
+    """Refuse a denoiser without these attributes and methods of `DenoiserLike`.
+
+    `image_shape` is one of `names`. A test by the protocols would ask for more than is used.
+    """
     if missing := [name for name in names if not hasattr(denoiser, name)]:
         raise ValueError(
             f"denoiser: {type(denoiser).__name__} has no {', '.join(missing)}; wrap a network of "
             "your own as docs/purification.md shows, or give a rdc.Denoiser"
+        )
+    shape = denoiser.image_shape  # type: ignore[attr-defined]
+    if not isinstance(shape, tuple) or len(shape) != 3:  # a list equals no tensor's shape
+        raise ValueError(
+            f"denoiser: image_shape={shape!r} must be a tuple of three numbers: channels, height "
+            "and width"
         )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from scipy.special import stdtrit
@@ -10,7 +11,7 @@ from torch import Tensor
 from rdc.classifier import DiffusionClassifier
 from rdc.denoiser import OneClassAtATime
 from rdc.images import check_form, to_x
-from rdc.likelihood import chunk_rows, squared_errors
+from rdc.likelihood import chunk_rows, rows_per_image, squared_errors
 
 FIRST, GROWTH = 8, 1.5
 """Losses of every class before the first look, and how many more there are at each later one."""
@@ -61,8 +62,8 @@ def predict_by_elimination(
             f"classifier: {type(classifier).__name__} is no DiffusionClassifier; of an RDC, give "
             "its `classifier` and the images that its `purifier` returns"
         )
-    denoiser = classifier.denoiser
-    if not isinstance(denoiser, OneClassAtATime) or denoiser.rows_per_image == 1:
+    denoiser = cast(OneClassAtATime, classifier.denoiser)
+    if rows_per_image(denoiser) == 1:
         raise TypeError(
             f"classifier: {type(denoiser).__name__} answers for all classes in one pass, so that "
             "elimination saves nothing; call the classifier itself"

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from rdc.denoiser import DenoiserLike, OneClassAtATime
+from rdc.denoiser import DenoiserLike
 from rdc.gradients import by_row
 from rdc.levels import Levels
 
@@ -36,7 +36,7 @@ def class_errors(
     """
     sigmas = sigmas.to(x)
     levels, classes = len(sigmas), denoiser.num_classes
-    each = _rows_per_image(denoiser)
+    each = rows_per_image(denoiser)
 
     def errors(clean: Tensor, rows: Tensor) -> Tensor:
         """(M, K), or (M, 1) where a row has one class."""
@@ -62,10 +62,10 @@ def squared_errors(denoised: Tensor, clean: Tensor) -> Tensor:
     return residual.square().sum((-3, -2, -1))
 
 
-def _rows_per_image(denoiser: DenoiserLike) -> int:
+def rows_per_image(denoiser: DenoiserLike) -> int:
     """Network rows for all classes of one noised image: 1 or K."""
     each = denoiser.rows_per_image
-    if each != 1 and not isinstance(denoiser, OneClassAtATime):
+    if each != 1 and not hasattr(denoiser, "denoise_class"):
         raise TypeError(
             f"denoiser: {type(denoiser).__name__} has rows_per_image={each} and so must have "
             "denoise_class(x, sigma, labels), one row per image"

@@ -1,12 +1,14 @@
 """The likelihood score against its closed form, and as a detector of images that are not data."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from evaluation import evaluate
 from evaluation.detection import STREAM, denoiser_of, log_likelihoods
 from evaluation.results.abstention import auroc
-from rdc import RobustDiffusionClassifier
+from rdc import LikelihoodMaximizer, RobustDiffusionClassifier
 from rdc.levels import Levels
 from rdc.noise import Noise
 from tests.support.oracle import MixtureDenoiser
@@ -46,6 +48,14 @@ def test_the_denoiser_of_a_defense_is_found() -> None:
     assert isinstance(model, RobustDiffusionClassifier)
     assert denoiser_of(model) is denoiser_of(model.classifier) is model.denoiser
     assert denoiser_of(torch.nn.Flatten()) is None
+
+
+def test_image_shape_and_denoise_suffice_for_a_score() -> None:
+    """Of a denoiser of one's own that knows no classes."""
+    whole = tiny_rdc().denoiser
+    part = SimpleNamespace(image_shape=whole.image_shape, denoise=whole.denoise)
+    model = LikelihoodMaximizer(part)  # type: ignore[arg-type]
+    assert denoiser_of(model) is part
 
 
 def test_records_hold_the_likelihood_of_the_image_that_was_answered() -> None:

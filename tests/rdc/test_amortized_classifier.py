@@ -1,6 +1,7 @@
 """Classifiers of noised images: the identities of exact denoisers, gradients, draws, patches."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,6 +128,20 @@ def test_the_config_names_the_classifier() -> None:
     assert type(build_classifier(denoiser, ClassifierConfig())) is DiffusionClassifier
     with pytest.raises(ValueError, match="estimator='mean'"):
         ClassifierConfig(estimator="mean")  # type: ignore[arg-type]
+
+
+def test_a_classifier_of_noised_images_needs_no_denoiser() -> None:
+    whole, images = optimal(), some_images(2)
+    part = SimpleNamespace(
+        image_shape=whole.image_shape, class_log_posterior=whole.class_log_posterior
+    )
+    found = AmortizedDiffusionClassifier(part, POSTERIOR)(images)  # type: ignore[arg-type]
+    assert torch.equal(found, AmortizedDiffusionClassifier(whole, POSTERIOR)(images))
+
+
+def test_the_integral_of_losses_refuses_settings_of_the_posterior() -> None:
+    with pytest.raises(ValueError, match=r"^config: estimator='posterior'.*Amortized"):
+        DiffusionClassifier(optimal(), POSTERIOR)
 
 
 def test_denoisers_without_a_classifier_are_refused() -> None:

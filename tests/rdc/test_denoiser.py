@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from purification import DiffusionPurifier
 from rdc import (
     Denoiser,
     DenoiserConfig,
@@ -125,6 +126,15 @@ def test_a_network_that_is_no_denoiser_is_refused(build, missing: str) -> None:
     """A network that predicts noise has other arguments; it is refused before it is called."""
     with pytest.raises(ValueError, match=f"^denoiser: Linear has no {missing}; wrap"):
         build(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("shape", [[1, 8, 8], (8, 8), 8])
+@pytest.mark.parametrize("build", [LikelihoodMaximizer, DiffusionClassifier, DiffusionPurifier])
+def test_an_image_shape_that_no_image_has_is_refused(build, shape: object) -> None:
+    """A list would not equal the shape of any image."""
+    parts = {name: None for name in ("denoise", *CLASSES.split(", "))}
+    with pytest.raises(ValueError, match=r"^denoiser: image_shape=.* must be a tuple of three"):
+        build(SimpleNamespace(image_shape=shape, **parts))
 
 
 def test_image_shape_and_denoise_suffice_to_maximize() -> None:

@@ -20,7 +20,10 @@ CONFIG = ClassifierConfig(levels=16, draws=4, sigma_min=0.4, sigma_max=3.0)
 
 
 class OneClassDenoiser(nn.Module):
-    """An exact denoiser of data whose classes are asked for one at a time, and the rows asked."""
+    """An exact denoiser of data whose classes are asked for one at a time, and the rows asked.
+
+    It has no unconditional estimate, for which a classifier does not ask.
+    """
 
     class_names: tuple[str, ...] = ()
 
@@ -38,9 +41,6 @@ class OneClassDenoiser(nn.Module):
     def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         return self.optimal.denoise_classes(x, sigma)
 
-    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return self.optimal.denoise(x, sigma)
-
 
 def mixtures(count: int = 40) -> tuple[DiffusionClassifier, Tensor]:
     """Three Gaussians for each class, and images drawn from them (`count`, 1, 3, 3) in [0, 1]."""
@@ -49,7 +49,8 @@ def mixtures(count: int = 40) -> tuple[DiffusionClassifier, Tensor]:
     means = torch.rand(len(labels), 1, 3, 3, generator=generator, dtype=torch.float64) * 1.2 - 0.6
     shift = 0.2 * torch.randn(count, 1, 3, 3, generator=generator, dtype=torch.float64)
     denoiser = OneClassDenoiser(OptimalDenoiser(means, labels, bandwidth=0.2))
-    return DiffusionClassifier(denoiser, CONFIG), to_pixels((means[:count] + shift).clamp(-1, 1))
+    classifier = DiffusionClassifier(denoiser, CONFIG)  # type: ignore[arg-type]
+    return classifier, to_pixels((means[:count] + shift).clamp(-1, 1))
 
 
 def test_agrees_with_the_classifier_in_fewer_passes():
