@@ -42,7 +42,7 @@ def build(
         not look at what they do not need.
     `bank`: the classifier's logits (M, K) of training images on [-1, 1]. With it "contrastive"
         takes its negatives from there, each image alone; without it from the batch, as published.
-    `weight`: of the guidance, in place of the preset's.
+    `weight`: of the guidance, in place of the preset's; DiffPure, which has none, refuses it.
     `overrides`: fields of `PurifierConfig`, such as steps=10, in place of the preset's.
     """
     found = find(method, preset)
@@ -58,6 +58,11 @@ def build(
     terms = guidance(
         method, found, classifier=classifier, auxiliary=auxiliary, bank=bank, seed=seed
     )
+    if weight is not None and not terms:
+        raise ValueError(
+            f"weight={weight}: {method} has no guidance that it could be the weight of; leave it "
+            "out, or choose another method"
+        )
     pairs = [(chosen if weight is None else weight, term) for chosen, term in terms]
     return DiffusionPurifier(
         denoiser, config, guidance=pairs, noise=noise, seed=seed, gradient=gradient

@@ -12,6 +12,10 @@ from purification.config import PurifierConfig
 from rdc.choices import require_choice
 
 Method = Literal["diffpure", "gdmp", "contrastive", "agdm", "coup"]
+GUIDES: dict[Method, tuple[str, ...]] = {
+    "contrastive": ("classifier", "bank"), "agdm": ("auxiliary",), "coup": ("classifier",),
+}  # fmt: skip
+"""What methods are guided by: arguments of `purification.build`."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from purification.presets import Method
+from purification.presets import GUIDES, Method
 from rdc.choices import NoiseMode
+from rdc.config import require
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,14 @@ class Purify:
     resize: bool = False
     """resize images of another size for the denoiser, and back, and make color gray for a gray
     denoiser; without, both are refused"""
+
+    def __post_init__(self) -> None:
+        guides = GUIDES.get(self.method, ())
+        require(
+            self,
+            **{
+                name: (name in guides or getattr(self, name) is None,
+                       f"None for method={self.method!r}, which does not use it")
+                for name in ("classifier", "auxiliary", "bank")
+            },
+        )  # fmt: skip

@@ -1,12 +1,13 @@
 """Settings of the programs `info`, `classify`, `convert` and `export`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from rdc.choices import MAX_SHARD_SIZE, Format
+from rdc.config import require
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class Convert:
     entry: str | None = None
     """classifiers only: state dictionary to convert, if the checkpoint has several; by default the
     averages (ema, swa)"""
+
+    def __post_init__(self) -> None:
+        others = ("source", "format", "out")
+        defaults = {each.name: each.default for each in fields(self) if each.name not in others}
+        require(
+            self,
+            **{
+                name: (self.format == "classifier" or getattr(self, name) == default,
+                       f"{default!r} for format={self.format!r}: it is of classifiers only")
+                for name, default in defaults.items()
+            },
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from rdc.converters import ClassifierFacts, convert
 def main(command: Convert) -> None:
     """Convert, and print what was found."""
     facts = None
-    given = (command.architecture, command.mean, command.std)
-    if command.format == "classifier" or any(given):
+    if command.format == "classifier":
         if command.architecture is None:
             raise ValueError("--architecture is missing: a classifier's file does not name its own")
         facts = ClassifierFacts(

@@ -45,6 +45,14 @@ MISTAKES = {
     "purify without guide": (
         ["purify", "IN", "OUT", "--model", "digits", "--method", "agdm"], "--auxiliary=None"
     ),
+    "purify guide of another method": (
+        ["purify", "IN", "OUT", "--model", "digits", "--classifier", "digits-cnn"],
+        "--classifier='digits-cnn' must be None for method='diffpure'",
+    ),
+    "convert setting of classifiers": (
+        ["convert", "FILE", "--format", "edm", "--out", "OUT", "--entry", "ema"],
+        "--entry='ema' must be None for format='edm'",
+    ),
     "evaluate eps": ([*EVALUATE, "--eps", "8"], "eps"),
     "evaluate negative eps": ([*EVALUATE, "--eps", "-1"], "eps"),
     "evaluate data": ([*EVALUATE, "--data", "none"], "none"),

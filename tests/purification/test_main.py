@@ -125,7 +125,7 @@ def test_settings_are_kept(models: Path, folder: Path, tmp_path: Path) -> None:
 def test_a_killed_run_goes_on(models, folder, tmp_path, monkeypatch, method, draws) -> None:
     """Killed in the second batch: what is there is not touched, the rest is as in one go."""
     options = ["--noise", draws, "--method", method, "--batch-size", 2]
-    options += ["--classifier", models / "classifier"]
+    options += ["--classifier", models / "classifier"] if method == "contrastive" else []
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(models, folder, whole, *options)
     original, calls = Purification.purify, []
@@ -211,9 +211,12 @@ def test_images_of_other_weights_are_not_passed_off(
     copies = shutil.copytree(models, tmp_path / "models")
     shutil.copytree(copies / "classifier", copies / "auxiliary")
     np.save(tmp_path / "bank.npy", np.random.default_rng(0).normal(size=(6, 3)))
-    options = ["--model", copies / "denoiser", "--method", "contrastive"]
-    options += ["--classifier", copies / "classifier", "--auxiliary", copies / "auxiliary"]
-    options += ["--bank", tmp_path / "bank.npy"]
+    options = ["--model", copies / "denoiser"]
+    if changed == "auxiliary":
+        options += ["--method", "agdm", "--auxiliary", copies / "auxiliary"]
+    else:
+        options += ["--method", "contrastive", "--classifier", copies / "classifier"]
+        options += ["--bank", tmp_path / "bank.npy"]
     assert run(models, folder, tmp_path / "out", *options) == 0
     assert run(models, folder, tmp_path / "out", *options) == 0
     if changed == "bank":

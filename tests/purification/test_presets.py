@@ -173,3 +173,5 @@ def test_weight_replaces_the_presets() -> None:
     assert build("gdmp", denoiser, preset="cifar10-linf").weights == [60_000.0]
     assert build("gdmp", denoiser, preset="cifar10-linf", weight=5.0).weights == [5.0]
     assert build("gdmp", denoiser, preset="cifar10-linf", weight=0.0).weights == []
+    with pytest.raises(ValueError, match=r"^weight=5\.0: diffpure has no guidance"):
+        build("diffpure", denoiser, preset="cifar10-linf", weight=5.0)

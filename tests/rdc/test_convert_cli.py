@@ -266,9 +266,10 @@ def test_malicious_and_empty_files_are_errors(
 def test_facts_of_classifiers_are_for_classifiers(edm_file: Path, tmp_path: Path, capsys) -> None:
     given = (edm_file, "--out", tmp_path / "out", "--format")
     error = refused(capsys, *given, "edm", "--architecture", "wrn-28-10", *AS_IT_IS)
-    assert error.startswith(
-        "--format='edm': architecture, mean and std are for the format 'classif"
-    )
+    assert error.startswith("--architecture='wrn-28-10' must be None for format='edm': ")
+    assert "--mean=(0.0,) must be () for format='edm'" in error
+    with pytest.raises(ValueError, match=r"^format='edm': architecture, mean and std are for"):
+        convert(edm_file, "edm", tmp_path / "out", classifier=ClassifierFacts("wrn-28-10"))
     for facts in ((), AS_IT_IS):
         error = refused(capsys, *given, "classifier", *facts)
         assert error.startswith("--architecture is missing")
