@@ -31,6 +31,11 @@ class Defense(nn.Module):
         super().__init__()
         if copies < 1:
             raise ValueError(f"copies={copies} must be at least 1")
+        if not isinstance(purifier, nn.Module):
+            raise TypeError(
+                f"purifier: a {type(purifier).__name__} must be a torch.nn.Module; call it in the "
+                "forward of one"
+            )
         _require_fit(purifier, classifier)
         self.purifier = purifier
         self.classifier = classifier

@@ -140,6 +140,11 @@ def test_guidance_by_a_classifier_that_draws_is_differentiated_with_its_own_draw
 
 
 @pytest.mark.slow
+def test_a_purifier_that_is_no_module_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^purifier: a function must be a torch\.nn\.Module"):
+        Defense(lambda images: images, torch.nn.Flatten())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", [LikelihoodMaximizer, DiffusionPurifier])
 def test_a_copy_keeps_its_changes_to_itself(kind) -> None:
     """Hooks and submodules that one of the two gets later are not the other's."""
