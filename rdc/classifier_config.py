@@ -28,7 +28,8 @@ class ClassifierConfig:
     `estimator`: "losses" sums the diffusion losses of every class (`DiffusionClassifier`);
         "posterior" asks the denoiser's own classifier at `sigma_min` alone, with `draws` noises,
         which for an exact denoiser is the integral from `sigma_min` to infinity
-        (`AmortizedDiffusionClassifier`). It reads `sigma_min`, `draws` and `temperature` only.
+        (`AmortizedDiffusionClassifier`). It reads `sigma_min`, `draws`, `antithetic` and
+        `temperature` only.
     `levels` noise levels in [`sigma_min`, `sigma_max`], each with `draws` noises.
         More levels cost and help more than as many draws: they are a lattice in sigma.
     `antithetic`: draws come in pairs of opposite sign, whose errors partly cancel; `draws` is even.

@@ -22,7 +22,7 @@ class GDMP(Potential):
     """log h = -scale(t) D(x, reference) / reference_batch; weight: the paper's guide_scale.
 
     `distance`: "mse", the mean squared difference of an image's pixels, or "ssim", minus the mean
-        structural similarity of its 11x11 windows.
+        structural similarity of its 11x11 windows (`ssim` says how the published one differs).
     `reference`: "noised" is the given image diffused to the state's time, with a draw of its own
         for every step (the paper, CIFAR-10); "clean" is the image as it is (released for ImageNet).
     `schedule`: "published" is scale(t) = sigma(t) / m with m = (2 eps) / 3, where sigma(t) =
@@ -83,6 +83,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Mean structural similarity of each image (B,), x and y (B, C, H, W) in [-1, 1].
 
     Wang et al. 2004, eq. 13, over all 11x11 windows inside the image; images must be as large.
+    The published code pads with zeros, and takes the constants for pixels in a range of 1.
     """
     height, width = x.shape[2:]
     if min(height, width) < WINDOW:
