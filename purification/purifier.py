@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from purification.config import PurifierConfig
 from purification.guidance.base import Guidance, Moment
 from purification.processes import Point, Process
 from rdc.choices import NoiseMode, require_choice
+from rdc.config import require_type
 from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
 from rdc.gradients import State, chain, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
@@ -51,6 +52,7 @@ class DiffusionPurifier(nn.Module):
         _require_fit(denoiser, guidance)
         self.denoiser = denoiser
         self.config = config or PurifierConfig()
+        require_type(self.config, PurifierConfig)
         require_choice("gradient", gradient, GradientMode)
         self.gradient: GradientMode = gradient
         self.weights = [weight for weight, _ in guidance if weight != 0]
@@ -141,7 +143,13 @@ class DiffusionPurifier(nn.Module):
 
 def _require_fit(denoiser: DenoiserLike, guidance: Sequence[tuple[float, Guidance]]) -> None:
     """Compare the guides' image shapes, as far as they name them, with the denoiser's."""
-    for weight, term in guidance:
+    for pair in guidance:
+        weight, term = pair if isinstance(pair, tuple | list) and len(pair) == 2 else (None, None)
+        if not (isinstance(weight, SupportsFloat) and isinstance(term, Guidance)):
+            raise TypeError(
+                f"guidance: {pair!r} must be a pair of a weight and a term, as in "
+                "guidance=[(5.0, GDMP())]"
+            )
         if not isfinite(weight):
             raise ValueError(
                 f"guidance: the weight {weight} of {type(term).__name__} is not finite"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rdc.choices import NoiseMode
 from rdc.classifier_config import ClassifierConfig, RDCConfig
-from rdc.config import from_json
+from rdc.config import from_json, require_type
 from rdc.defense import Defense
 from rdc.denoiser import CLASSIFYING, Denoiser, DenoiserLike, NoisyClassifier, require_parts
 from rdc.gradients import SecondOrder, by_row
@@ -43,6 +43,7 @@ class DiffusionClassifier(nn.Module):
         require_parts(denoiser, CLASSIFYING)
         self.denoiser = denoiser
         self.config = config or ClassifierConfig()
+        require_type(self.config, ClassifierConfig)
         if self.config.estimator != "losses":
             raise ValueError(
                 f"config: estimator={self.config.estimator!r} is not the integral of losses; give "
@@ -87,6 +88,7 @@ class AmortizedDiffusionClassifier(nn.Module):
         require_parts(denoiser, ["image_shape"])
         self.denoiser = denoiser
         self.config = config or ClassifierConfig(draws=8, estimator="posterior")
+        require_type(self.config, ClassifierConfig)
         self.noise = Noise(noise, seed=seed, stream=0)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -134,6 +136,7 @@ class RobustDiffusionClassifier(Defense, OnHub):
         second_order: SecondOrder = "double_backward",
     ) -> None:
         config = config or RDCConfig()
+        require_type(config, RDCConfig)
         super().__init__(
             LikelihoodMaximizer(
                 denoiser,

@@ -41,6 +41,12 @@ def require(config: Any, **rules: tuple[bool, str]) -> None:
         raise ValueError(f"{type(config).__name__}: {'; '.join(texts)}")
 
 
+def require_type(config: Any, kind: type) -> None:
+    """Refuse an argument `config` that holds the settings of something else."""
+    if not isinstance(config, kind):
+        raise TypeError(f"config: a {type(config).__name__} must be a {kind.__name__}")
+
+
 def rule_of_names(names: Sequence[str], count: int) -> tuple[bool, str]:
     """The rule of `class_names` for `require`."""
     fits = not names or len(names) == len(set(names)) == count

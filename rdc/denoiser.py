@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from rdc import vp
-from rdc.config import ADDED, require, rule_of_names
+from rdc.config import ADDED, require, require_type, rule_of_names
 from rdc.gradients import gradient
 from rdc.hub.checkpoint import Pretrained
 from rdc.images import check_precision
@@ -159,6 +159,7 @@ class Denoiser(
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
+        require_type(config, DenoiserConfig)
         self.config = config
         # Convolutions are 1.2x faster this way on a CPU and more on a GPU's tensor cores.
         self.network = UNet(config.network).to(memory_format=torch.channels_last)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rdc.backward import Room, activation_bytes
 from rdc.choices import NoiseMode, require_choice
 from rdc.classifier_config import MaximizationConfig
+from rdc.config import require_type
 from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
@@ -52,6 +53,7 @@ class LikelihoodMaximizer(nn.Module):
         require_choice("second_order", second_order, SecondOrder)
         self.denoiser = denoiser
         self.config = config or MaximizationConfig()
+        require_type(self.config, MaximizationConfig)
         self.noise = Noise(noise, seed=seed, stream=1)
         self.gradient: GradientMode = gradient
         self.second_order: SecondOrder = second_order

@@ -206,10 +206,12 @@ def adam(weights: Tensor, g: Tensor, m: Tensor, v: Tensor, count: Tensor) -> Sta
 
 def _checked(bank: Tensor | None) -> Tensor:
     """Unit rows of a bank (M, K)."""
-    if bank is None or bank.ndim != 2 or len(bank) < 1:
-        shape = bank if bank is None else tuple(bank.shape)
-        raise ValueError(
-            f"bank={shape}: negatives='bank' needs logits (M, K) of M training images; give them, "
-            "or choose negatives='batch'"
-        )
-    return F.normalize(bank.detach(), dim=1)
+    given = None if bank is None else type(bank).__name__
+    if isinstance(bank, Tensor):
+        given = f"{bank.dtype} of shape {tuple(bank.shape)}"
+        if bank.is_floating_point() and bank.ndim == 2 and len(bank) and bank.isfinite().all():
+            return F.normalize(bank.detach(), dim=1)
+    raise ValueError(
+        f"bank={given}: negatives='bank' needs logits (M, K) of M training images, a tensor of "
+        "finite floats; give them, or choose negatives='batch'"
+    )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rdc.config import require, rule_of_names
+from rdc.config import require, require_type, rule_of_names
 from rdc.hub.checkpoint import Pretrained
 from rdc.images import check_precision
 from rdc.networks.cnn import CNN
@@ -68,6 +68,7 @@ class ImageClassifier(
 
     def __init__(self, config: ImageClassifierConfig) -> None:
         super().__init__()
+        require_type(config, ImageClassifierConfig)
         self.config = config
         self.network = build_network(config)
         self.normalize = Normalize(config.mean, config.std)

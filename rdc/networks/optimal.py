@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rdc.config import short
 from rdc.denoiser import per_image
 
 
@@ -31,6 +32,9 @@ class OptimalDenoiser(nn.Module):
 
     def __init__(self, x: Tensor, labels: Tensor, *, bandwidth: float = 0.0) -> None:
         super().__init__()
+        whole = isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1
+        if not whole or not len(labels) or labels.min() < 0:
+            raise ValueError(f"labels={short(labels)} must be (N,) int64, class numbers from 0")
         counts = torch.bincount(labels)
         if x.ndim != 4 or len(x) != len(labels):
             raise ValueError(

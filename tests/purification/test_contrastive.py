@@ -359,9 +359,10 @@ def test_bad_settings_are_refused(bad: dict) -> None:
 
 
 def test_impossible_banks_are_refused() -> None:
-    for bad in (None, torch.zeros(0, 4), torch.zeros(4)):
+    wrong = (torch.ones(2, 4).long(), torch.full((2, 4), torch.nan), torch.ones(2, 4).numpy())
+    for bad in (None, torch.zeros(0, 4), torch.zeros(4), *wrong):
         with pytest.raises(ValueError, match=r"bank=.*needs logits"):
-            ContrastiveGuidance(Smooth(), bank=bad)
+            ContrastiveGuidance(Smooth(), bank=bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"pairs='all' must be .* with negatives='batch'"):
         ContrastiveGuidance(Smooth(), bank=bank(), pairs="all")
     other = ContrastiveGuidance(Smooth(), bank=torch.ones(2, 7))

@@ -331,6 +331,14 @@ def test_a_network_that_is_no_denoiser_is_refused(build) -> None:
         build(torch.nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize(
+    "guidance", [[GDMP()], (1.0, GDMP()), [(GDMP(), 1.0)], [("5", GDMP())], [(1.0, "gdmp")]]
+)
+def test_guidance_that_is_no_list_of_pairs_is_refused(guidance) -> None:
+    with pytest.raises(TypeError, match=r"^guidance: .* must be a pair of a weight and a term"):
+        DiffusionPurifier(mixture(), guidance=guidance)
+
+
 @pytest.mark.slow
 def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
     """224 to 256 to 224, bilinear, and differentiated through both."""

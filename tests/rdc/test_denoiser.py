@@ -7,14 +7,17 @@ import torch
 
 from purification import DiffusionPurifier
 from rdc import (
+    AmortizedDiffusionClassifier,
     Denoiser,
     DenoiserConfig,
     DenoiserLike,
     DiffusionClassifier,
+    ImageClassifier,
     LikelihoodMaximizer,
     NoisedDenoiser,
     OptimalDenoiser,
     RobustDiffusionClassifier,
+    UNetConfig,
 )
 from rdc.images import to_pixels
 from tests.support.denoisers import TINY, random_denoiser
@@ -126,6 +129,24 @@ def test_a_network_that_is_no_denoiser_is_refused(build, missing: str) -> None:
     """A network that predicts noise has other arguments; it is refused before it is called."""
     with pytest.raises(ValueError, match=f"^denoiser: Linear has no {missing}; wrap"):
         build(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("build", "right"),
+    [
+        (DiffusionClassifier, "ClassifierConfig"),
+        (AmortizedDiffusionClassifier, "ClassifierConfig"),
+        (LikelihoodMaximizer, "MaximizationConfig"),
+        (RobustDiffusionClassifier, "RDCConfig"),
+        (DiffusionPurifier, "PurifierConfig"),
+    ],
+)
+def test_settings_of_something_else_are_refused(build, right: str) -> None:
+    with pytest.raises(TypeError, match=f"^config: a DenoiserConfig must be a {right}"):
+        build(random_denoiser(), DenoiserConfig())
+    for network in (Denoiser, ImageClassifier):
+        with pytest.raises(TypeError, match=rf"^config: a UNetConfig must be a {network.__name__}"):
+            network(UNetConfig())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [[1, 8, 8], (8, 8), 8])

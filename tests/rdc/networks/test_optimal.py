@@ -92,6 +92,9 @@ def test_bad_data_is_refused() -> None:
         OptimalDenoiser(points[:2], torch.tensor([0, 2]))
     with pytest.raises(ValueError, match="one label each"):
         OptimalDenoiser(points, labels[:3])
+    for bad in (labels.double(), labels - 1, labels.tolist()):
+        with pytest.raises(ValueError, match=r"^labels=.* must be \(N,\) int64"):
+            OptimalDenoiser(points, bad)  # type: ignore[arg-type]
 
 
 def test_oracle_satisfies_the_protocol() -> None:
