@@ -15,7 +15,7 @@ Method = Literal["diffpure", "gdmp", "contrastive", "agdm", "coup"]
 GUIDES: dict[Method, tuple[str, ...]] = {
     "contrastive": ("classifier", "bank"), "agdm": ("auxiliary",), "coup": ("classifier",),
 }  # fmt: skip
-"""What methods are guided by: arguments of `purification.build`."""
+"""Arguments of `purification.build` that guide a method."""
 
 
 @dataclass(frozen=True)

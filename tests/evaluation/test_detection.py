@@ -51,7 +51,7 @@ def test_the_denoiser_of_a_defense_is_found() -> None:
 
 
 def test_image_shape_and_denoise_suffice_for_a_score() -> None:
-    """Of a denoiser of one's own that knows no classes."""
+    """A denoiser of one's own may know no classes."""
     whole = tiny_rdc().denoiser
     part = SimpleNamespace(image_shape=whole.image_shape, denoise=whole.denoise)
     model = LikelihoodMaximizer(part)  # type: ignore[arg-type]
