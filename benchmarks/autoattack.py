@@ -14,6 +14,7 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from benchmarks.peers import debuggers_kept
 from evaluation.attacks.ensembles import standard
 from rdc.choices import Norm
 from rdc.commands.program import run_program
@@ -67,13 +68,9 @@ def main(config: AutoAttackConfig) -> None:
 
 def reference(model: nn.Module, data, norm: Norm, eps: float, seed: int) -> Tensor:
     """AutoAttack's adversarial images."""
-    tracing, sys.settrace = sys.settrace, lambda _: None  # it would switch debuggers off
-    try:
-        attack = AutoAttack(model, norm="Linf" if norm == "linf" else "L2", eps=eps, seed=seed)
-        with torch.random.fork_rng(devices=[]):
-            return attack.run_standard_evaluation(data.images, data.labels, batch_size=500)[0]
-    finally:
-        sys.settrace = tracing
+    attack = AutoAttack(model, norm="Linf" if norm == "linf" else "L2", eps=eps, seed=seed)
+    with debuggers_kept(), torch.random.fork_rng(devices=[]):
+        return attack.run_standard_evaluation(data.images, data.labels, batch_size=500)[0]
 
 
 def verdict(
