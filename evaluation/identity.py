@@ -33,9 +33,9 @@ def identity(model: nn.Module | Callable[[Tensor], Any], name: str) -> dict[str,
     """Hashes of a model's weights, settings and source, by description.
 
     Settings are the public attributes of its modules and of the objects in them; names that begin
-    with an underscore are taken for caches. Of a function they are the variables that it refers to.
-    The source is that of classes and functions outside this library and torch; what was typed into
-    a console has none.
+    with an underscore are taken for caches, unless they hold networks. Of a function they are the
+    variables that it refers to. The source is that of classes and functions outside this library
+    and torch; what was typed into a console has none.
     """
     module, description = as_module(model), Description()
     settings = description.of(module)
@@ -113,7 +113,7 @@ class Description:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """Public attributes of an object; of a module also its tensors and the modules in it."""
+    """Public attributes and networks of an object; of a module also its tensors."""
     kind = type(value)
     if isinstance(value, nn.Module):
         own = {name: of for name, of in vars(value).items() if name not in OF_TORCH}
@@ -124,7 +124,11 @@ def _attributes(value: Any) -> dict[str, Any]:
     if _package(kind) in STANDARD and kind not in (Namespace, SimpleNamespace):
         return {}
     slots = {name: getattr(value, name, None) for name in getattr(kind, "__slots__", ())}
-    return _public(slots | getattr(value, "__dict__", {}))
+    found = slots | getattr(value, "__dict__", {})
+    if _package(kind) in OURS:
+        return _public(found)
+    # A network is no cache, whatever its name.
+    return _public(found) | {name: of for name, of in found.items() if isinstance(of, nn.Module)}
 
 
 def _public(values: Mapping[str, Any]) -> dict[str, Any]:

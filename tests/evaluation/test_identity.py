@@ -98,6 +98,20 @@ def test_functions_are_told_apart_by_what_they_refer_to(monkeypatch) -> None:
     assert found["closure"] != identity(around(one, 1.0), "model")
 
 
+def test_a_network_in_a_private_attribute_of_an_object_is_found() -> None:
+    class Mine:
+        def __init__(self, weight: float) -> None:
+            self._network = nn.Linear(1, 2, bias=False)
+            nn.init.constant_(self._network.weight, weight)
+
+        def __call__(self, images: Tensor) -> Tensor:
+            return self._network(images.flatten(1)[:, :1])
+
+    one, other = (identity(Mine(weight), "model") for weight in (1.0, 2.0))
+    assert one == identity(Mine(1.0), "model")
+    assert {key for key in one if one[key] != other[key]} == {"settings of the model"}
+
+
 def test_settings_of_purifiers_are_found() -> None:
     """Deep in the model, under any wrapper."""
 
