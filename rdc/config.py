@@ -24,8 +24,9 @@ def require(config: Any, **rules: tuple[bool, str]) -> None:
 
     rules: for each field, the condition and the text of what is right.
 
-    Fields of a dataclass that choose among names (`Literal`) must have one of them. All numbers,
-    also in tuples, must be finite and either 0 or of a size in [1e-12, 1e12].
+    Fields of a dataclass that choose among names (`Literal`) must have one of them, and those of
+    type `int` a whole number. All numbers, also in tuples, must be finite and either 0 or of a size
+    in [1e-12, 1e12].
 
     Raises:
         ValueError: names every field that does not hold, its value and what is right.
@@ -35,7 +36,7 @@ def require(config: Any, **rules: tuple[bool, str]) -> None:
     size = f"0 or of a size in [{SMALLEST:g}, {LARGEST:g}]"
     unbounded = {name: size for name, value in values.items() if not _bounded(value)}
     broken = {name: right for name, (holds, right) in rules.items() if not holds}
-    broken |= _not_among(type(config), values) | unbounded
+    broken |= _of_other_types(type(config), values) | unbounded
     if broken:
         texts = (f"{name}={short(values[name])} must be {right}" for name, right in broken.items())
         raise ValueError(f"{type(config).__name__}: {'; '.join(texts)}")
@@ -53,12 +54,17 @@ def rule_of_names(names: Sequence[str], count: int) -> tuple[bool, str]:
     return fits, f"empty, or {count} different names: one per class"
 
 
-def _not_among(cls: type, values: dict[str, Any]) -> dict[str, str]:
-    """The names that each field may have, of those fields whose value is none of them."""
-    hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-    choices = {name: typing.get_args(hint) for name, hint in hints.items()
-               if typing.get_origin(hint) is typing.Literal}  # fmt: skip
-    return {n: f"one of {names}" for n, names in choices.items() if values[n] not in names}
+def _of_other_types(cls: type, values: dict[str, Any]) -> dict[str, str]:
+    """What the fields may be whose values are none of their names, or no whole numbers."""
+    broken = {}
+    for name, hint in (typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}).items():
+        if typing.get_origin(hint) is typing.Literal:
+            names = typing.get_args(hint)
+            if values[name] not in names:
+                broken[name] = f"one of {names}"
+        elif hint in (int, int | None) and isinstance(values[name], float):
+            broken[name] = "a whole number, of type int"
+    return broken
 
 
 def _bounded(value: Any) -> bool:

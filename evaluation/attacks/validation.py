@@ -98,8 +98,8 @@ def checked(
     require_choice("norm", norm, Norm)
     check_budget(eps, norm, images.shape[1:])
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count} must be at least 1")
+        if isinstance(count, float) or count < 1:
+            raise ValueError(f"{name}={count} must be a whole number, at least 1")
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size={step_size} must be positive: steps go up the loss")
     return numbers_of(images, seeds)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import evaluation
+from evaluation.attacks.apgd import apgd
 from evaluation.journal import FolderJournal
 from evaluation.report.compare import groups
 from evaluation.report.load import load
@@ -198,6 +199,14 @@ def test_a_folder_of_other_inputs_is_refused(tmp_path: Path, changes: dict, mess
     evaluate(out=tmp_path, checks=False)
     with pytest.raises(ValueError, match=message):
         evaluate(**{"out": tmp_path, "checks": False, **changes})
+
+
+@pytest.mark.parametrize("name", ["steps", "queries", "seed", "batch_size", "eval_draws"])
+def test_counts_that_are_no_whole_numbers_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}=2\.5 must be a whole number"):
+        evaluate(**{name: 2.5})
+    with pytest.raises(ValueError, match=r"steps=2\.5 must be a whole number"):
+        apgd(Linear(), IMAGES, LABELS, eps=0.1, steps=2.5)  # type: ignore[arg-type]
 
 
 def test_images_that_are_won_are_left_out_by_later_attacks() -> None:
