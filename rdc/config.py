@@ -55,7 +55,7 @@ def rule_of_names(names: Sequence[str], count: int) -> tuple[bool, str]:
 
 
 def _of_other_types(cls: type, values: dict[str, Any]) -> dict[str, str]:
-    """Right values of the fields that have none of their names, or no whole number."""
+    """Texts of what is right, for fields whose value is no allowed name or no whole number."""
     broken = {}
     for name, hint in (typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}).items():
         if typing.get_origin(hint) is typing.Literal:

@@ -57,8 +57,8 @@ class Expectation:
     plain call, known to the attacker, and `seeds` do nothing. With `stop_when_wrong`, attacks then
     leave an image alone as soon as its answer is wrong, in place of searching for a larger margin.
 
-    `judges`: whether the model is the one to be fooled. Images that another one, of a transfer
-    attack, gets wrong from the start are attacked all the same.
+    `judges`: False for a model that is not the one to be fooled, as in a transfer attack: images
+    that it gets wrong from the start are attacked all the same.
     """
 
     def __init__(

@@ -25,8 +25,8 @@ class Selection:
         self._unseen = spawn(seeds, SELECTION)
         self.images = images
         self.judged = victim.evaluate(images, labels, seeds=self._unseen)
-        # All draws of a clean image may be wrong by chance, and another model than the attacked one
-        # may be wrong about it: that image is attacked all the same.
+        # A clean image is attacked all the same where its draws may be wrong by chance, or where
+        # the model that is wrong about it is not the one to be fooled.
         final = victim.draws == 1 and victim.judges
         self._attacked = torch.full_like(self.judged.wrong, final, dtype=torch.bool)
 
