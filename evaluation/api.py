@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.arguments import given_budgets, given_target, require_numbered_draws
+from evaluation.arguments import given_numbers, given_target, require_numbered_draws
 from evaluation.config import Options
 from evaluation.evaluation import Evaluation
 from evaluation.runner import Runner
@@ -73,7 +73,7 @@ def evaluate(
         ValueError: names the argument, what it is and what it should be.
     """
     chosen = Options(
-        attack=attack, norm=norm, eps=given_budgets(eps),
+        attack=attack, norm=norm, eps=given_numbers("eps", eps),
         suite=SuiteConfig(
             steps=steps, targets=targets, queries=queries, eot_samples=draws,
             only=(only,) if isinstance(only, str) else tuple(only), every_attack=every_attack,

@@ -69,12 +69,12 @@ def classes_of(images: Any) -> tuple[str, ...]:
     return tuple(map(str, getattr(images, "classes", ())))
 
 
-def given_budgets(eps: Any) -> tuple[float, ...]:
-    """One or more budgets, numbers or an array of them."""
+def given_numbers(name: str, values: Any) -> tuple[float, ...]:
+    """One or more numbers, or an array of them, of the argument `name`."""
     try:
-        return tuple(np.asarray(eps, dtype=float).ravel().tolist())
+        return tuple(np.asarray(values, dtype=float).ravel().tolist())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"eps={eps!r}: give a number such as 8 / 255, or several") from error
+        raise ValueError(f"{name}={values!r}: give a number such as 8 / 255, or several") from error
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from evaluation.arguments import given_numbers
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.validation import checked
 from evaluation.certification.certificate import Certificate, Certification
@@ -29,7 +30,7 @@ def certify(
     labels: Any,
     *,
     sigma: float,
-    radii: Sequence[float] | None = None,
+    radii: float | Sequence[float] | None = None,
     method: SamplingMethod = "sequential",
     samples: int = 1000,
     selection: int | None = None,
@@ -67,8 +68,8 @@ def certify(
     answer for an image depends on its batch, or a smoothed classifier with frozen noise.
     """
     config = SmoothingConfig(
-        sigma=sigma, radii=None if radii is None else tuple(radii), method=method, samples=samples,
-        selection=selection, alpha=alpha, seed=seed,
+        sigma=sigma, radii=None if radii is None else given_numbers("radii", radii), method=method,
+        samples=samples, selection=selection, alpha=alpha, seed=seed,
     )  # fmt: skip
     model = as_module(model)
     if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
