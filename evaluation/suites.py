@@ -57,10 +57,10 @@ def suite(
     gradients find nothing; then cheap ones first.
     """
     require_frozen(model)
-    if transfer is not None and attack != "adaptive":
+    if transfer is not None and (attack != "adaptive" or norm == "corruption"):
         raise ValueError(
-            f"transfer (--transfer): attack={attack!r} (--attack) makes no transfer attack; leave "
-            "it out, or give 'adaptive'"
+            f"transfer (--transfer): attack={attack!r} (--attack) with norm={norm!r} (--norm) "
+            "makes no transfer attack; leave it out, or give 'adaptive' and another norm"
         )
     if norm == "corruption":
         found = corruptions(model)

@@ -98,12 +98,13 @@ class SweepConfig:
         """All pairs, in an order that every process knows."""
         for name in self.defenses:
             for norm in self.norms:
-                # The patterns are those of attacks; corruptions all run.
-                suite = replace(self.suite, only=()) if norm == "corruption" else self.suite
+                # Corruptions are no attacks: no pattern chooses among them, none is transferred.
+                corrupted = norm == "corruption"
+                suite = replace(self.suite, only=()) if corrupted else self.suite
                 yield name, EvaluateConfig(
                     out=self.out / f"{name}-{norm}", defense=self.defense(name), suite=suite,
-                    transfer=self.transfer(name), data=self.data, split=self.split,
-                    images=self.images, norm=norm,
+                    transfer=None if corrupted else self.transfer(name), data=self.data,
+                    split=self.split, images=self.images, norm=norm,
                     eps=getattr(self, norm), eval_draws=self.eval_draws,
                     check_images=self.check_images if norm == self.norms[0] else 0,
                     batch_size=self.batch_size, max_rows=self.max_rows, seed=self.seed,

@@ -87,7 +87,7 @@ def target_of(config: EvaluateConfig, device: torch.device) -> Target:
     data = load(config.data, config.split, shape=shape, resize=config.resize)
     given = data.subset(slice(config.images))
     name = config.transfer
-    if config.attack == "adaptive":
+    if config.attack == "adaptive" and config.norm != "corruption":
         name = name or default_transfer_model(config.defense, config.data)
     transfer = None
     if name:

@@ -424,6 +424,10 @@ MISTAKES = {
     ),
     "nan": ({"model": Linear(float("nan"))}, "model: NaN in its logits, or infinity"),
     "transfer": ({"transfer": lambda x: x.mean((1, 2))}, r"transfer: gives 4 logits"),
+    "no transfer of corruptions": (
+        {"transfer": Linear(), "norm": "corruption", "eps": 3, "only": ()},
+        r"transfer .*norm='corruption' .* makes no transfer attack",
+    ),
     "no transfer attack": (
         {"transfer": Linear(), "attack": "standard", "only": ()},
         r"transfer .*: attack='standard' .* makes no transfer attack",

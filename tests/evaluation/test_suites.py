@@ -311,9 +311,10 @@ def test_corruptions_by_pattern() -> None:
 
 
 def test_a_sweep_has_all_corruptions() -> None:
-    """Its patterns are those of attacks."""
-    patterns = {each.norm: each.suite.only for _, each in SweepConfig().evaluations()}
-    assert patterns["linf"] and patterns["corruption"] == ()
+    """Its patterns and transfer models are those of attacks."""
+    sweep = SweepConfig(data="somewhere/else")
+    made = {each.norm: (each.suite.only, each.transfer) for _, each in sweep.evaluations()}
+    assert all(made["linf"]) and made["corruption"] == ((), None)
 
 
 def test_sizes_by_kind_of_attack() -> None:
