@@ -10,7 +10,11 @@ source recipes/cifar10-settings.sh
 # it or attacks it, and would be refused once it has changed.
 finished() {
     local name
-    for name; do [[ -f $RUNS/$name/training.json ]] || exit 0; done
+    for name; do
+        [[ -f $RUNS/$name/training.json ]] && continue
+        echo "LIMIT=$LIMIT minutes stopped the training of $name: the same command continues it" >&2
+        exit 0
+    done
 }
 
 bash recipes/cifar10-data.sh         # the folder, decoded once

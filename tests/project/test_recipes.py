@@ -83,7 +83,7 @@ def asked(name: str, folder: Path, **settings: str) -> list[tuple[str, list[str]
     }  # fmt: skip
     subprocess.run(
         ["bash", str(folder / "recipes" / name)], env=environment | settings, check=True,
-        capture_output=True, text=True, timeout=60,
+        timeout=60,
     )  # fmt: skip
     if not log.exists():
         return []
@@ -105,13 +105,14 @@ def test_one_recipe_starts_all_of_cifar10() -> None:
 
 @pytest.mark.parametrize("stopped", ["teacher", "trades", ""])
 def test_nothing_learns_from_a_network_that_the_limit_stopped(
-    stopped: str, tmp_path: Path, data: Path
+    stopped: str, tmp_path: Path, data: Path, capfd
 ) -> None:
-    """A run refuses a teacher that has changed since its start."""
+    """A run refuses a teacher that has changed since its start. The recipe says why it ends."""
     settings = {"DATA": str(data), "RUNS": "r", "LIMIT": "9", "STEPS": "2", "STOPPED": stopped}
     last = asked("cifar10.sh", tmp_path, **settings)[-1][1]
     expected = f"r/{stopped}" if stopped else "r/table-128"
     assert last[last.index("--out") + 1] == expected
+    assert bool(stopped) == (f"stopped the training of {stopped}" in capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("name", WHOLE)
