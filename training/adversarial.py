@@ -39,9 +39,8 @@ def classifier_losses(
     if config.kind == "standard":
         return _cross_entropy(model(images + noise), labels, config)
     attacked = model if attacked is None else attacked
-    perturbed = perturb(
-        attacked, images, labels=labels, config=config, generator=generator, noise=noise
-    )
+    start = random_start(images, config, generator)
+    perturbed = perturb(attacked, images, labels=labels, config=config, start=start, noise=noise)
     if config.kind == "pgd":
         return _cross_entropy(model(perturbed + noise), labels, config)
     both = torch.cat([images + noise, perturbed + noise])
@@ -56,23 +55,22 @@ def perturb(
     *,
     labels: Tensor,
     config: ClassifierObjectiveConfig,
-    generator: torch.Generator,
+    start: Tensor,
     noise: Tensor | float = 0.0,
     loss: Callable[[Tensor, Tensor], Tensor] = CROSS_ENTROPY,
 ) -> Tensor:
     """The worst images (B, C, H, W) that the attack of `config` finds, in its ball and in [0, 1].
 
-    Projected gradient ascent from a random start, signed steps for "linf" and normalized ones for
-    "l2"; the last point, as in both papers. It climbs the cross-entropy, or another `loss` (B,) of
-    logits and labels; for "trades" the distance from the outputs for `images`. `noise` is added to
-    what the network sees, the same in every step (as Salman et al. 2019 do). The network is in
-    evaluation mode meanwhile: its running statistics stay, and nothing accumulates in the gradients
-    of its weights.
+    Projected gradient ascent from `images + start` (`random_start`), signed steps for "linf" and
+    normalized ones for "l2"; the last point, as in both papers. It climbs the cross-entropy, or
+    another `loss` (B,) of logits and labels; for "trades" the distance from the outputs for
+    `images`. `noise` is added to what the network sees, the same in every step (as Salman et al.
+    2019 do). The network is in evaluation mode meanwhile: its running statistics stay, and nothing
+    accumulates in the gradients of its weights.
     """
     with evaluating(model):
         climbed = _attacked_loss(model, images, labels, config, noise, loss)
-        point = images + random_start(images, config, generator)
-        point = project(point, images, config.eps, config.norm)
+        point = project(images + start, images, config.eps, config.norm)
         for _ in range(config.attack_steps):
             ahead = point + _step(climbed, point, config)
             point = project(ahead, images, config.eps, config.norm)

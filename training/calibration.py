@@ -28,7 +28,7 @@ from rdc.runs.fingerprints import data_fingerprint, weights_hash
 from rdc.runs.provenance import provenance
 from rdc.runs.run_log import RunLog
 from rdc.runs.settings import SETTINGS, require_own_folder
-from training.adversarial import perturb
+from training.adversarial import perturb, random_start
 from training.config import CalibrationConfig
 from training.objective_config import ClassifierObjectiveConfig
 from training.temperature import fit_temperature
@@ -82,21 +82,23 @@ class Calibration:
         attack = ClassifierObjectiveConfig(
             kind="pgd", eps=config.eps, attack_steps=config.steps, relative_step=2.5 / config.steps
         )
+        generator = torch.Generator(self.images.device).manual_seed(0)
+        # Drawn at once, so that an image's start does not depend on the size of a batch.
+        starts = random_start(self.images[: config.attacked], attack, generator)
         right = 0
-        parts = torch.arange(len(self.images))[: config.attacked].split(config.batch_size)
+        parts = torch.arange(len(starts)).split(config.batch_size)
         for rows in tqdm(parts, desc="attacks", unit="batch", leave=False):
             images, labels = self.images[rows], self.labels[rows]
             survived = self.right(model, images, labels)
             for surrogate in surrogates:
-                generator = torch.Generator(images.device).manual_seed(0)
                 # Where a softmax is saturated, the cross-entropy would have no gradient.
                 attacked = perturb(
-                    surrogate, images, labels=labels, config=attack, generator=generator,
+                    surrogate, images, labels=labels, config=attack, start=starts[rows],
                     loss=margin,
                 )  # fmt: skip
                 survived &= self.right(model, attacked, labels)
             right += int(survived.sum())
-        return right / min(config.attacked, len(self.images))
+        return right / len(starts)
 
     @torch.no_grad()
     def right(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rdc.commands.program import run_program
 from rdc.data import Dataset
 from rdc.networks.image_classifier import ImageClassifier, ImageClassifierConfig
-from training.adversarial import classifier_losses, perturb
+from training.adversarial import classifier_losses, perturb, random_start
 from training.augment import flip, shift
 from training.batches import Batches, part_generator, step_generator
 from training.config import ClassifierTrainConfig
@@ -73,7 +73,8 @@ class ClassifierTask(Task[ImageClassifier]):
         attacked = images
         if objective.kind != "standard":
             generator = torch.Generator(device).manual_seed(self.config.seed)
-            attacked = perturb(model, images, labels=labels, config=objective, generator=generator)
+            start = random_start(images, objective, generator)
+            attacked = perturb(model, images, labels=labels, config=objective, start=start)
         with torch.no_grad():
             right = [model(given).argmax(1) == labels for given in (attacked, images)]
         return torch.stack(right, 1).float()

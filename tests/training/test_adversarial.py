@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rdc import ImageClassifier, ImageClassifierConfig
 from tests.support.oracle import central_difference, some_images
-from training import adversarial
 from training.adversarial import (
     classifier_losses,
     output_distance,
@@ -80,7 +79,8 @@ def batch(count: int = 6, classes: int = 3) -> tuple[Tensor, Tensor]:
 def attacked(
     model: nn.Module, images: Tensor, labels: Tensor, config: ClassifierObjectiveConfig
 ) -> Tensor:
-    return perturb(model, images, labels=labels, config=config, generator=generator())
+    start = random_start(images, config, generator())
+    return perturb(model, images, labels=labels, config=config, start=start)
 
 
 def losses_of(
@@ -143,16 +143,15 @@ def test_against_a_linear_model_the_attack_is_the_optimum() -> None:
 
 @pytest.mark.slow
 @attacks
-def test_an_image_is_attacked_alike_alone_and_in_a_batch(config, monkeypatch) -> None:
+def test_an_image_is_attacked_alike_alone_and_in_a_batch(config) -> None:
     """Given the same start and noise."""
     model, (images, labels) = small(), batch()
     starts = random_start(images, config, generator())
     noise = random_noise(images, replace(config, noise=0.2), generator(1))
 
     def attacked_rows(rows: slice) -> Tensor:
-        monkeypatch.setattr(adversarial, "random_start", lambda *_: starts[rows])
         return perturb(
-            model, images[rows], labels=labels[rows], config=config, generator=generator(),
+            model, images[rows], labels=labels[rows], config=config, start=starts[rows],
             noise=noise[rows],
         )  # fmt: skip
 

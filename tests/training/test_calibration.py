@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from rdc import ClassifierConfig, MaximizationConfig
 from rdc.classifier import build_classifier
@@ -75,6 +76,23 @@ def test_certain_answers_are_attacked_like_uncertain_ones(scale: float) -> None:
     calibration = Calibration(replace(CONFIG, eps=0.1, steps=5), tiny_denoiser(), data)
     assert calibration.right(model, images, labels).all()
     assert calibration.robust(model, [model]) == 0
+
+
+def test_an_image_is_attacked_alike_in_batches_of_any_size(monkeypatch) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    data = load("digits", "validation").subset(slice(4))
+    seen: list[Tensor] = []
+    monkeypatch.setattr(
+        Calibration, "right", lambda _, __, images, labels: seen.append(images) or labels >= 0
+    )
+
+    def attacked(batch_size: int) -> Tensor:
+        seen.clear()
+        config = replace(CONFIG, batch_size=batch_size, steps=1)
+        assert Calibration(config, tiny_denoiser(), data).robust(model, [model]) == 1
+        return torch.cat(seen[1::2])  # before and after the attack, in turns
+
+    torch.testing.assert_close(attacked(1), attacked(4))
 
 
 def written(folder: Path) -> CalibrationConfig:
