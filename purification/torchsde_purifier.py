@@ -63,14 +63,16 @@ class TorchsdePurifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to the same shape."""
         x = entered(images, self.denoiser.image_shape, resize=self.resize)
+        # 16 bits are too few for times: a step of 1/1000 from 0.9 would not move.
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         noise, seeds = self.noise.normal(x, 1)[:, 0], self.paths.seeds(len(x))
         if self.gradient == "bpda":
-            x = straight_through(lambda y: self._follow(y, noise, seeds), x)
+            x = straight_through(lambda y: self._follow(y, noise, seeds, images.dtype), x)
         else:
-            x = self._follow(x, noise, seeds)
-        return resized(to_pixels(x), images.shape[2:])
+            x = self._follow(x, noise, seeds, images.dtype)
+        return resized(to_pixels(x), images.shape[2:]).to(images.dtype)
 
-    def _follow(self, x: Tensor, noise: Tensor, seeds: list[int]) -> Tensor:
+    def _follow(self, x: Tensor, noise: Tensor, seeds: list[int], precision: torch.dtype) -> Tensor:
         # torchsde and its scipy take a second to import; only this needs them.
         import torchsde
 
@@ -80,7 +82,7 @@ class TorchsdePurifier(nn.Module):
         # Times have the precision of the state, as torchsde itself would make them.
         times = torch.tensor([1 - self.t_star, 1 - END], dtype=x.dtype, device=x.device)
         paths = BrownianPaths(seeds, state, times, self.dt)
-        sde: Any = ReverseSde(self.denoiser, x.shape[1:])
+        sde: Any = ReverseSde(self.denoiser, x.shape[1:], precision)
         settings: dict[str, Any] = {"bm": paths, "method": "euler", "dt": self.dt}
         if self.gradient == "adjoint":
             # Without weights in the adjoint state: they are constants.
@@ -95,18 +97,21 @@ class ReverseSde:
     """The reverse VP-SDE in torchsde's terms: time s = 1 - t, state (B, C*H*W).
 
     dx = beta (x / 2 + score) ds + sqrt(beta) dw (Song et al. 2021, eq. 6, with VP's rates).
+    `precision` is that of the denoiser's weights; the state may have another.
     """
 
     noise_type, sde_type = "diagonal", "ito"
 
-    def __init__(self, denoiser: DenoiserLike, shape: tuple[int, ...]) -> None:
-        self.denoiser, self.shape = denoiser, shape
+    def __init__(
+        self, denoiser: DenoiserLike, shape: tuple[int, ...], precision: torch.dtype
+    ) -> None:
+        self.denoiser, self.shape, self.precision = denoiser, shape, precision
 
     def f(self, s: Tensor, state: Tensor) -> Tensor:
         """The drift (B, C*H*W)."""
         t = 1 - s
         x, scale = state.unflatten(1, self.shape), vp.scale(t)
-        denoised = self.denoiser.denoise(x / scale, vp.sigma(t))
+        denoised = self.denoiser.denoise((x / scale).to(self.precision), vp.sigma(t)).to(x)
         score = (scale * denoised - x) / vp.deviation(t).square()
         return (vp.beta(t) * (x / 2 + score)).flatten(1)
 
@@ -142,5 +147,7 @@ class BrownianPaths:
 
     def __call__(self, ta: Tensor, tb: Tensor, **_: bool) -> Tensor:
         """The increments from ta to tb (B, C*H*W)."""
+        if not self.paths:  # fresh noise of no image
+            return torch.zeros_like(self.state)
         drawn: Any = [path(ta, tb) for path in self.paths]
         return torch.cat(drawn).to(self.state).repeat(len(self.state) // len(drawn), 1)

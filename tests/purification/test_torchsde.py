@@ -187,6 +187,26 @@ def test_precisions_follow_the_same_path() -> None:
     torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["adjoint", "exact", "bpda"])
+def test_half_precision_follows_the_same_path_in_as_many_steps(mode) -> None:
+    """bfloat16 has no number between 0.9 and 0.9 + 1/1000: its own times would never end."""
+    images = some_images(2, (1, 8, 8), dtype=torch.float32)
+    single = TorchsdePurifier(tiny_denoiser(), 0.01, gradient=mode)(images)
+    half = TorchsdePurifier(tiny_denoiser().bfloat16(), 0.01, gradient=mode)
+    given = images.bfloat16().requires_grad_()
+    purified = half(given)
+    assert purified.dtype == torch.bfloat16
+    torch.testing.assert_close(purified.float(), single, rtol=0, atol=0.05)
+    purified.sum().backward()
+    assert given.grad is not None and given.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("noise", ["frozen", "fresh"])
+def test_no_image_is_purified_to_none(noise) -> None:
+    images = some_images(1, (1, 8, 8), dtype=torch.float32)[:0]
+    assert TorchsdePurifier(tiny_denoiser(), dt=0.05, noise=noise)(images).shape == images.shape
+
+
 def test_other_sizes_are_resized_for_the_denoiser_and_back() -> None:
     images = some_images(1, (1, 3, 3))
     with pytest.raises(ValueError, match="images: 3x3 pixels, but the denoiser takes 4x4"):
