@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 ProcessName = Literal["sde", "ode", "ddpm", "ddim", "heun"]
 
+OPTIONS: dict[str, ProcessName] = {
+    "eta": "ddim", "churn": "heun", "variance": "ddpm", "clip": "ddpm",
+}  # fmt: skip
+"""Fields of `PurifierConfig` that one process alone reads."""
 END = 1e-5
 """VP time at which DiffPure's SDE and ODE stop"""
 MOST_STEPS = 10_000
@@ -30,7 +34,7 @@ class PurifierConfig:
         = 0.1 scale 0.9471 for 0.9467 and deviation 0.3209 for 0.3221; for all its t_star up to 0.15
         the scales differ by less than 5e-4 and the deviations by less than 1.3e-3.
     `eta` belongs to "ddim" (0: deterministic, 1: ancestral), `churn` to "heun" (S_churn), and
-    `variance` and `clip` to "ddpm"; see `purification.processes`.
+    `variance` and `clip` to "ddpm"; see `purification.processes`. Other processes refuse them.
     `surrogate_steps`: steps per round of the backward pass in the gradient mode "surrogate", or
     `steps` where those are fewer.
     """
@@ -62,6 +66,11 @@ class PurifierConfig:
             churn=(0 <= self.churn <= 1e6, "from 0 to 1e6"),
             surrogate_steps=(1 <= self.surrogate_steps <= MOST_STEPS, f"from 1 to {MOST_STEPS}"),
         )
+        for name, process in OPTIONS.items():
+            default = getattr(PurifierConfig, name)
+            unused = self.process != process and getattr(self, name) != default
+            right = f"{default!r} for process={self.process!r}, which does not read it"
+            require(self, **{name: (not unused, right)})
 
     @property
     def times(self) -> int:

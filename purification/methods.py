@@ -1,12 +1,12 @@
 """Published defenses by name: `build("diffpure", denoiser, preset="cifar10-linf")`."""
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from purification.config import PurifierConfig
+from purification.config import OPTIONS, PurifierConfig
 from purification.guidance import AGDM, GDMP, ClassifierGuidance, ContrastiveGuidance, Guidance
 from purification.presets import Method, Preset, find
 from purification.purifier import DiffusionPurifier, GradientMode
@@ -43,13 +43,14 @@ def build(
     `bank`: the classifier's logits (M, K) of training images on [-1, 1]. With it "contrastive"
         takes its negatives from there, each image alone; without it from the batch, as published.
     `weight`: of the guidance, in place of the preset's; DiffPure, which has none, refuses it.
-    `overrides`: fields of `PurifierConfig`, such as steps=10, in place of the preset's.
+    `overrides`: fields of `PurifierConfig`, such as steps=10, in place of the preset's. Another
+        process drops what only the preset's reads (`variance` and `clip` of "ddpm").
     """
     found = find(method, preset)
     names = [field.name for field in fields(PurifierConfig)]
     if unknown := sorted(set(overrides) - set(names)):
         raise ValueError(f"overrides={unknown}: not fields of PurifierConfig; give some of {names}")
-    config = replace(found.config, **overrides)
+    config = replaced(found.config, overrides)
     if config.times <= (late := found.term.get("drift_min", 0)):
         raise ValueError(
             f"t_star={config.t_star}: preset={preset!r} guides after {late} steps of 1/1000, when "
@@ -67,6 +68,14 @@ def build(
     return DiffusionPurifier(
         denoiser, config, guidance=pairs, noise=noise, seed=seed, gradient=gradient
     )
+
+
+def replaced(config: PurifierConfig, changes: Mapping[str, Any]) -> PurifierConfig:
+    """The settings with `changes`; what a process alone reads stays with that process."""
+    process = changes.get("process", config.process)
+    kept = {name: value for name, value in asdict(config).items()
+            if OPTIONS.get(name, process) == process}  # fmt: skip
+    return PurifierConfig(**{**kept, **changes})
 
 
 def guidance(

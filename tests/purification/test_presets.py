@@ -168,6 +168,13 @@ def test_options_and_overrides_arrive() -> None:
     assert (purifier.noise.mode, purifier.noise.seed, purifier.gradient) == ("fresh", 5, "bpda")
 
 
+def test_another_process_leaves_out_the_settings_of_the_presets() -> None:
+    config = make("gdmp", "cifar10-linf", process="heun", steps=5, churn=2.0).config
+    assert config == PurifierConfig("heun", t_star=0.036, steps=5, rounds=4, churn=2.0)
+    kept = make("gdmp", "cifar10-linf", process="ddpm", steps=5).config
+    assert (kept.variance, kept.clip) == ("large", True)
+
+
 def test_weight_replaces_the_presets() -> None:
     denoiser = tiny_denoiser()
     assert build("gdmp", denoiser, preset="cifar10-linf").weights == [60_000.0]

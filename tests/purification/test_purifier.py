@@ -308,6 +308,16 @@ def test_bad_settings_are_refused(bad: dict) -> None:
         PurifierConfig(**bad)
 
 
+@pytest.mark.parametrize(
+    ("process", "options"),
+    [("sde", {"eta": 1.0}), ("ddim", {"churn": 1.0}), ("heun", {"clip": True}),
+     ("ode", {"variance": "large"})],
+)  # fmt: skip
+def test_settings_that_the_process_does_not_read_are_refused(process, options: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}=.* for process='{process}'"):
+        PurifierConfig(process, **options)
+
+
 @pytest.mark.parametrize("process", ["ddpm", "ddim"])
 def test_more_steps_than_times_are_refused(process) -> None:
     PurifierConfig(process, t_star=0.036, steps=36)
