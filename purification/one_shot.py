@@ -1,5 +1,7 @@
 """One-shot denoising of images whose noise level is known: denoised smoothing."""
 
+from math import isfinite
+
 from torch import Tensor, nn
 
 from purification.purifier import entered, resized
@@ -23,8 +25,8 @@ class OneShotDenoiser(nn.Module):
     def __init__(self, denoiser: DenoiserLike, *, sigma: float) -> None:
         super().__init__()
         require_parts(denoiser, PURIFYING)
-        if not sigma > 0:
-            raise ValueError(f"sigma={sigma} must be positive")
+        if not (sigma > 0 and isfinite(sigma)):
+            raise ValueError(f"sigma={sigma} must be positive and finite")
         self.denoiser = denoiser
         self.sigma = sigma
 

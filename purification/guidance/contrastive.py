@@ -89,8 +89,9 @@ class ContrastiveGuidance(Potential):
         if not self.batch_coupled:
             return (x,)
         if len(x) < 2:
+            count = "1 image" if len(x) else "0 images"
             raise ValueError(
-                "negatives='batch': a batch of 1 image has no others to take negatives from; "
+                f"negatives='batch': a batch of {count} has no others to take negatives from; "
                 "purify more at once, or give negatives='bank' with a bank"
             )
         weights = initial_head(self._logits(x[:1].detach()).shape[1], self.seed).to(x)

@@ -177,6 +177,8 @@ def test_one_image_has_no_others() -> None:
     guided = purifier((1.0, batch_term()))
     with pytest.raises(ValueError, match="negatives='batch': a batch of 1 image has no others"):
         guided(given(1))
+    with pytest.raises(ValueError, match="negatives='batch': a batch of 0 images has no others"):
+        guided(given(1)[:0])
     assert torch.isfinite(guided(given(2))).all()
 
 

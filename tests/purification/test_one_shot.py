@@ -25,9 +25,11 @@ def test_other_sizes_are_resized():
     assert purifier(torch.full((3, 1, 4, 4), 0.5)).shape == (3, 1, 4, 4)
 
 
-def test_sigma_must_be_positive():
-    with pytest.raises(ValueError, match="sigma=0 must be positive"):
-        OneShotDenoiser(OptimalDenoiser(torch.zeros(1, 1, 2, 2), torch.tensor([0])), sigma=0)
+@pytest.mark.parametrize("sigma", [0, float("inf"), float("nan")])
+def test_sigma_must_be_positive_and_finite(sigma):
+    denoiser = OptimalDenoiser(torch.zeros(1, 1, 2, 2), torch.tensor([0]))
+    with pytest.raises(ValueError, match=f"sigma={sigma} must be positive and finite"):
+        OneShotDenoiser(denoiser, sigma=sigma)
 
 
 @pytest.mark.parametrize(
