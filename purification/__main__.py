@@ -3,6 +3,7 @@
 import sys
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -34,6 +35,7 @@ from rdc.hub.weights import sha256
 from rdc.networks.image_classifier import ImageClassifier
 from rdc.noise import using_draws
 from rdc.runs.device import default_device
+from rdc.runs.exclusive import exclusive
 from rdc.runs.fingerprints import weights_hash
 from rdc.runs.picture import check_picture
 from rdc.runs.settings import lock_settings
@@ -76,20 +78,38 @@ def purify_array(command: Purify) -> int:
 def purify_files(command: Purify) -> int:
     """Purify an image file or all below a folder; those that are there already are left out.
 
-    Images whose file has changed are purified again.
+    Images whose file has changed are purified again, and where images see each other, those whose
+    batch has.
     """
     outputs = destinations(command.given, command.out)
     run = Purification(command)
     batches = run.batches(list(outputs))
     many = command.given.is_dir()
-    if many:
-        lock_folder(command)
-        remove_stale(outputs, command.given, command.out)
+    with exclusive(command.out) if many else nullcontext():
+        if many:
+            lock_folder(command)
+            coupled = batches if run.purifier.batch_coupled else []
+            remove_stale(outputs, command.given, command.out, batches=coupled)
+        failed = purify_batches(run, batches, outputs, continued=many)
+    if failed:
+        print(f"{failed} of {len(outputs)} images could not be purified", file=sys.stderr)
+    run.warn()
+    run.draw_picture(run.read(run.shown(batches))[0])
+    return int(failed > 0)
+
+
+def purify_batches(
+    run: "Purification", batches: list[list[Path]], outputs: dict[Path, Path], *, continued: bool
+) -> int:
+    """Write purified images and return how many there cannot be.
+
+    `continued` leaves out the batches whose images are all there.
+    """
     failed = 0
     with tqdm(total=len(outputs), unit="image") as progress:
-        # Batches stay the same in a continued run: with some methods an image depends on them.
+        # Whole batches, as in one go: with some methods an image depends on its batch.
         for files in batches:
-            if not (many and all(outputs[file].exists() for file in files)):
+            if not (continued and all(outputs[file].exists() for file in files)):
                 images, errors = run.read(files)
                 for error in errors:
                     tqdm.write(f"error: {error}", file=sys.stderr)
@@ -97,11 +117,7 @@ def purify_files(command: Purify) -> int:
                 for file, image in zip(images, run.purify(images), strict=True):
                     write_file(outputs[file], image)
             progress.update(len(files))
-    if failed:
-        print(f"{failed} of {len(outputs)} images could not be purified", file=sys.stderr)
-    run.warn()
-    run.draw_picture(run.read(run.shown(batches))[0])
-    return int(failed > 0)
+    return failed
 
 
 Key = TypeVar("Key", int, Path)
@@ -220,7 +236,12 @@ def load(command: Purify) -> DiffusionPurifier:
 
     bank = None
     if command.bank is not None:
-        bank = torch.from_numpy(read_npy(command.bank, "bank").astype(np.float32))
+        logits = read_npy(command.bank, "bank")
+        if logits.dtype.kind not in "iuf":
+            raise ValueError(
+                f"bank={command.bank}: {logits.dtype}; give logits (M, K) of M training images"
+            )
+        bank = torch.from_numpy(logits.astype(np.float32))
     return build(
         command.method,
         Denoiser.from_pretrained(command.model),

@@ -1,6 +1,7 @@
 """Reading of images to purify, and writing of purified ones: files, folders and arrays."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +44,27 @@ def destinations(given: Path, out: Path) -> dict[Path, Path]:
     return outputs
 
 
-def remove_stale(outputs: dict[Path, Path], given: Path, out: Path) -> None:
+def remove_stale(
+    outputs: dict[Path, Path], given: Path, out: Path, *, batches: list[list[Path]]
+) -> None:
     """Remove the images in `out` whose files have changed since `out` listed them.
 
-    A file has changed if its name, size or time has. The list is then renewed; it keeps files that
-    are gone, which may come back with another content.
+    A file has changed if its name, size or time has, or the files of its batch; `batches` has
+    those whose images see each other. The list is then renewed; it keeps files that are gone, which
+    may come back with another content.
     """
     listed = out / LISTED
     lines = listed.read_bytes().splitlines() if listed.exists() else []
     rows = [parse_json(line, str(listed)) for line in lines]
     before = {(out / row["image"]).with_suffix(".png"): row for row in rows}
     now = {target: listing(file, given) for file, target in outputs.items()}
+    for files in batches:
+        names = [file.relative_to(given).as_posix() for file in files]
+        for file in files:
+            now[outputs[file]]["batch"] = sha256("\n".join(names).encode()).hexdigest()
     for target, row in now.items():
-        if before.get(target, row) != row:
+        # Lists of earlier versions have no batches.
+        if {**row, **before.get(target, {})} != row:
             target.unlink(missing_ok=True)
     rows = (before | now).values()
     write_atomically(listed, "".join(json.dumps(row) + "\n" for row in rows))
@@ -74,7 +83,7 @@ def check_file(out: Path, suffix: str, what: str, given: Path) -> None:
 
 def refuse_replacement(picture: Path, given: Path, out: Path) -> None:
     """Refuse a picture of the purification that would replace or join the images."""
-    if picture.resolve() == out.resolve() or picture.resolve().is_relative_to(given.resolve()):
+    if any(picture.resolve().is_relative_to(images.resolve()) for images in (given, out)):
         raise ValueError(
             f"picture={picture} is among the images given or purified; give another name"
         )

@@ -16,8 +16,8 @@ class Purify:
     """Purify an image file, all images below a folder, or an array of images.
 
     In a folder, images that are already there are not purified again, unless their files have
-    changed: a killed run goes on. A folder with images of another folder, of other settings or of
-    other weights is refused.
+    changed (contrastive without a bank: or the names of those in their batch): a killed run goes
+    on. A folder with images of another folder, of other settings or of other weights is refused.
     """
 
     given: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]

@@ -18,6 +18,7 @@ from purification.__main__ import Purification, main
 from rdc import Denoiser, ImageClassifier, ImageClassifierConfig
 from rdc.commands.program import run_program
 from rdc.data import load
+from rdc.runs.exclusive import exclusive
 from tests.support.launchers import printed
 from tests.support.launchers import run as run_module
 from tests.support.pictures import noise, save
@@ -178,6 +179,27 @@ def test_folders_of_earlier_versions_are_finished(models, folder, tmp_path, monk
     (tmp_path / "out" / LISTS[0]).unlink()
     monkeypatch.setattr(Purification, "purify", None)
     assert run(models, folder, tmp_path / "out") == 0
+
+
+def test_a_folder_in_use_is_refused(models, folder, tmp_path, capsys) -> None:
+    with exclusive(tmp_path / "out"):
+        assert run(models, folder, tmp_path / "out") == 2
+    assert "in use by another start of a command" in capsys.readouterr().err
+    assert tree(tmp_path / "out") == {}
+
+
+def test_images_whose_batch_has_changed_are_purified_again(models, tmp_path, monkeypatch) -> None:
+    """A new file shifts the batches in which images see each other."""
+    folder = save(tmp_path / "in", {f"{i}.png": noise(i, 8, 8) for i in range(1, 5)})
+    options = [*without_a_bank(models), "--batch-size", 2]
+    assert run(models, folder, tmp_path / "out", *options) == 0
+    save(folder, {f"{i}.png": noise(10 + i, 8, 8) for i in (0, 5)})
+    for out in ("out", "new"):
+        assert run(models, folder, tmp_path / out, *options) == 0
+    continued, new = tree(tmp_path / "out"), tree(tmp_path / "new")
+    assert all(continued[f"{i}.png"] == new[f"{i}.png"] for i in range(6))
+    monkeypatch.setattr(Purification, "purify", None)
+    assert run(models, folder, tmp_path / "out", *options) == 0
 
 
 def test_images_of_other_settings_are_not_mixed(models, folder, tmp_path, capsys) -> None:
@@ -344,6 +366,10 @@ def test_contrastive_takes_a_bank(models: Path, folder: Path, tmp_path: Path, ca
     given += ["--classifier", models / "classifier"]
     assert run(models, *given) == 2
     assert "images=1: " in capsys.readouterr().err
+    for bank in (np.full((6, 3), "1"), np.ones((6, 3), complex)):
+        np.save(tmp_path / "bank.npy", bank)
+        assert run(models, *given, "--bank", tmp_path / "bank.npy") == 2
+        assert f"bank.npy: {bank.dtype}; give logits (M, K)" in capsys.readouterr().err
     np.save(tmp_path / "bank.npy", np.random.default_rng(0).normal(size=(6, 3)))
     assert run(models, *given, "--bank", tmp_path / "bank.npy") == 0
 
@@ -464,6 +490,13 @@ def test_impossible_pictures_are_refused_before_any_work(
     err = capsys.readouterr().err
     assert err.startswith("error: --picture=") and message in err
     assert tree(tmp_path) == before
+
+
+def test_a_picture_among_the_purified_images_is_refused(models, folder, tmp_path, capsys) -> None:
+    picture = tmp_path / "out" / "a.png"
+    assert run(models, folder, tmp_path / "out", "--picture", picture) == 2
+    assert f"--picture={picture} is among the images given or purified" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("given", "out"), [("image.png", "x.png"), ("array.npy", "x.npy")])
