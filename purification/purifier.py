@@ -31,6 +31,7 @@ class DiffusionPurifier(nn.Module):
 
     `noise` "frozen" makes it a deterministic function of its image, "fresh" draws for every call;
     forward noise, reverse noise and each term have own streams: a term's draws change nothing else.
+    Where images require gradients, these flow to the images alone, and weights are constants.
     `gradient`: "exact" is the true derivative, every step recomputed with its own draws, in memory
     that grows by one state per step. The named approximations of the literature: "bpda" takes the
     identity, "detached_guidance" leaves out how G depends on the image, "surrogate" differentiates
