@@ -5,7 +5,7 @@ from math import isfinite
 from torch import Tensor, nn
 
 from purification.purifier import entered, resized
-from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts, unconditional
 from rdc.images import to_pixels
 
 
@@ -32,5 +32,5 @@ class OneShotDenoiser(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = entered(images, self.denoiser.image_shape, resize=True)
-        denoised = to_pixels(self.denoiser.denoise(x, 2 * self.sigma))
+        denoised = to_pixels(unconditional(self.denoiser, x, 2 * self.sigma))
         return resized(denoised, images.shape[2:])

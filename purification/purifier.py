@@ -15,7 +15,7 @@ from purification.guidance.base import Guidance, Moment
 from purification.processes import Point, Process
 from rdc.choices import NoiseMode, require_choice
 from rdc.config import require_type
-from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts, unconditional
 from rdc.gradients import State, chain, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
 from rdc.noise import Noise
@@ -207,7 +207,7 @@ class _Walk:
         known = list(zip(self.terms, moments, contexts, memories, strict=True))
 
         def denoised(y: Tensor, at: Point) -> Tensor:
-            estimate = self.purifier.denoiser.denoise(y / at.scale, at.sigma)
+            estimate = unconditional(self.purifier.denoiser, y / at.scale, at.sigma)
             if not known:
                 return estimate
             # x0' = x0 + (deviation^2 / scale) G is score' = score + G, by Tweedie's formula.

@@ -14,7 +14,7 @@ from purification.processes import exact
 from purification.purifier import entered, resized
 from rdc import vp
 from rdc.choices import NoiseMode, require_choice
-from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts, unconditional
 from rdc.gradients import straight_through
 from rdc.images import to_pixels
 from rdc.noise import Noise
@@ -111,7 +111,7 @@ class ReverseSde:
         """The drift (B, C*H*W)."""
         t = 1 - s
         x, scale = state.unflatten(1, self.shape), vp.scale(t)
-        denoised = self.denoiser.denoise((x / scale).to(self.precision), vp.sigma(t)).to(x)
+        denoised = unconditional(self.denoiser, (x / scale).to(self.precision), vp.sigma(t)).to(x)
         score = (scale * denoised - x) / vp.deviation(t).square()
         return (vp.beta(t) * (x / 2 + score)).flatten(1)
 

@@ -10,7 +10,7 @@ from rdc.backward import Room, activation_bytes
 from rdc.choices import NoiseMode, require_choice
 from rdc.classifier_config import MaximizationConfig
 from rdc.config import require_type
-from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts, unconditional
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
 from rdc.likelihood import chunk_rows
@@ -118,7 +118,8 @@ class LikelihoodMaximizer(nn.Module):
         noise = noise.expand(batch, *noise.shape[1:]).flatten(0, 1)
         sigma = sigma.expand(batch, draws).flatten()
         clean = x.repeat_interleave(draws, dim=0)
-        denoised = self.denoiser.denoise(clean + sigma[:, None, None, None] * noise, sigma)
+        noised = clean + sigma[:, None, None, None] * noise
+        denoised = unconditional(self.denoiser, noised, sigma)
         error = (denoised - clean).square().flatten(1).mean(1)
         if self.config.rule == "momentum":
             error = error / sigma.square()

@@ -20,7 +20,7 @@ from purification import (
 )
 from purification.guidance import GDMP, Moment
 from purification.processes import Point, discrete_points
-from rdc import OptimalDenoiser
+from rdc import LikelihoodMaximizer, OptimalDenoiser
 from rdc.gradients import State
 from rdc.images import to_pixels, to_x
 from tests.support.denoisers import Scaling
@@ -339,6 +339,27 @@ def test_unknown_modes_are_refused() -> None:
 def test_a_network_that_is_no_denoiser_is_refused(build) -> None:
     with pytest.raises(ValueError, match=r"^denoiser: Linear has no image_shape, denoise; wrap"):
         build(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize(
+    "build",
+    [
+        DiffusionPurifier,
+        TorchsdePurifier,
+        lambda network: OneShotDenoiser(network, sigma=0.1),
+        LikelihoodMaximizer,
+    ],
+)
+def test_an_estimate_of_another_shape_is_refused(build, channels: int) -> None:
+    class Other(torch.nn.Module):
+        image_shape = (3, 4, 4)
+
+        def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            return x[:, :1].repeat(1, channels, 1, 1)
+
+    with pytest.raises(ValueError, match=rf"^denoiser: denoise.* \(\d, {channels}, 4, 4\)"):
+        build(Other())(torch.rand(2, 3, 4, 4))
 
 
 @pytest.mark.parametrize(
