@@ -49,16 +49,18 @@ def commands(model: str, network: Denoiser | ImageClassifier, *, classifies: boo
     model = shlex.quote(model)
     if isinstance(network, ImageClassifier):
         return [
-            f"python -m evaluation.evaluate --defense.kind classifier --defense.classifier {model}",
+            "python -m evaluation.evaluate --out OUT --data DATA --defense.kind classifier "
+            f"--defense.classifier {model}",
             f"python -m purification IN OUT --model DENOISER --method agdm --auxiliary {model}",
         ]
     found = [f"python -m purification IN OUT --model {model}"]
     if network.num_classes:
-        found.append(f"python -m training.train --teacher {model}")
+        found.append(f"python -m training.train --out OUT --data DATA --teacher {model}")
     if classifies:
         found += [
             f"python -m rdc classify IMAGE_OR_FOLDER --model {model}",
-            f"python -m evaluation.evaluate --defense.kind rdc --defense.model {model}",
+            "python -m evaluation.evaluate --out OUT --data DATA --defense.kind rdc "
+            f"--defense.model {model}",
         ]
     return found
 
