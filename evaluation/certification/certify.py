@@ -8,18 +8,16 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from evaluation.arguments import given_numbers
+from evaluation.arguments import given_data, given_numbers, ready
 from evaluation.attacks.eot import Expectation
 from evaluation.attacks.validation import checked
 from evaluation.certification.certificate import Certificate, Certification
 from evaluation.certification.config import SamplingMethod, SmoothingConfig
 from evaluation.certification.sampling import Candidate, certificates, require_independent
 from evaluation.certification.smoothed import SmoothedClassifier
-from evaluation.factories import as_module
 from evaluation.identity import identity
 from evaluation.target import device_of
 from evaluation.work_queue import Claims
-from rdc.data import Dataset
 from rdc.runs.fingerprints import tensors_hash
 from rdc.runs.run_log import RunLog
 
@@ -27,7 +25,7 @@ from rdc.runs.run_log import RunLog
 def certify(
     model: nn.Module | Callable[[Tensor], Tensor],
     images: Any,
-    labels: Any,
+    labels: Any = None,
     *,
     sigma: float,
     radii: float | Sequence[float] | None = None,
@@ -52,7 +50,7 @@ def certify(
     model: a module, or a function, from [0, 1] images (B, C, H, W) to logits (B, K). It gets noisy
         images, outside [0, 1]. Its own randomness may be frozen, or fresh for every call.
     images, labels: tensors (N, C, H, W) in [0, 1], on the model's device, and (N,) int64; or
-        arrays, as `rdc.data.Dataset.of` takes them.
+        images and labels of another kind, as `evaluation.evaluate` takes them.
     sigma: standard deviation of the noise, on the scale of the images.
     radii, method, samples, selection, alpha, seed: see `SmoothingConfig`.
     max_rows: noisy images per call of the model.
@@ -71,9 +69,9 @@ def certify(
         sigma=sigma, radii=None if radii is None else given_numbers("radii", radii), method=method,
         samples=samples, selection=selection, alpha=alpha, seed=seed,
     )  # fmt: skip
-    model = as_module(model)
+    model = ready(model, "model")
     if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
-        data = Dataset.of(images, labels)
+        data = given_data(images, labels, ())
         images, labels = data.images.to(device_of(model)), data.labels.to(device_of(model))
     checked(images, labels, eps=0)  # as attacks do; there is no budget
     require_certifiable(model, images, labels)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from evaluation import certify
 from evaluation.certification import Certificate, Certification, SmoothedClassifier, SmoothingConfig
@@ -64,6 +65,14 @@ def test_functions_and_arrays_are_certified_as_modules_and_tensors():
         assert [replace(each, seconds=0) for each in found] == [
             replace(each, seconds=0) for each in whole
         ]
+
+
+def test_data_sets_are_certified_as_tensors():
+    expected = certify(HalfSpace(), IMAGES, LABELS, sigma=SIGMA, samples=200)
+    found = certify(HalfSpace(), TensorDataset(IMAGES, LABELS), sigma=SIGMA, samples=200)
+    assert [each.radius for each in found.certificates] == [
+        each.radius for each in expected.certificates
+    ]
 
 
 def test_fixed_certificates_are_those_of_the_procedure():
@@ -275,6 +284,9 @@ def frozen() -> nn.Module:
         (HalfSpace(), {"samples": 100, "radii": (0.4,)}, "too few for the radius 0.4"),
         (Coupled(), {}, "depends on the other images of the batch"),
         (norm_in_training(), {}, r"call model.eval\(\)"),
+        (nn.Sequential(nn.Dropout(), HalfSpace()), {}, r"Dropout is in training mode"),
+        ("cnn", {}, "model: str; give a torch.nn.Module"),
+        (HalfSpace(), {"labels": None}, "labels: none given"),
         (frozen(), {}, "frozen smoothing noise has none"),
         (nn.Identity(), {}, r"they must be \(B, K\)"),
         (HalfSpace(), {"sigma": 0.0}, "sigma=0.0 must be positive"),
