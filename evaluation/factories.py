@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,12 @@ def from_factory(name: str) -> nn.Module:
     factory = getattr(imported(name), function, None)
     if not callable(factory):
         raise ValueError(f"factory {name}: {source_file(name)} has no function {function}")
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"factory {name}: {error}; give a function without arguments that returns the model"
+        ) from error
     made = factory()
     if not callable(made):
         raise ValueError(

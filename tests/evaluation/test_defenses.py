@@ -43,6 +43,7 @@ def test_a_factory_is_a_defense_or_the_classifier_behind_a_purifier(file: Path) 
         ("no.such.module:f", "No module named 'no'.*give package.module:function"),
         ("no/such/file.py:f", r"no/such/file\.py does not exist"),
         ("{file}:missing", r"models\.py has no function missing"),
+        ("{file}:of_path", "missing a required argument: 'path'; give a function without arg"),
         ("{file}:nothing", "returned int; return a torch.nn.Module"),
     ],
 )

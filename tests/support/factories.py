@@ -10,6 +10,9 @@ def cnn():
 def function():
     return lambda images: cnn()(images)
 
+def of_path(path):
+    return cnn()
+
 def nothing():
     return 3
 """
