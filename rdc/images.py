@@ -31,7 +31,9 @@ def to_pixels(x: Tensor) -> Tensor:
 
 
 def check_kind(images: Tensor) -> None:
-    """Refuse nested, sparse and quantized tensors."""
+    """Refuse what is no tensor, and nested, sparse and quantized ones."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images: {type(images).__name__}; give a torch.Tensor")
     if images.is_nested or images.layout != torch.strided or images.is_quantized:
         kind = "nested" if images.is_nested else str(images.layout).removeprefix("torch.")
         raise ValueError(f"images: a {kind} tensor; give an ordinary, dense one")
@@ -84,9 +86,7 @@ def check_images(images: Tensor, shape: Shape) -> Tensor:
     """
     check_form(images, shape)
     if images.is_meta:
-        raise ValueError(
-            "images: a tensor on the device 'meta', which has no pixels; give one with data"
-        )
+        raise ValueError("images: a tensor on 'meta', which has no pixels; give others")
     if len(images) == 0:
         raise ValueError("images: empty batch; give at least one image")
     low, high = images.min().item(), images.max().item()
@@ -94,8 +94,8 @@ def check_images(images: Tensor, shape: Shape) -> Tensor:
         raise ValueError("images: NaN or infinity in the pixels; give numbers in [0, 1]")
     if low < 0 or high > 1:
         raise ValueError(
-            f"images: values from {low:.4g} to {high:.4g}, expected [0, 1] "
-            "(for 0..255 divide by 255; for [-1, 1] use (images + 1) / 2)"
+            f"images: values from {low:.4g} to {high:.4g}, expected [0, 1] (for 0..255 divide by "
+            "255; for [-1, 1] use (images + 1) / 2; for mean and std see rdc.Normalize)"
         )
     return images
 

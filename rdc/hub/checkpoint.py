@@ -55,6 +55,8 @@ def locate(
     repository at the same commit. `revision` (a branch, tag or commit), `token` and
     `local_files_only` (what is in the cache already) are for the hub.
     """
+    if not isinstance(model, str | Path):
+        raise TypeError(f"model: {type(model).__name__}; give a name, a directory or a hub id")
     packaged = isinstance(model, str) and model in packaged_models(CONFIG)
     directory = PACKAGED / model if packaged else Path(model)
     if directory.is_dir():

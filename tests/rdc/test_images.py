@@ -21,7 +21,7 @@ from torch import Tensor
 import rdc.image_files
 from rdc.data.decode import Target, decode
 from rdc.image_files import image_files, read_image
-from rdc.images import check_images, convert_images, to_images, to_pixels, to_x
+from rdc.images import check_form, check_images, convert_images, to_images, to_pixels, to_x
 from tests.support.oracle import some_images
 
 GRAY, COLOR = (1, 4, 6), (3, 4, 6)
@@ -546,3 +546,8 @@ def test_what_is_transparent_shows_white(channels: int) -> None:
     expected = torch.ones(1, channels, 8, 8)
     expected[:, :, 3, 2] = 0
     assert torch.equal(to_images(image, (channels, 8, 8)), expected)
+
+
+def test_arrays_in_place_of_tensors_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"images: ndarray; give a torch\.Tensor"):
+        check_form(np.zeros((1, *GRAY), np.float32), GRAY)  # type: ignore[arg-type]

@@ -81,6 +81,7 @@ def test_classify_leaves_no_graph_and_no_global_randomness() -> None:
         ({"images": torch.zeros(1, 3, 8, 8)}, ValueError, "shape"),
         ({"images": []}, ValueError, "empty list"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"model": torch.nn.Identity()}, TypeError, "model: Identity; give a name"),
     ],
 )
 def test_bad_input_is_named(arguments: dict, error, message: str) -> None:
