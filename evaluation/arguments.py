@@ -42,6 +42,12 @@ def given_target(
     data = given_data(images, labels, class_names)
     if not (class_names or isinstance(images, Dataset)):
         count = first_answer(module, data, "model").shape[1]
+        highest = int(data.labels.max())
+        if highest >= count:
+            raise ValueError(
+                f"labels: up to {highest}, but the model gives {count} logits; give numbers from 0 "
+                f"to {count - 1}, or a model of all these classes"
+            )
         names = classes_of(images) or tuple(map(str, range(count)))
         data = replace(data, class_names=names)
     given, data = data, fit(module, data, "model", "images")
@@ -94,6 +100,8 @@ def require_numbered_draws(model: nn.Module, data: Dataset) -> None:
 
 def ready(model: nn.Module | Callable[[Tensor], Any], name: str) -> nn.Module:
     """The model as a module whose layers are in evaluation mode."""
+    if isinstance(model, type):
+        raise ValueError(f"{name}: the class {model.__name__}; give an object of it")
     if not callable(model):
         raise ValueError(f"{name}: {type(model).__name__}; give a torch.nn.Module or a function")
     module = as_module(model)
@@ -141,7 +149,7 @@ def batches(images: Any) -> Iterable[tuple[Any, Any]]:
     """Pairs of images and labels, a batch each."""
     if not isinstance(images, DataLoader):
         indexed = hasattr(images, "__getitem__") and hasattr(images, "__len__")
-        if not indexed or isinstance(images, Mapping):
+        if not indexed or isinstance(images, Mapping | str):
             raise ValueError(
                 f"images: {type(images).__name__}; give a tensor or an array with labels, a "
                 "rdc.data.Dataset, or a torch Dataset or DataLoader of (image, label)"
@@ -149,5 +157,9 @@ def batches(images: Any) -> Iterable[tuple[Any, Any]]:
         images = DataLoader(images, batch_size=256)
     for batch in images:
         if not isinstance(batch, list | tuple) or len(batch) != 2:
-            raise ValueError("images: its batches must be pairs of images and labels")
+            kind = f"{type(batch).__name__} of {len(batch)}"
+            raise ValueError(
+                f"images: its batches are {kind}, and must be pairs of images and labels; give a "
+                "data set of (image, label)"
+            )
         yield batch[0], batch[1]

@@ -66,7 +66,9 @@ class Progress:
     def task(self, task: Task, *models: nn.Module) -> Iterator[None]:
         """A context that does a task; calls of `models` are counted."""
         self.current, self.counted, self.began = task, 0.0, time.perf_counter()
-        hooks = [model.register_forward_hook(self._count) for model in models]
+        # Scripted modules take no hooks; their calls are not counted.
+        hooks = [model.register_forward_hook(self._count) for model in models
+                 if not isinstance(model, torch.jit.ScriptModule)]  # fmt: skip
         try:
             self._show()
             yield

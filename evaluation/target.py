@@ -168,6 +168,9 @@ def listed(names: tuple[str, ...]) -> str:
     return f"({shown}{', ...' if len(names) > 10 else ''}; {len(names)} of them)"
 
 
+ONE_LOGIT = "; for one logit z (1, 1) of two classes, torch.cat([torch.zeros_like(z), z], 1)"
+
+
 @torch.no_grad()
 def first_answer(model: nn.Module, data: Dataset, model_name: str) -> Tensor:
     """The model's logits (1, K) of the first image.
@@ -195,7 +198,7 @@ def first_answer(model: nn.Module, data: Dataset, model_name: str) -> Tensor:
     if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
         raise ValueError(
             f"{model_name}: returns shape {tuple(logits.shape)} for one image; it must return "
-            "logits (1, K), of at least two classes"
+            "logits (1, K), of at least two classes" + (ONE_LOGIT if logits.numel() == 1 else "")
         )
     return logits
 

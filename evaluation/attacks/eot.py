@@ -237,6 +237,6 @@ def _differentiate(values: Tensor, point: Tensor) -> Tensor:
     if gradient is None:
         raise ValueError(
             "model: autograd finds no way from its logits to the images; attack a surrogate that "
-            "has one, or use square or random_search"
+            "has one, or use square and random search (for `evaluate`: only=('square', 'random'))"
         )
     return gradient

@@ -92,8 +92,10 @@ class Summary:
 
     @property
     def text(self) -> str:
-        """The state of the checks, and a table for the terminal."""
-        return f"{headline(self.checks)}\n\n{table(self.accuracies, self.norm)}"
+        """The state of the checks with what failed and why, and a table for the terminal."""
+        reasons = [f"- {each.name}: {each.detail}" for each in self.checks if each.passed is False]
+        said = [headline(self.checks), *(["\n".join(reasons)] if reasons else [])]
+        return "\n\n".join([*said, table(self.accuracies, self.norm)])
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -375,7 +375,13 @@ MISTAKES = {
         {"images": [(image, "cat") for image in IMAGES], "labels": None},
         r"labels: .*; give whole numbers \(N,\)",
     ),
-    "labels of K": ({"labels": LABELS + 3}, "numbers of the 3 class_names"),
+    "labels of K": ({"labels": LABELS + 3}, "labels: up to 5, but the model gives 3 logits; give"),
+    "text": ({"images": "digits", "labels": None}, "images: str; give a tensor"),
+    "triples": (
+        {"images": [(image, 0, 1) for image in IMAGES], "labels": None},
+        "images: its batches are (list|tuple) of 3, and must be pairs",
+    ),
+    "values of a normalized image": ({"images": 2 * IMAGES - 1}, "expected .* rdc.Normalize"),
     "two labels": ({"images": TensorDataset(IMAGES, LABELS)}, "labels: images is a TensorDataset"),
     "names of a data set": (
         {
@@ -412,6 +418,11 @@ MISTAKES = {
     "norm": ({"norm": "l1"}, r"norm='l1' must be one of \('linf', 'l2', "),
     "tuple": ({"model": Pair()}, "model: returns tuple; it must return a tensor"),
     "shape": ({"model": lambda images: images}, r"model: returns shape \(1, 1, 4, 4\)"),
+    "one logit": (
+        {"model": lambda images: images.mean((1, 2, 3))[:, None]},
+        r"model: returns shape \(1, 1\) .*torch\.cat\(\[torch\.zeros_like\(z\), z\], 1\)",
+    ),
+    "class": ({"model": Linear}, "model: the class Linear; give an object of it"),
     "no model": ({"model": "digits-cnn"}, "model: str; give a torch.nn.Module"),
     "training": ({"model": nn.Sequential(Linear(), nn.Dropout())}, r"call model\.eval\(\)"),
     "16 bits": (
@@ -472,6 +483,19 @@ def test_a_save_that_was_killed_is_completed(
     monkeypatch.undo()
     found.save(tmp_path / "saved")
     assert read_records(tmp_path / "saved") == found.records
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:The .grad attribute")
+def test_a_scripted_model_is_attacked_like_the_module() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    scripted, plain = (evaluate(model, name="a") for model in (torch.jit.script(network), network))
+    assert scripted.summary.accuracies == plain.summary.accuracies
+
+
+def test_failed_checks_say_why() -> None:
+    found = evaluate(lambda images: Linear()(images) + torch.rand(len(images), 3)).summary
+    reasons = [each.detail for each in found.checks if each.passed is False]
+    assert reasons and all(reason in found.text for reason in reasons)
 
 
 def test_inference_mode_is_refused() -> None:
