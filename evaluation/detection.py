@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rdc.denoiser import PURIFYING, DenoiserLike
+from rdc.estimates import unconditional
 from rdc.images import to_x
 from rdc.levels import Levels
 from rdc.noise import Noise
@@ -46,7 +47,7 @@ def _of_rows(denoiser: DenoiserLike, x: Tensor) -> Tensor:
     levels = Levels.build(count=8, low=0.1, high=3.0, spacing="log", weighting="elbo")
     noise = Noise("frozen", stream=STREAM).normal(x, len(levels))
     errors = [
-        (denoiser.denoise(x + sigma * noise[:, level], sigma) - x).square().flatten(1).sum(1)
+        (unconditional(denoiser, x + sigma * noise[:, level], sigma) - x).square().flatten(1).sum(1)
         for level, sigma in enumerate(levels.sigmas.to(x))
     ]
     return -(torch.stack(errors, 1) @ levels.weights.to(x))

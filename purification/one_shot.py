@@ -5,7 +5,8 @@ from math import isfinite
 from torch import Tensor, nn
 
 from purification.purifier import entered, resized
-from rdc.denoiser import PURIFYING, DenoiserLike, require_parts, unconditional
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
+from rdc.estimates import unconditional
 from rdc.images import to_pixels
 
 

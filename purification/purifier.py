@@ -15,7 +15,8 @@ from purification.guidance.base import Guidance, Moment
 from purification.processes import Point, Process
 from rdc.choices import NoiseMode, require_choice
 from rdc.config import require_type
-from rdc.denoiser import PURIFYING, DenoiserLike, require_parts, unconditional
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
+from rdc.estimates import unconditional
 from rdc.gradients import State, chain, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
 from rdc.noise import Noise

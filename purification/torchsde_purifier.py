@@ -14,7 +14,8 @@ from purification.processes import exact
 from purification.purifier import entered, resized
 from rdc import vp
 from rdc.choices import NoiseMode, require_choice
-from rdc.denoiser import PURIFYING, DenoiserLike, require_parts, unconditional
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
+from rdc.estimates import unconditional
 from rdc.gradients import straight_through
 from rdc.images import to_pixels
 from rdc.noise import Noise

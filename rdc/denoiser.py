@@ -71,18 +71,6 @@ def require_parts(denoiser: object, names: Sequence[str]) -> None:
         )
 
 
-def unconditional(denoiser: DenoiserLike, x: Tensor, sigma: Tensor | float) -> Tensor:
-    """`denoiser.denoise(x, sigma)`, refused where it is no estimate of x: others may broadcast."""
-    estimate = denoiser.denoise(x, sigma)
-    if not isinstance(estimate, Tensor) or estimate.shape != x.shape:
-        kind = tuple(estimate.shape) if isinstance(estimate, Tensor) else type(estimate).__name__
-        raise ValueError(
-            f"denoiser: denoise(x, sigma) gives {kind} for x of shape {tuple(x.shape)}; return a "
-            "tensor of the shape of x: the estimate of the image alone, without a variance"
-        )
-    return estimate
-
-
 @runtime_checkable
 class OneClassAtATime(DenoiserLike, Protocol):
     """A denoiser that can be asked for one class of each image, at the price of one row."""

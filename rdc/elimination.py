@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rdc.classifier import DiffusionClassifier
 from rdc.denoiser import OneClassAtATime
+from rdc.estimates import of_class
 from rdc.images import check_form, to_x
 from rdc.likelihood import chunk_rows, rows_per_image, squared_errors
 
@@ -124,7 +125,8 @@ class _Tournament:
             clean, sigma = self.x[image], self.sigmas[term]
             drawn = self.noise[image if len(self.noise) != 1 else 0, term]
             noised = clean + sigma[:, None, None, None] * drawn
-            errors = squared_errors(self.denoiser.denoise_class(noised, sigma, label), clean)
+            denoised = of_class(self.denoiser, noised, sigma, label)
+            errors = squared_errors(denoised, clean)
             self.terms[image, label, term] = errors.double() * self.weights[term]
         self.passes += asked.sum((1, 2))
         self.done = count

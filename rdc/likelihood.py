@@ -6,11 +6,13 @@ in the differences between classes, which are all that the posterior depends on.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rdc.denoiser import DenoiserLike
+from rdc.estimates import of_class, of_classes
 from rdc.gradients import by_row
 from rdc.levels import Levels
 
@@ -44,9 +46,10 @@ def class_errors(
         drawn = noise[image if len(noise) != 1 else 0, level]
         noised = clean + sigmas[level][:, None, None, None] * drawn
         if each == 1:
-            denoised = denoiser.denoise_classes(noised, sigmas[level])
+            denoised = of_classes(denoiser, noised, sigmas[level])
         else:
-            denoised = denoiser.denoise_class(noised, sigmas[level], rows % each)[:, None]  # type: ignore[attr-defined]
+            asked: Any = denoiser  # `rows_per_image` has seen that it has `denoise_class`
+            denoised = of_class(asked, noised, sigmas[level], rows % each)[:, None]
         return squared_errors(denoised, clean[:, None])
 
     source = torch.arange(len(x), device=x.device).repeat_interleave(levels * each)

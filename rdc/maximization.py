@@ -10,7 +10,8 @@ from rdc.backward import Room, activation_bytes
 from rdc.choices import NoiseMode, require_choice
 from rdc.classifier_config import MaximizationConfig
 from rdc.config import require_type
-from rdc.denoiser import PURIFYING, DenoiserLike, require_parts, unconditional
+from rdc.denoiser import PURIFYING, DenoiserLike, require_parts
+from rdc.estimates import unconditional
 from rdc.gradients import SecondOrder, by_row, gradient, shallow_copy, straight_through
 from rdc.images import check_form, to_pixels, to_x
 from rdc.likelihood import chunk_rows

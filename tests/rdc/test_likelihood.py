@@ -306,3 +306,23 @@ def test_a_row_per_class_needs_the_question_for_one_class() -> None:
         TypeError, match=r"Old has rows_per_image=2.*denoise_class\(x, sigma, labels"
     ):
         class_errors(Old(torch.zeros(2, 1, 1, 2, 2), 0.3), some_images(1), LEVELS.sigmas, NOISE)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_class_estimates_of_another_shape_are_refused(rows: int) -> None:
+    """A single channel would broadcast over three."""
+
+    class Gray(MixtureDenoiser):
+        rows_per_image = rows
+
+        def denoise_classes(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            return x[:, None, :1].repeat(1, 2, 1, 1, 1)
+
+        def denoise_class(self, x: Tensor, sigma: Tensor | float, labels: Tensor) -> Tensor:
+            return x[:, :1]
+
+    denoiser = Gray(torch.zeros(2, 1, 3, 2, 2), 0.3)
+    levels = LEVELS.sigmas
+    noise = torch.zeros(1, len(levels), 3, 2, 2)
+    with pytest.raises(ValueError, match=r"denoiser: denoise_class.* 1, 2, 2\); return .* 3, 2, 2"):
+        class_errors(denoiser, torch.zeros(2, 3, 2, 2), levels, noise)
