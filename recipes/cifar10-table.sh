@@ -2,7 +2,7 @@
 # Nine defenses under three threats, on the first test images: $RUNS/$TABLE. It continues when it is
 # run again. DEFENSES and NORMS choose some, IMAGES how many images (each choice of images under a
 # TABLE of its own), PROCESSES how many share them; how many network evaluations that takes is in
-# docs/cifar10.md. What EXPORT gets when LIMIT is over can be unpacked into RUNS and continued.
+# docs/cifar10-gpu.md. What EXPORT gets when LIMIT is over can be unpacked into RUNS and continued.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source recipes/cifar10-settings.sh

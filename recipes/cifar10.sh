@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # CIFAR-10 from the archive to the table, in this order. Each line is a command of its own that
-# continues where it was stopped, so that they may also be given one by one; docs/cifar10.md has
+# continues where it was stopped, so that they may also be given one by one; docs/cifar10-gpu.md has
 # the minutes that each should take on a GPU, and what it leaves.
 set -euo pipefail
 cd "$(dirname "$0")/.."
