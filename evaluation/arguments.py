@@ -80,7 +80,7 @@ def given_numbers(name: str, values: Any) -> tuple[float, ...]:
     try:
         return tuple(np.asarray(values, dtype=float).ravel().tolist())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}={values!r}: give a number such as 8 / 255, or several") from error
+        raise ValueError(f"{name}={values!r}: give a number, or several") from error
 
 
 @torch.no_grad()

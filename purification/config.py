@@ -54,6 +54,12 @@ class PurifierConfig:
     def __post_init__(self) -> None:
         times = self.times if 0 < self.t_star <= 1 else 0
         most = self._most_steps(times)
+        unread = {
+            name: (self.process == process or getattr(self, name) == getattr(PurifierConfig, name),
+                   f"left at its default for process={self.process!r}, which does not read it")
+            for name, process in OPTIONS.items()
+        }  # fmt: skip
+        require(self, **unread)
         require(
             self,
             t_star=(times >= 1, "in (0, 1], at least 1/1000"),
@@ -66,11 +72,6 @@ class PurifierConfig:
             churn=(0 <= self.churn <= 1e6, "from 0 to 1e6"),
             surrogate_steps=(1 <= self.surrogate_steps <= MOST_STEPS, f"from 1 to {MOST_STEPS}"),
         )
-        for name, process in OPTIONS.items():
-            default = getattr(PurifierConfig, name)
-            unused = self.process != process and getattr(self, name) != default
-            right = f"{default!r} for process={self.process!r}, which does not read it"
-            require(self, **{name: (not unused, right)})
 
     @property
     def times(self) -> int:

@@ -86,7 +86,7 @@ def check_images(images: Tensor, shape: Shape) -> Tensor:
     """
     check_form(images, shape)
     if images.is_meta:
-        raise ValueError("images: a tensor on 'meta', which has no pixels; give others")
+        raise ValueError("images: a tensor on 'meta' has no pixels; give one with data")
     if len(images) == 0:
         raise ValueError("images: empty batch; give at least one image")
     low, high = images.min().item(), images.max().item()

@@ -398,7 +398,7 @@ MISTAKES = {
         {"norm": "stadv", "eps": 3, "only": ()},
         r"eps=3.0 must be in \[0, 1\], displacements",
     ),
-    "eps as text": ({"eps": "8/255"}, "eps='8/255': give a number such as 8 / 255, or several"),
+    "eps as text": ({"eps": "8/255"}, "eps='8/255': give a number, or several"),
     "no eps": ({"eps": None}, r"eps=\(nan,\) must be"),
     "endless eps": ({"eps": (0.1, float("inf"))}, r"eps=\(0.1, inf\) must be"),
     "seed": ({"seed": -1}, "seed=-1 must be 0 or more"),
