@@ -169,7 +169,10 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
 
     Raises:
         ValueError: they saw different images or budgets, or two have the same name and norm.
+        TypeError: a single evaluation in place of several.
     """
+    if isinstance(evaluations, Evaluation):
+        raise TypeError("evaluations: a single Evaluation; give several, in a list")
     if not evaluations:
         raise ValueError("evaluations: none given")
     different = {(each.name, each.summary.norm) for each in evaluations}

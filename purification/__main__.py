@@ -215,7 +215,10 @@ class Purification:
 
     def draw_picture(self, images: dict[Key, Tensor]) -> None:
         """Write the picture of the first images, if the command asks for one."""
-        if self.command.picture is None or not images:
+        if self.command.picture is None:
+            return
+        if not images:
+            print(f"picture={self.command.picture}: not drawn, no image for it", file=sys.stderr)
             return
         with torch.no_grad(), using_draws(self.draws(list(images))):
             states = self.purifier.trajectory(self._batch(images))

@@ -50,7 +50,7 @@ def require_type(config: Any, kind: type) -> None:
 
 def rule_of_names(names: Sequence[str], count: int) -> tuple[bool, str]:
     """The rule of `class_names` for `require`."""
-    fits = not names or len(names) == len(set(names)) == count
+    fits = not isinstance(names, str) and (not names or len(names) == len(set(names)) == count)
     return fits, f"empty, or {count} different names: one per class"
 
 

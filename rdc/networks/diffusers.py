@@ -65,8 +65,8 @@ class DiffusersDenoiser(nn.Module):
         self.labels = [label for label in range(count) if label != null_label]
         named, right = rule_of_names(class_names, len(self.labels))
         if not named:
-            raise ValueError(f"class_names={class_names} must be {right}")
-        self.class_names = class_names
+            raise ValueError(f"class_names={class_names!r} must be {right}")
+        self.class_names = tuple(class_names)
 
     @classmethod
     def from_pretrained(

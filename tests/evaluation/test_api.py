@@ -303,6 +303,8 @@ def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -
             both.p_value(*wrong)
     with pytest.raises(ValueError, match="need different names"):
         evaluation.compare([found, found])
+    with pytest.raises(TypeError, match="evaluations: a single Evaluation; give several"):
+        evaluation.compare(found)
     with pytest.raises(ValueError, match="of different images"):
         evaluation.compare([found, evaluate(images=1 - IMAGES, checks=False)])
     with pytest.raises(ValueError, match="under different budgets"):

@@ -350,10 +350,17 @@ def test_images_see_each_other_only_in_a_batch() -> None:
         assert bool(change > 1e-6) == coupled == guided.batch_coupled
 
 
+def test_the_smallest_tau_overflows_no_exponential() -> None:
+    term = ContrastiveGuidance(Smooth(), bank=bank(), tau=2 / 88 + 1e-4, beta=1)
+    same = torch.ones(2, 1)
+    settings = {"tau": term.tau, "tau_plus": 0.1, "beta": term.beta}
+    assert hard_negative_loss(same, same.repeat(1, 3), **settings).isfinite().all()
+
+
 @pytest.mark.parametrize(
     "bad",
-    [{"negatives": "others"}, {"pairs": "some"}, {"inputs": "images"}, {"tau": 0}, {"tau_plus": 1},
-     {"beta": -1}, {"drift_min": -1}, {"drift_min": 3, "drift_max": 3}],
+    [{"negatives": "others"}, {"pairs": "some"}, {"inputs": "images"}, {"tau": 0}, {"tau": 0.02},
+     {"tau_plus": 1}, {"beta": -1}, {"drift_min": -1}, {"drift_min": 3, "drift_max": 3}],
 )  # fmt: skip
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=f"ContrastiveGuidance: {next(iter(bad))}="):

@@ -264,6 +264,14 @@ def test_a_broken_image_costs_only_itself(models, folder, tmp_path, capsys) -> N
     assert "1 of 4 images could not be purified" in err
 
 
+def test_a_picture_without_images_is_said_to_be_left_out(models, tmp_path, capsys) -> None:
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    picture = tmp_path / "p.png"
+    given = (tmp_path / "a.png", tmp_path / "out.png", "--picture", picture)
+    assert run(models, *given) == 1
+    assert f"picture={picture}: not drawn" in capsys.readouterr().err and not picture.exists()
+
+
 def test_noise_is_shared_or_each_images_own(models: Path, tmp_path: Path) -> None:
     same = save(tmp_path / "in", {"a.png": noise(0, 8, 8), "b.png": noise(0, 8, 8)})
     for draws, equal in (("frozen", True), ("fresh", False)):

@@ -181,6 +181,11 @@ def test_classes_are_matched_by_name() -> None:
     assert same.of_classes(("cat", "dog", "emu")) is same
 
 
+def test_one_text_is_no_list_of_class_names() -> None:
+    with pytest.raises(TypeError, match="class_names='abc': one text; give a tuple"):
+        Dataset.of(PIXELS, LABELS, "abc")
+
+
 def test_numbers_match_names_of_their_count() -> None:
     for mine, theirs in ((("0", "1", "2"), ("a", "b", "c")), (("a", "b", "c"), ())):
         assert named(*mine).of_classes(theirs).labels.tolist() == LABELS.tolist()

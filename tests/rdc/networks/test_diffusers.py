@@ -250,6 +250,7 @@ def test_what_cannot_be_read(net: dict, schedule: dict, message: str) -> None:
         ({"null_label": 4}, "null_label=4 must be one of the network's 4 class embeddings"),
         ({"null_label": -1}, "null_label=-1 must be one of"),
         ({"class_names": ("a", "b")}, "must be empty, or 4 different names"),
+        ({"class_names": "abcd"}, "class_names='abcd' must be empty, or 4 different names"),
         ({"null_label": 0, "class_names": ("a", "b", "b")}, "or 3 different names"),
         ({"null_label": 0, "class_names": ("a", "b", "c", "c")}, "or 3 different names"),
     ],

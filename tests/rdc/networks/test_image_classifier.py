@@ -193,6 +193,7 @@ def test_the_packaged_classifier_sees_what_it_was_trained_on() -> None:
         ({"std": ()}, r"std=\(\) must be positive"),
         ({"stem": "tiny"}, "stem='tiny' must be one of"),
         ({"class_names": ("a",)}, r"class_names=\('a',\) must be empty, or 5 different names"),
+        ({"class_names": "abcde"}, "class_names='abcde' must be empty, or 5 different names"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict, message: str) -> None:
