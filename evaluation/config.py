@@ -25,8 +25,8 @@ class Options:
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     norm: Threat = "linf"
     eps: tuple[Budget, ...] = (0.1,)
-    """budgets on the [0, 1] scale, such as 0.1 or 8/255; for stadv, of the displacement (see
-    `attacks.stadv`); for corruption, its strength from 1 to 5"""
+    """budgets on the [0, 1] scale, such as 0.1 or 8/255; for stadv, of the displacement, half
+    of the image's side being 1; for corruption, its strength from 1 to 5"""
     eval_draws: int = 20
     """draws that judge an image where the suite has several; 2 or more"""
     check_images: int = 8
@@ -35,6 +35,7 @@ class Options:
     max_rows: int = 256
     """rows in the networks at once; halved where memory is short"""
     seed: int = 0
+    """seed of the attacks' random starts and draws, and of the checks"""
 
     def __post_init__(self) -> None:
         require(
@@ -75,6 +76,8 @@ class EvaluateConfig(Options):
     gdmp, or on another denoiser, such as gdmp:NAME; by default a packaged classifier of the data
     that is not the defense's own"""
     data: str = "digits"
+    """"digits", "cifar10-samples", a folder split/class/*.png, a CIFAR Python archive, an .npz or a
+    folder of parquet"""
     split: Split = "test"
     images: int = 100
     """number of images, from the start of the split"""
@@ -108,7 +111,8 @@ class DemoConfig:
     cnn: str | None = None
     """image classifier to compare with; by default the packaged "<model>-cnn", or digits-cnn"""
     data: str = "digits"
-    """data set, as `rdc.data.load` takes it"""
+    """"digits", "cifar10-samples", a folder split/class/*.png, a CIFAR Python archive, an .npz or a
+    folder of parquet"""
     images: int = 16
     """number of images, from the start of the split"""
     split: Split = "test"

@@ -33,13 +33,13 @@ class SuiteConfig:
 
     `eot_samples`: with 1, attacks know the frozen draw and are judged on it. With more they also
         attack means over so many draws, and are judged on draws that no attack has seen as well. A
-        defense that draws nothing has one.
+        deterministic defense uses 1.
     Without a number: 40, 3, 500 and 1 for "adaptive", AutoAttack's 100, 9, 5000 and 1 for
         "standard", the same with 20 draws for "stochastic".
     `only`: patterns of the attacks' names, such as "*/apgd-margin", for a cheaper suite; without
         one all attacks run. Corruptions are chosen by name too.
     `every_attack`: every attack tries every image and searches for the largest margin. Without it
-        an image is done once it is wrong, and later attacks leave it out (see `Entry.won`).
+        an image is done once it is wrong, and later attacks leave it out.
     `round`: attacks search images of 8 bits alone, whose pixels are multiples of 1/255.
     """
 

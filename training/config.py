@@ -25,7 +25,7 @@ class RunConfig:
     out: Path
     """folder for the trained model, `training.json`, `history.jsonl` and the checkpoints"""
     data: str = "digits"
-    """"digits", a folder split/class/*.png, a CIFAR Python archive, or a folder of parquet files"""
+    """"digits", a folder split/class/*.png, a CIFAR Python archive, an .npz or a folder of parquet"""
     resize: int | None = None
     """resize and crop the images of a folder to this side; by default they are taken as they are"""
     channels: Literal[1, 3] = 3
@@ -219,8 +219,10 @@ class ClassifierTrainConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationConfig:
-    """Candidates are all combinations of what is listed; first the classifier's, then, with the
-    best one of these, the maximization's. What is not listed stays as the model has it.
+    """Choose RDC's settings on held-out images under attack.
+
+    Candidates are all combinations of what is listed; first the classifier's, then, with the best
+    one of these, the maximization's. What is not listed stays as the model has it.
 
     The best is the one with most images right under every attack (PGD on the margin by the true
     gradient and, for the maximization, also straight through it and on the classifier alone); of
@@ -233,6 +235,7 @@ class CalibrationConfig:
     """folder for the model with the chosen settings, and `calibration.json`; new, empty, or of a
     calibration that is to continue"""
     data: str = "digits"
+    """"digits", a folder split/class/*.png, a CIFAR Python archive, an .npz or a folder of parquet"""
     images: int = 500
     """held-out images for the accuracy and the temperature"""
     attacked: int = 100
@@ -266,7 +269,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class CurvesConfig:
-    """Runs to compare, each a folder with `history.jsonl`."""
+    """Draw learning curves of runs, each a folder with `history.jsonl`."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     out: Path = Path("curves.png")

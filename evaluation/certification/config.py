@@ -40,6 +40,7 @@ class SmoothingConfig:
     alpha: float = 0.001
     """largest probability that the certificate of an image is wrong"""
     seed: int = 0
+    """seed of the noise"""
 
     def __post_init__(self) -> None:
         require(
@@ -103,6 +104,8 @@ class CertifyConfig(SmoothingConfig):
     """the classifier f that is smoothed; "epndc", "apndc" and "denoised" are made for noisy
     images, others meet noise that they may not know"""
     data: str = "digits"
+    """"digits", "cifar10-samples", a folder split/class/*.png, a CIFAR Python archive, an .npz or a
+    folder of parquet"""
     split: Split = "test"
     images: int = 100
     """number of images, from the start of the split"""

@@ -41,7 +41,7 @@ class Classify:
     """seed of the noise, which is the same for all images"""
     resize: bool = False
     """convert images of every other shape to the model's: gray or color, resized, cropped; without
-    it only larger images whose colors the model has are"""
+    it, only larger images with the model's number of channels are resized"""
 
 
 @dataclass(frozen=True)

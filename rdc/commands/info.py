@@ -105,5 +105,5 @@ def validation_accuracy(folder: Path) -> str:
     if "validation_accuracy" not in final:
         return "-"
     clean, robust = final["validation_accuracy"], final.get("validation_robust_accuracy")
-    attacked = "" if robust is None else f", {100 * robust:.1f} attacked"
+    attacked = "" if robust is None else f", {100 * robust:.1f} under the training attack"
     return f"{100 * clean:.1f}{attacked}"
