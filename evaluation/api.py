@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.arguments import given_numbers, given_target, require_numbered_draws
+from evaluation.arguments import given_names, given_numbers, given_target, require_numbered_draws
 from evaluation.config import Options
 from evaluation.evaluation import Evaluation
 from evaluation.runner import Runner
@@ -72,11 +72,13 @@ def evaluate(
     Raises:
         ValueError: names the argument, what it is and what it should be.
     """
+    if draws is not None and draws < 1:
+        raise ValueError(f"draws={draws} must be at least 1")
     chosen = Options(
         attack=attack, norm=norm, eps=given_numbers("eps", eps),
         suite=SuiteConfig(
             steps=steps, targets=targets, queries=queries, eot_samples=draws,
-            only=(only,) if isinstance(only, str) else tuple(only), every_attack=every_attack,
+            only=given_names("only", only), every_attack=every_attack,
         ),
         eval_draws=eval_draws, check_images=8 if checks else 0, batch_size=batch_size,
         max_rows=max_rows, seed=seed,
@@ -86,6 +88,7 @@ def evaluate(
     )
     if attack == "stochastic" or (draws or 1) > 1:
         require_numbered_draws(target.model, target.data)
-    runner = Runner(target, chosen, out=None if out is None else Path(out))
-    (summary,) = complete([runner], show=progress)
+    folder = None if out is None else Path(out)
+    runner = Runner(target, chosen, out=folder)
+    (summary,) = complete([runner], out=folder, show=progress)
     return Evaluation(target.settings["defense"]["name"], summary, runner)

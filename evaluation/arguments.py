@@ -14,7 +14,16 @@ from evaluation.config import GIVEN
 from evaluation.factories import as_module
 from evaluation.gradient_modes import noises
 from evaluation.identity import identity
-from evaluation.target import Target, copied, device_of, first_answer, fit, fit_transfer
+from evaluation.target import (
+    Target,
+    copied,
+    device_of,
+    first_answer,
+    fit,
+    fit_transfer,
+    require_shape,
+)
+from rdc.config import short
 from rdc.data import Dataset
 from rdc.data.dataset import as_tensor, class_numbers
 from rdc.runs.fingerprints import data_fingerprint, weights_hash
@@ -40,6 +49,7 @@ def given_target(
         raise ValueError("evaluate: inside torch.inference_mode(), where no attack has a gradient")
     module, other = ready(model, "model"), None if transfer is None else ready(transfer, "transfer")
     data = given_data(images, labels, class_names)
+    require_shape(module, data, "model", "images")
     if not (class_names or isinstance(images, Dataset)):
         count = first_answer(module, data, "model").shape[1]
         highest = int(data.labels.max())
@@ -56,6 +66,8 @@ def given_target(
         fit_transfer(other, data, "transfer", "images")
         hashes |= identity(transfer, "transfer")
     unused = copied(module)
+    if name is not None and not (isinstance(name, str) and 0 < len(name) <= 100):
+        raise ValueError(f"name={short(name)}: give a text of 1 to 100 characters")
     title = name or (type(model).__name__ if isinstance(model, nn.Module) else "model")
     return Target(
         module, data, given, lambda: copied(unused), other,
@@ -78,9 +90,19 @@ def classes_of(images: Any) -> tuple[str, ...]:
 def given_numbers(name: str, values: Any) -> tuple[float, ...]:
     """One or more numbers, or an array of them, of the argument `name`."""
     try:
+        if values is None:
+            raise TypeError("no number")
         return tuple(np.asarray(values, dtype=float).ravel().tolist())
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}={values!r}: give a number, or several") from error
+
+
+def given_names(name: str, values: Any) -> tuple[str, ...]:
+    """One or more texts of the argument `name`."""
+    texts = [values] if isinstance(values, str) or not isinstance(values, Iterable) else [*values]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name}={values!r}: give a text, or several")
+    return tuple(texts)
 
 
 @torch.no_grad()

@@ -38,6 +38,7 @@ class Options:
     """seed of the attacks' random starts and draws, and of the checks"""
 
     def __post_init__(self) -> None:
+        require(self)  # types, before values are compared
         require(
             self,
             eval_draws=(self.eval_draws >= 2, "at least 2; a single one is the frozen draw"),
@@ -51,16 +52,16 @@ class Options:
         different = {f"{eps:g}" for eps in self.eps}
         if not self.eps or min(self.eps) <= 0 or len(different) < len(self.eps):
             raise ValueError(
-                f"--eps {given}: give one or more different positive budgets; clean images are "
+                f"eps={given or ()}: give one or more different positive budgets; clean images are "
                 "measured anyway"
             )
         if self.norm == "linf" and max(self.eps) > 1:
             raise ValueError(
-                f"--eps {written(max(self.eps))}: images are in [0, 1], where a budget of 1 allows "
+                f"eps={written(max(self.eps))}: images are in [0, 1], where a budget of 1 allows "
                 f"everything; for 0 to 255 give {written(max(self.eps))}/255"
             )
         if self.norm == "corruption" and not {1, 2, 3, 4, 5}.issuperset(self.eps):
-            raise ValueError(f"--eps {given}: strengths of corruptions are 1 to 5")
+            raise ValueError(f"eps={given}: strengths of corruptions are 1 to 5")
 
 
 @dataclass(frozen=True, kw_only=True)

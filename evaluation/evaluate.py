@@ -18,11 +18,11 @@ from rdc.commands.program import run_program
 def main(config: EvaluateConfig) -> None:
     """Run what is missing, then summarize."""
     accelerator = make_accelerator()
+    target = target_of(config, accelerator.device)
     accelerator.print(
-        f"{config.defense.kind} on {config.images} {config.split} images of {config.data}, "
+        f"{config.defense.kind} on {len(target.data)} {config.split} images of {config.data}, "
         f"{config.norm} eps {', '.join(map(written, config.eps))}"
     )
-    target = target_of(config, accelerator.device)
     runner = Runner(target, options(config), out=config.out, process=accelerator.process_index)
     for note in target.data.notes:
         accelerator.print(note)

@@ -1,17 +1,20 @@
 """Results of an evaluation, and several of them side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from importlib import import_module
+from itertools import chain
 from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from evaluation.eps import written
+from evaluation.gradient_modes import noises
 from evaluation.journal import FolderJournal
-from evaluation.results.compare import Results, comparison, results
+from evaluation.results.compare import Results, comparison, failed_checks, results
 from evaluation.results.metrics import WORST, Accuracy
 from evaluation.results.protocols import FROZEN
 from evaluation.results.records import Record
@@ -19,6 +22,7 @@ from evaluation.results.statistics import mcnemar
 from evaluation.results.summary import Summary
 from evaluation.runner import Runner
 from evaluation.summarize import write_summary
+from rdc.runs.settings import differences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +40,22 @@ class Evaluation:
     def records(self) -> list[Record]:
         """One record for each image, budget and attack."""
         return self.runner.journal.records()
+
+    @property
+    def model_hashes(self) -> dict[str, str]:
+        """Hashes of the model's weights, settings and source."""
+        inputs = self.runner.target.inputs
+        return {name: value for name, value in inputs.items() if name.endswith(" of the model")}
+
+    @property
+    def random(self) -> bool:
+        """True for a model with random numbers, of which attacks may know one draw or several."""
+        return bool(noises(self.runner.target.model))
+
+    @property
+    def attacks(self) -> dict[str, Any]:
+        """The settings of the attacks but for their budgets."""
+        return {name: self.runner.settings[name] for name in ("attack", "suite", "seed")}
 
     def accuracy(
         self, norm: str, eps: float, *, attack: str = WORST, protocol: str = FROZEN
@@ -55,7 +75,8 @@ class Evaluation:
                 f"{known}"
             )
         attacks = self.summary.accuracies[budgets[0]]
-        if budgets[0] and attack not in attacks:
+        known = {WORST, *chain.from_iterable(self.summary.accuracies.values())}
+        if attack not in (attacks if budgets[0] else known):
             raise ValueError(f"attack={attack!r}: must be one of {list(attacks)}")
         if protocol not in self.summary.protocols:
             raise ValueError(f"protocol={protocol!r}: must be one of {self.summary.protocols}")
@@ -114,19 +135,39 @@ class Comparison:
         """Scores of each image, by model, threat and protocol."""
         return results((each.name, each.records, each.summary.norm) for each in self.evaluations)
 
+    @property
+    def failed(self) -> dict[str, list[str]]:
+        """The checks that failed, by model."""
+        return failed_checks((each.name, each.summary) for each in self.evaluations)
+
+    @property
+    def differences(self) -> list[str]:
+        """Sentences on how the attacks of the evaluations differ."""
+        first, *others = self.evaluations
+        return [
+            f"Attacks differ: {name} is {old} for {first.name}, {new} for {other.name}."
+            for other in others
+            for name, old, new in differences(first.attacks, other.attacks)
+            if name != "suite.eot_samples" or (first.random and other.random)
+        ]
+
     def p_value(self, first: str, second: str, norm: str, eps: float) -> float:
         """P-value of McNemar's exact test that two models are equally accurate.
 
         Under the worst attack for each image and the frozen draw; `eps` 0 is without attack.
 
         Raises:
-            ValueError: none of the evaluations has this name, norm or budget.
+            ValueError: none of the evaluations has this name, norm or budget, or checks of one of
+                the two failed.
         """
         threat = f"{norm} {written(eps)}" if eps else "clean"
         for name in (first, second):
-            if threat not in self.scores.get(name, {}):
+            norms = {each.summary.norm for each in self.evaluations if each.name == name}
+            if threat not in self.scores.get(name, {}) or norm not in norms:
                 known = {each: list(threats) for each, threats in self.scores.items()}
-                raise ValueError(f"{name!r} under {threat!r}: give one of {known}")
+                raise ValueError(f"{name!r} under {norm} {written(eps)}: give one of {known}")
+            if name in self.failed:
+                raise ValueError(f"{name!r}: checks failed: {', '.join(self.failed[name])}")
         one, other = (self.scores[name][threat][FROZEN] for name in (first, second))
         return mcnemar([score == 1 for score in one], [score == 1 for score in other])
 
@@ -138,7 +179,7 @@ class Comparison:
         for each in self.evaluations:
             folder = each.runner.out
             if folder is None:
-                folder = path / "runs" / f"{each.name}-{each.summary.norm}"
+                folder = path / "runs" / quote(f"{each.name}-{each.summary.norm}", safe="")
                 each.save(folder)
             folders.append(folder)
         return write(folders, path)
@@ -158,32 +199,37 @@ class Comparison:
         return figure
 
     def __str__(self) -> str:
-        return comparison(self.scores)
+        return "\n\n".join([*self.differences, comparison(self.scores, failed=self.failed)])
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def compare(evaluations: Sequence[Evaluation]) -> Comparison:
+def compare(evaluations: Iterable[Evaluation]) -> Comparison:
     """Put evaluations on the same images and budgets side by side.
 
     Raises:
-        ValueError: they saw different images or budgets, or two have the same name and norm.
-        TypeError: a single evaluation in place of several.
+        ValueError: they saw different images or budgets, or two have the same name, and the same
+            norm or different models.
+        TypeError: something else than evaluations.
     """
-    if isinstance(evaluations, Evaluation):
-        raise TypeError("evaluations: a single Evaluation; give several, in a list")
+    if isinstance(evaluations, str) or not isinstance(evaluations, Iterable):
+        raise TypeError(f"evaluations: a {type(evaluations).__name__}; give several, in a list")
+    evaluations = tuple(evaluations)
+    if other := next((each for each in evaluations if not isinstance(each, Evaluation)), None):
+        raise TypeError(f"evaluations: one is a {type(other).__name__}; give those of `evaluate`")
     if not evaluations:
         raise ValueError("evaluations: none given")
     different = {(each.name, each.summary.norm) for each in evaluations}
-    if len(different) < len(evaluations):
+    models = {(each.name, tuple(each.model_hashes.items())) for each in evaluations}
+    if len(different) < len(evaluations) or len(models) > len({name for name, _ in models}):
         raise ValueError(
             f"evaluations: {[each.name for each in evaluations]} need different names; give "
             "evaluate(..., name=...)"
         )
     if len({each.summary.provenance["data_fingerprint"] for each in evaluations}) > 1:
         raise ValueError("evaluations: of different images; evaluate all on the same ones")
-    found = Comparison(tuple(evaluations))
+    found = Comparison(evaluations)
     threats = {name: list(by) for name, by in found.scores.items()}
     if len({frozenset(each) for each in threats.values()}) > 1:
         raise ValueError(f"evaluations: under different budgets: {threats}; use the same ones")

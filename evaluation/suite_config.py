@@ -52,6 +52,7 @@ class SuiteConfig:
     round: bool = False
 
     def __post_init__(self) -> None:
+        require(self)  # types, before values are compared
         given = self._given()
         require(self, **{name: (value >= 1, "at least 1") for name, value in given.items()})
 

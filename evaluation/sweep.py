@@ -12,11 +12,12 @@ from accelerate import Accelerator
 
 from evaluation.distributed import make_accelerator, stoppable
 from evaluation.evaluate import options
-from evaluation.results.compare import comparison, results
+from evaluation.results.compare import comparison, failed_checks, results
+from evaluation.results.summary import SUMMARY, Summary
 from evaluation.runner import Runner
 from evaluation.schedule import complete
 from evaluation.sweep_config import SweepConfig
-from evaluation.target import target_of
+from evaluation.target import target_of, without_transfer
 from rdc.commands.program import run_program
 from rdc.runs.atomic import write_atomically
 
@@ -34,7 +35,10 @@ def main(config: SweepConfig) -> None:
         complete(slowest_first, out=config.out, accelerator=accelerator, show=main)
     if main:
         found = results((name, run.journal.records(), run.options.norm) for name, run in runs)
-        text = comparison(found, reference=config.reference)
+        failed = failed_checks(
+            (name, Summary.read(config.out / run.name / SUMMARY)) for name, run in runs
+        )
+        text = comparison(found, reference=config.reference, failed=failed)
         write_atomically(config.out / "table.md", text + "\n")
         # matplotlib takes a second to import; only the report needs it.
         from evaluation.report.page import write
@@ -50,9 +54,12 @@ def evaluations(config: SweepConfig, accelerator: Accelerator) -> Iterator[tuple
     process = accelerator.process_index
     for name, of_norms in groupby(config.evaluations(), key=lambda pair: pair[0]):
         configs = [each for _, each in of_norms]
-        target = target_of(configs[0], accelerator.device)
+        # Only attacks have a transfer model, whatever the first norm is.
+        attacks = [each for each in configs if each.norm != "corruption"]
+        target = target_of((attacks or configs)[0], accelerator.device)
         for each in configs:
-            yield name, Runner(target, options(each), out=each.out, process=process)
+            own = target if each in attacks else without_transfer(target, each)
+            yield name, Runner(own, options(each), out=each.out, process=process)
 
 
 if __name__ == "__main__":

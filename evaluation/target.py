@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -94,13 +94,16 @@ def target_of(config: EvaluateConfig, device: torch.device) -> Target:
         source = transfer_source(config.defense, name)
         transfer = placed(build(source, data=config.data) if source else classifier(name))
     data = fit(model, given, f"--defense.kind {config.defense.kind}", f"--data {config.data}")
+    if transfer is not None and not config.transfer and shape_of(transfer) != data.shape:
+        note = f"no transfer attack: {name} takes images {shape_of(transfer)}, not {data.shape}"
+        name, transfer, data = None, None, replace(data, notes=(*data.notes, note))
     if transfer is not None:
         fit_transfer(transfer, data, f"--transfer {name}", f"--data {config.data}")
     return Target(
         model, data, given, fresh, transfer,
         settings={
             "defense": asdict(config.defense), "transfer": name, "data": config.data,
-            "split": config.split, "images": config.images, "resize": config.resize,
+            "split": config.split, "images": len(data), "resize": config.resize,
         },
         inputs={
             f"images of {config.data}": data_fingerprint(data),
@@ -110,6 +113,17 @@ def target_of(config: EvaluateConfig, device: torch.device) -> Target:
     )  # fmt: skip
 
 
+def without_transfer(target: Target, config: EvaluateConfig) -> Target:
+    """The target of the same settings without a transfer model; it shares the rest."""
+    own = {f"images of {config.data}", *hashes(config.defense, None, data=config.data)}
+    return replace(
+        target,
+        transfer=None,
+        settings={**target.settings, "transfer": None},
+        inputs={name: value for name, value in target.inputs.items() if name in own},
+    )
+
+
 def fit(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> Dataset:
     """The data with the labels of the model, matched by the names of the classes.
 
@@ -117,14 +131,9 @@ def fit(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> Dat
         ValueError: shapes or classes differ, or the logits of the first image are not one number
             for every class.
     """
+    require_shape(model, data, model_name, data_name)
     for path, part in model.named_modules():
-        where = f"{model_name}{f' ({path})' if path else ''}"
-        shape = getattr(part, "image_shape", None)
-        if shape is not None and tuple(shape) != data.shape:
-            raise ValueError(
-                f"{where} takes images (channels, height, width) {tuple(shape)}, but those of "
-                f"{data_name} are {data.shape}; give a model and data of the same images"
-            )
+        where = at(model_name, path)
         if names := class_names(part):
             try:
                 data = data.of_classes(names)
@@ -139,6 +148,23 @@ def fit(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> Dat
     if not judgeable(logits):
         raise ValueError(f"{model_name}: {UNJUDGEABLE}")
     return data
+
+
+def require_shape(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> None:
+    """Refuse data of another shape than a part of the model names."""
+    for path, part in model.named_modules():
+        shape = getattr(part, "image_shape", None)
+        if shape is not None and tuple(shape) != data.shape:
+            raise ValueError(
+                f"{at(model_name, path)} takes images (channels, height, width) {tuple(shape)}, "
+                f"but those of {data_name} are {data.shape}; give a model and data of the same "
+                "images"
+            )
+
+
+def at(model_name: str, path: str) -> str:
+    """The name of a model, or of its part at a path."""
+    return f"{model_name} ({path})" if path else model_name
 
 
 def fit_transfer(model: nn.Module, data: Dataset, model_name: str, data_name: str) -> None:
@@ -185,7 +211,10 @@ def first_answer(model: nn.Module, data: Dataset, model_name: str) -> Tensor:
     except (RuntimeError, ValueError) as error:  # of torch, and of our own networks
         floats = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
         if not (others := floats - {images.dtype}):
-            raise
+            raise ValueError(
+                f"{model_name}: fails on an image (channels, height, width) {data.shape}: {error}; "
+                "give a model of such images, or images of the model's shape"
+            ) from error
         raise ValueError(
             f"{model_name}: has weights of {', '.join(map(str, others))}, but images are "
             f"{images.dtype} ({error}); give a model of that type, such as model.float()"

@@ -6,6 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,13 @@ T = TypeVar("T")
 ADDED = {"added": True}
 LARGEST_JSON = 2**24
 """Bytes of a JSON file that is read whole."""
+NUMBERS: dict[Any, tuple[type, str, bool]] = {
+    int: (Integral, "a whole number, of type int", False),
+    int | None: (Integral, "a whole number, of type int", True),
+    float: (Real, "a number", False),
+    float | None: (Real, "a number", True),
+}
+"""Types of fields that are numbers: what their values are, in words too, and whether None is."""
 SMALLEST, LARGEST = 1e-12, 1e12
 """Absolute values of the numbers in a configuration, except 0: others overflow or vanish."""
 
@@ -24,9 +32,9 @@ def require(config: Any, **rules: tuple[bool, str]) -> None:
 
     rules: for each field, the condition and the text of what is right.
 
-    Fields of a dataclass that choose among names (`Literal`) must have one of them, and those of
-    type `int` a whole number. All numbers, also in tuples, must be finite and either 0 or of a size
-    in [1e-12, 1e12].
+    Fields of a dataclass that choose among names (`Literal`) must have one of them, those of type
+    `int` or `float` a number, whole or not. All numbers, also in tuples, must be finite and either
+    0 or of a size in [1e-12, 1e12].
 
     Raises:
         ValueError: names every field that does not hold, its value and what is right.
@@ -55,15 +63,17 @@ def rule_of_names(names: Sequence[str], count: int) -> tuple[bool, str]:
 
 
 def _of_other_types(cls: type, values: dict[str, Any]) -> dict[str, str]:
-    """Texts of what is right, for fields whose value is no allowed name or no whole number."""
+    """Texts of what is right, for fields whose value is no allowed name or of no allowed type."""
     broken = {}
     for name, hint in (typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}).items():
         if typing.get_origin(hint) is typing.Literal:
             names = typing.get_args(hint)
             if values[name] not in names:
                 broken[name] = f"one of {names}"
-        elif hint in (int, int | None) and isinstance(values[name], float):
-            broken[name] = "a whole number, of type int"
+        elif hint in NUMBERS:
+            kind, text, optional = NUMBERS[hint]
+            if not (isinstance(values[name], kind) or (optional and values[name] is None)):
+                broken[name] = text
     return broken
 
 

@@ -25,7 +25,8 @@ class RunConfig:
     out: Path
     """folder for the trained model, `training.json`, `history.jsonl` and the checkpoints"""
     data: str = "digits"
-    """"digits", a folder split/class/*.png, a CIFAR Python archive, an .npz or a folder of parquet"""
+    """"digits", a folder split/class/*.png, a CIFAR Python archive, an .npz, or a folder of
+    parquet"""
     resize: int | None = None
     """resize and crop the images of a folder to this side; by default they are taken as they are"""
     channels: Literal[1, 3] = 3
@@ -235,7 +236,8 @@ class CalibrationConfig:
     """folder for the model with the chosen settings, and `calibration.json`; new, empty, or of a
     calibration that is to continue"""
     data: str = "digits"
-    """"digits", a folder split/class/*.png, a CIFAR Python archive, an .npz or a folder of parquet"""
+    """"digits", a folder split/class/*.png, a CIFAR Python archive, an .npz, or a folder of
+    parquet"""
     images: int = 500
     """held-out images for the accuracy and the temperature"""
     attacked: int = 100

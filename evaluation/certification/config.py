@@ -43,6 +43,7 @@ class SmoothingConfig:
     """seed of the noise"""
 
     def __post_init__(self) -> None:
+        require(self)  # types, before values are compared
         require(
             self,
             sigma=(self.sigma > 0, "positive"),

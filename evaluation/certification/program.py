@@ -46,7 +46,7 @@ def main(config: CertifyConfig) -> None:
             model, images, labels, out=config.out, max_rows=config.max_rows,
             context={
                 "defense": asdict(defense), "data": config.data, "split": config.split,
-                "images": config.images,
+                "images": len(data),
             },
             files=hashes(defense, None, data=config.data),
             accelerator=accelerator, progress=bar.update, **config.smoothing,

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -214,10 +214,14 @@ def conflicts(run: Run) -> Iterator[str]:
 
 
 def named(runs: list[Run]) -> list[Run]:
-    """The runs under different names: the last parts of their paths, as many as that takes."""
+    """The runs under different names: that of a caller's model and the norm, or the folder's; or
+    the last parts of their paths, as many as it takes."""
     paths = [run.folder.resolve().parts for run in runs]
+    given = [(run.config["defense"].get("name"), run.norm) for run in runs]
+    short = [f"{name}-{norm}" if name else path[-1]
+             for (name, norm), path in zip(given, paths, strict=True)]  # fmt: skip
     tries = (["/".join(path[-depth:]) for path in paths] for depth in count(1))
-    names = next(found for found in tries if len(set(found)) == len(runs))
+    names = next(found for found in chain([short], tries) if len(set(found)) == len(runs))
     # A sweep calls its folders defense-norm: without the norm, the name of the defense.
     bare = [name.removesuffix(f"-{run.norm}") for run, name in zip(runs, names, strict=True)]
     clear = len({(name, run.norm) for run, name in zip(runs, bare, strict=True)}) == len(runs)

@@ -1,12 +1,14 @@
 """Defenses beside each other, on the same images, as Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from evaluation.eps import written
 from evaluation.results.metrics import WORST, Accuracy, scores
 from evaluation.results.protocols import FROZEN, PROTOCOLS
 from evaluation.results.records import CLEAN, Record
 from evaluation.results.statistics import mcnemar
+from evaluation.results.summary import Summary
 
 Results = dict[str, dict[str, dict[str, list[float]]]]
 """Scores of each image in [0, 1], by defense, threat and protocol."""
@@ -25,17 +27,41 @@ def results(runs: Iterable[tuple[str, Iterable[Record], str]]) -> Results:
     return found
 
 
-def comparison(found: Results, *, reference: str | None = None) -> str:
-    """Two tables: accuracies under every protocol, and p-values on the frozen draw."""
+def failed_checks(runs: Iterable[tuple[str, Summary]]) -> dict[str, list[str]]:
+    """The checks that failed in runs, each a defense and its summary, by defense."""
+    found: dict[str, list[str]] = {}
+    for defense, summary in runs:
+        if summary.failed:
+            found[defense] = list(dict.fromkeys([*found.get(defense, []), *summary.broken]))
+    return found
+
+
+def comparison(
+    found: Results,
+    *,
+    reference: str | None = None,
+    failed: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
+    """Two tables: accuracies under every protocol, and p-values on the frozen draw.
+
+    `failed`: the checks that failed, by defense; these defenses are left out of the second table.
+    """
     counts = {len(row[FROZEN]) for by in found.values() for row in by.values()}
     if len(counts) > 1:
         raise ValueError(f"results: of {sorted(counts)} images; compare on the same ones")
     if reference is not None and reference not in found:
         raise ValueError(f"reference={reference!r}: must be one of {list(found)}")
     threats = list(next(iter(found.values())))
+    sound = {name: by for name, by in found.items() if name not in failed}
+    reference = reference if reference in sound else None
     against = reference or "the best other defense"
     return "\n\n".join(
         [
+            *(
+                f"CHECKS FAILED: {name} ({', '.join(checks)}). Its figures are not those of the "
+                "defense, and it has no p-values."
+                for name, checks in failed.items()
+            ),
             f"Accuracy in % [95 % interval] on {counts.pop()} images: clean, and per image the "
             "worst of all attacks. Protocols: the frozen draw, known to the attacker, or the only "
             "answer; the mean over fresh draws, the majority of their votes, the worst of them. "
@@ -43,7 +69,7 @@ def comparison(found: Results, *, reference: str | None = None) -> str:
             accuracies(found, threats),
             f"P-values (McNemar, exact, frozen) that a defense is as accurate as {against}; not "
             "corrected for their number.",
-            p_values(found, threats, reference),
+            p_values(sound, threats, reference),
         ]
     )
 

@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from errno import EEXIST
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -79,6 +80,8 @@ def replace_files(new: Path, folder: Path, *, old: Collection[str], last: str) -
 def make_folder(folder: Path) -> Path:
     """Create a folder and those above it, and flush the entry of every new one to the disk."""
     if not folder.is_dir():
+        if folder.exists():
+            raise FileExistsError(EEXIST, "a file, not a folder; give another", str(folder))
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         flush_entry(folder.parent)

@@ -23,6 +23,7 @@ from evaluation.results.summary import Summary
 from rdc import ImageClassifier
 from rdc.data import Dataset
 from rdc.networks.image_classifier import ImageClassifierConfig
+from rdc.runs.exclusive import exclusive
 from tests.support.factories import FACTORY
 from tests.support.launchers import printed, run
 
@@ -298,17 +299,74 @@ def test_two_models_are_compared(found: evaluation.Evaluation, tmp_path: Path) -
     assert "| mine " in str(both) and "| wrong " in str(both)
     page = both.report(tmp_path / "report").read_text()
     assert "mine" in page and "wrong" in page
-    for wrong in (("mine", "other", "linf", 0), ("mine", "wrong", "linf", 0.2)):
-        with pytest.raises(ValueError, match=r"under '(clean|linf 0\.2)': give one of \{'mine'"):
+    wrongs = [("mine", "other", "linf", 0), ("mine", "wrong", "linf", 0.2)]
+    with pytest.raises(ValueError, match="under l1 0: give one of"):
+        both.p_value("mine", "wrong", "l1", 0)
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match=r"under linf 0(\.2)?: give one of \{'mine'"):
             both.p_value(*wrong)
     with pytest.raises(ValueError, match="need different names"):
         evaluation.compare([found, found])
-    with pytest.raises(TypeError, match="evaluations: a single Evaluation; give several"):
-        evaluation.compare(found)
+    for single in (found, "results"):
+        with pytest.raises(TypeError, match=r"evaluations: a (Evaluation|str); give several"):
+            evaluation.compare(single)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="evaluations: one is a str"):
+        evaluation.compare(["results"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="of different images"):
         evaluation.compare([found, evaluate(images=1 - IMAGES, checks=False)])
     with pytest.raises(ValueError, match="under different budgets"):
         evaluation.compare([found, evaluate(eps=0.05, name="few", checks=False)])
+
+
+def test_two_models_of_one_name_are_not_compared() -> None:
+    quick = {"name": "a", "eps": 0.05, "only": "square", "checks": False}
+    one, other = evaluate(**quick), evaluate(Linear(-10.0), norm="l2", **quick)
+    with pytest.raises(ValueError, match="need different names"):
+        evaluation.compare(each for each in (one, other))
+
+
+def test_a_comparison_says_how_attacks_differ_and_which_checks_failed() -> None:
+    class Noisy(Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images + torch.randn_like(images))
+
+    quick = {"eps": 0.05, "only": "*/apgd-margin"}
+    noisy = evaluate(Noisy(), name="noisy", steps=2, **quick)
+    sound = evaluate(name="sound", steps=3, checks=False, **quick)
+    both = evaluation.compare([noisy, sound])
+    assert both.failed.keys() == {"noisy"} and "no memory" in both.failed["noisy"]
+    text = str(both)
+    assert text.startswith("Attacks differ: suite.steps is 2 for noisy, 3 for sound.")
+    assert "CHECKS FAILED: noisy (" in text
+    assert not [line for line in text.split("P-values")[1].splitlines() if "noisy" in line]
+    with pytest.raises(ValueError, match="'noisy': checks failed: "):
+        both.p_value("noisy", "sound", "linf", 0.05)
+
+
+def test_names_of_models_are_those_of_reports_and_no_paths(tmp_path: Path) -> None:
+    found = evaluate(name="../net/v1", only="square", checks=False)
+    page = found.report(tmp_path / "a" / "report")
+    assert "Robustness on given: ../net/v1" in page.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"report"}
+    evaluate(name="mine", only="square", checks=False, out=tmp_path / "run7")
+    assert [(run.name, run.defense) for run in load([tmp_path / "run7"])[0]] == [
+        ("mine-linf", "mine")
+    ]
+
+
+def test_a_folder_in_use_and_a_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with exclusive(tmp_path / "used"), pytest.raises(ValueError, match="in use by another start"):
+        evaluate(out=tmp_path / "used")
+    with pytest.raises(FileExistsError, match="a file, not a folder; give another"):
+        evaluate(out=tmp_path / "file")
+
+
+def test_unknown_attacks_have_no_accuracy(found: evaluation.Evaluation) -> None:
+    for eps in (0, 0.05):
+        with pytest.raises(ValueError, match="attack='none such': must be one of"):
+            found.accuracy("linf", eps, attack="none such")
 
 
 def test_norms_in_any_order_are_compared() -> None:
@@ -394,14 +452,31 @@ MISTAKES = {
         "class_names: images is a rdc.data.Dataset",
     ),
     "class names": ({"class_names": tuple("abcd")}, r"gives 3 logits, .* 4 classes"),
-    "eps": ({"eps": 8}, "--eps 8: images are in"),
+    "eps": ({"eps": 8}, "eps=8: images are in"),
     "eps beyond all images": ({"norm": "l2", "eps": 128}, r"eps=128.0 must be in \[0, 4\]"),
     "eps beyond the border": (
         {"norm": "stadv", "eps": 3, "only": ()},
         r"eps=3.0 must be in \[0, 1\], displacements",
     ),
     "eps as text": ({"eps": "8/255"}, "eps='8/255': give a number, or several"),
-    "no eps": ({"eps": None}, r"eps=\(nan,\) must be"),
+    "no eps": ({"eps": None}, "eps=None: give a number, or several"),
+    "eps of nothing": ({"eps": ()}, r"eps=\(\): give one or more different positive budgets"),
+    "eps 0": ({"eps": 0}, "eps=0: give one or more different positive budgets"),
+    "no steps": ({"steps": "3"}, "steps='3' must be a whole number"),
+    "no draw": ({"draws": 0}, "draws=0 must be at least 1"),
+    "no seed": ({"seed": None}, "seed=None must be a whole number"),
+    "no rows": ({"max_rows": None}, "max_rows=None must be a whole number"),
+    "no patterns": ({"only": None}, "only=None: give a text, or several"),
+    "numbers as patterns": ({"only": ["x", 3]}, r"only=\['x', 3\]: give a text, or several"),
+    "long name": ({"name": "a" * 300}, "name='aaa.*: give a text of 1 to 100 characters"),
+    "other images": (
+        {"model": nn.Sequential(nn.Flatten(), nn.Linear(25, 3))},
+        r"model: fails on an image \(channels, height, width\) \(1, 4, 4\): mat1 and mat2",
+    ),
+    "other images of ours": (
+        {"model": ImageClassifier(ImageClassifierConfig("cnn-4", 8, 1, 3)).eval()},
+        r"model takes images \(channels, height, width\) \(1, 8, 8\), but those of images",
+    ),
     "endless eps": ({"eps": (0.1, float("inf"))}, r"eps=\(0.1, inf\) must be"),
     "seed": ({"seed": -1}, "seed=-1 must be 0 or more"),
     "empty": (

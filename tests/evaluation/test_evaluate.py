@@ -423,12 +423,12 @@ def test_other_weights_and_other_images_are_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"images": 0}, "images=0 must be at least 1"),
-        ({"eps": (8.0,)}, "--eps 8: .* for 0 to 255 give 8/255"),
+        ({"eps": (8.0,)}, "eps=8: .* for 0 to 255 give 8/255"),
         ({"eval_draws": 1}, "eval_draws=1 must be at least 2; a single one is the frozen draw"),
-        ({"eps": ()}, "--eps"),
-        ({"eps": (0.1, 0.1)}, "--eps"),
-        ({"eps": (8 / 255, 0.0313725)}, "--eps"),
-        ({"eps": (0.0,)}, "--eps"),
+        ({"eps": ()}, r"eps=\(\): give one"),
+        ({"eps": (0.1, 0.1)}, "eps=0.1 0.1"),
+        ({"eps": (8 / 255, 0.0313725)}, "eps=8/255"),
+        ({"eps": (0.0,)}, "eps=0:"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path: Path, changes: dict, message: str) -> None:

@@ -212,6 +212,18 @@ def test_passes_of_a_defense_are_timed_once_for_all_norms(tmp_path: Path, monkey
     assert {runner.costs.seconds("none") for runner in runners} == {2 * 0.25, 4 * 0.25}
 
 
+@pytest.mark.parametrize("norms", [("linf", "corruption"), ("corruption", "linf")])
+def test_attacks_have_a_transfer_model_and_corruptions_none(tmp_path: Path, norms) -> None:
+    place: Any = SimpleNamespace(process_index=0, device=torch.device("cpu"))
+    swept = config(tmp_path, defenses=("cnn",), norms=norms, suite=SuiteConfig(steps=1, queries=2))
+    runners = {runner.options.norm: runner for _, runner in evaluations(swept, place)}
+    linf, corruption = runners["linf"].target, runners["corruption"].target
+    assert linf.settings["transfer"] == "digits-trades" and corruption.settings["transfer"] is None
+    assert any(name.startswith("transfer") for name in runners["linf"].entries)
+    assert "weights of digits-trades" in linf.inputs.keys() - corruption.inputs.keys()
+    assert corruption.model is linf.model and corruption.pass_seconds is linf.pass_seconds
+
+
 def test_every_process_has_a_file_of_records_for_itself(tmp_path: Path) -> None:
     place: Any = SimpleNamespace(process_index=1, device=torch.device("cpu"))
     ((_, runner),) = evaluations(config(tmp_path, defenses=("cnn",), norms=("l2",)), place)

@@ -1,6 +1,7 @@
 """Models on which images for a transfer attack are made."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from evaluation.runner import Runner
 from evaluation.suite_config import SuiteConfig
 from evaluation.suites import suite
 from evaluation.target import target_of
-from rdc import Defense
+from rdc import Defense, ImageClassifier
+from rdc.networks.image_classifier import ImageClassifierConfig
 
 PURIFIED = DefenseConfig(kind="diffpure", t_star=0.1, steps=2)
 
@@ -59,3 +61,23 @@ def test_a_model_that_no_attack_would_use_is_refused(tmp_path) -> None:
 def test_corruptions_have_five_strengths(tmp_path, strengths) -> None:
     with pytest.raises(ValueError, match="strengths of corruptions are 1 to 5"):
         EvaluateConfig(out=tmp_path, norm="corruption", eps=strengths)
+
+
+def test_a_default_transfer_model_for_other_images_is_left_out_and_said(tmp_path: Path) -> None:
+    names = tuple(map(str, range(10)))
+    model = ImageClassifier(ImageClassifierConfig("cnn-4", 16, 1, 10, class_names=names))
+    model.save_pretrained(tmp_path / "large")
+    config = EvaluateConfig(
+        out=tmp_path, defense=DefenseConfig("classifier", classifier=str(tmp_path / "large")),
+        images=2, resize=True,
+    )  # fmt: skip
+    target = target_of(config, torch.device("cpu"))
+    assert target.transfer is None and target.settings["transfer"] is None
+    assert any("no transfer attack: digits-cnn takes" in note for note in target.data.notes)
+    with pytest.raises(ValueError, match=r"--transfer digits-cnn takes images"):
+        target_of(replace(config, transfer="digits-cnn"), torch.device("cpu"))
+
+
+def test_the_number_of_images_is_that_of_the_split(tmp_path: Path) -> None:
+    config = EvaluateConfig(out=tmp_path, images=10_000)
+    assert target_of(config, torch.device("cpu")).settings["images"] == 500
