@@ -14,12 +14,12 @@ from urllib.parse import quote
 from evaluation.eps import written
 from evaluation.gradient_modes import noises
 from evaluation.journal import FolderJournal
-from evaluation.results.compare import Results, comparison, failed_checks, results
+from evaluation.results.compare import Results, comparison, results
 from evaluation.results.metrics import WORST, Accuracy
 from evaluation.results.protocols import FROZEN
 from evaluation.results.records import Record
 from evaluation.results.statistics import mcnemar
-from evaluation.results.summary import Summary
+from evaluation.results.summary import Summary, failed_checks
 from evaluation.runner import Runner
 from evaluation.summarize import write_summary
 from rdc.runs.settings import differences

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 
 from evaluation.distributed import make_accelerator, stoppable
 from evaluation.evaluate import options
-from evaluation.results.compare import comparison, failed_checks, results
-from evaluation.results.summary import SUMMARY, Summary
+from evaluation.results.compare import comparison, results
+from evaluation.results.summary import SUMMARY, Summary, failed_checks
 from evaluation.runner import Runner
 from evaluation.schedule import complete
 from evaluation.sweep_config import SweepConfig

@@ -8,7 +8,6 @@ from evaluation.results.metrics import WORST, Accuracy, scores
 from evaluation.results.protocols import FROZEN, PROTOCOLS
 from evaluation.results.records import CLEAN, Record
 from evaluation.results.statistics import mcnemar
-from evaluation.results.summary import Summary
 
 Results = dict[str, dict[str, dict[str, list[float]]]]
 """Scores of each image in [0, 1], by defense, threat and protocol."""
@@ -24,15 +23,6 @@ def results(runs: Iterable[tuple[str, Iterable[Record], str]]) -> Results:
         for eps, attacks in scores(records).items():
             threat = f"{norm} {written(eps)}" if eps else "clean"
             found.setdefault(defense, {})[threat] = attacks[WORST if eps else CLEAN]
-    return found
-
-
-def failed_checks(runs: Iterable[tuple[str, Summary]]) -> dict[str, list[str]]:
-    """The checks that failed in runs, each a defense and its summary, by defense."""
-    found: dict[str, list[str]] = {}
-    for defense, summary in runs:
-        if summary.failed:
-            found[defense] = list(dict.fromkeys([*found.get(defense, []), *summary.broken]))
     return found
 
 

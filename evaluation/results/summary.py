@@ -1,6 +1,6 @@
 """The summary of a finished run, and `summary.json`, the file that holds it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -192,6 +192,15 @@ def _of_budget(eps: str, attacks: Any) -> dict[str, dict[str, Accuracy]]:
             require_fields(share, ACCURACY, f"accuracy: eps {eps}, {attack!r}, {protocol!r}")
             accuracy = Accuracy(share["accuracy"], share["low"], share["high"], share["images"])
             found.setdefault(attack, {})[protocol] = accuracy
+    return found
+
+
+def failed_checks(runs: Iterable[tuple[str, Summary]]) -> dict[str, list[str]]:
+    """The checks that failed in runs, each a defense and its summary, by defense."""
+    found: dict[str, list[str]] = {}
+    for defense, summary in runs:
+        if summary.failed:
+            found[defense] = list(dict.fromkeys([*found.get(defense, []), *summary.broken]))
     return found
 
 
