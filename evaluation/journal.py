@@ -98,7 +98,10 @@ class FolderJournal:
         process: int = 0,
     ) -> None:
         self.folder = folder
-        self.log = RunLog(folder, dict(settings), inputs=inputs, process=process)
+        # A run that was killed for lack of memory can continue with fewer rows.
+        self.log = RunLog(
+            folder, dict(settings), inputs=inputs, process=process, free=("max_rows",)
+        )
 
     def records(self) -> list[Record]:
         return read_records(self.folder)

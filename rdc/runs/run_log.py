@@ -40,10 +40,11 @@ class RunLog:
         inputs: Mapping[str, str] | None = None,
         process: int = 0,
         beside: Collection[str] = (),
+        free: Collection[str] = (),
     ) -> None:
         self.folder = folder
         self.file = folder / f"records-{process:03d}.jsonl"
-        lock_settings(folder, settings, inputs=inputs, beside=beside)
+        lock_settings(folder, settings, inputs=inputs, beside=beside, free=free)
         if self.file.exists():
             cut_torn_line(self.file)
 
