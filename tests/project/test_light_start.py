@@ -18,7 +18,7 @@ POSITIONAL = {
 }  # fmt: skip
 """Arguments without a name, which the parser asks for before it looks at flags."""
 REFUSED = {
-    "evaluate": (["--out", "x", "--eps", "8"], "error: --eps 8: images are in [0, 1]"),
+    "evaluate": (["--out", "x", "--eps", "8"], "error: --eps=8: images are in [0, 1]"),
     "train": (["--out", "x", "--rdc.classifier.draws", "0"], "error: --rdc.classifier.draws=0"),
 }
 HEAVY = ("torch", "accelerate", "timm", "matplotlib", "sklearn", "huggingface_hub")
