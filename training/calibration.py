@@ -175,7 +175,7 @@ def calibrate(config: CalibrationConfig) -> None:
     given = RobustDiffusionClassifier.from_pretrained(config.model)
     denoiser = given.denoiser
     assert isinstance(denoiser, Denoiser)  # nothing else can be loaded
-    data = load(config.data, "validation", shape=denoiser.image_shape)
+    data = load(config.data, "validation", shape=denoiser.image_shape, resize=config.resize)
     data = data.of_classes(denoiser.class_names).subset(slice(config.images))
     calibration = Calibration(config, denoiser.to(default_device()), data)
     # Before hours of measurements: a candidate may be impossible.

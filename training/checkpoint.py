@@ -107,8 +107,8 @@ class Checkpoints:
                 f"{TENSORS} and {VALUES} alone (earlier versions wrote pickles, which are not "
                 f"read): {remedy}"
             )
-        values = read_json(path / VALUES)
         try:
+            values = read_json(path / VALUES)
             if values.pop("sha256") != sha256(path / TENSORS):
                 raise ValueError(f"{TENSORS} has another SHA-256 than {VALUES} says")
             for key, tensor in load_file(path / TENSORS).items():

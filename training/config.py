@@ -156,13 +156,20 @@ class TrainConfig(RunConfig):
                 f"--objective.image-share {self.objective.image_share} must be between 0 and 1: "
                 "the rest of each batch teaches the classifier"
             )
-        self._require_use()
-        if self.teacher != "none" and self.augment == "geometry":
-            raise ValueError("--augment geometry: a teacher knows no augmented images; use flip")
+        plain = round(self.objective.image_share * self.batch_size)
+        if self.classifies and not 0 < plain < self.batch_size:
+            raise ValueError(
+                f"--objective.image-share {self.objective.image_share} of --batch-size "
+                f"{self.batch_size} leaves no image to denoise, or none to classify; give a larger "
+                "batch or another share"
+            )
         if not 0 <= self.geometry_probability <= 1:
             raise ValueError(
                 f"--geometry-probability {self.geometry_probability} must be in [0, 1]"
             )
+        self._require_use()
+        if self.teacher != "none" and self.augment == "geometry":
+            raise ValueError("--augment geometry: a teacher knows no augmented images; use flip")
         classes = self.network.num_classes  # None until the data are known
         if classes and self.objective.teacher_classes > classes:
             raise ValueError(
@@ -178,8 +185,19 @@ class TrainConfig(RunConfig):
         object.__setattr__(self, "network", replace(self.network, augment_features=told))
 
     def _require_use(self) -> None:
-        """Refuse settings of the objective that nothing would read."""
+        """Refuse settings that nothing would read."""
         objective, taught = self.objective, self.teacher != "none"
+        usual = type(objective)()
+        unread = {
+            "objective.class-noise": not self.classifies
+            and objective.class_noise != usual.class_noise,
+            "objective.label-dropout": self.network.conditioning != "label"
+            and objective.label_dropout != usual.label_dropout,
+            "geometry-probability": self.augment != "geometry"
+            and self.geometry_probability != type(self).geometry_probability,
+        }
+        if names := [f"--{name}" for name, given in unread.items() if given]:
+            raise ValueError(f"{', '.join(names)}: nothing reads it with these settings")
         if taught and objective.image_share == 1:
             raise ValueError(
                 f"--objective.image-share {objective.image_share} leaves nothing to --teacher; "
@@ -240,6 +258,8 @@ class CalibrationConfig:
     parquet"""
     images: int = 500
     """held-out images for the accuracy and the temperature"""
+    resize: bool = False
+    """convert images of another shape to the model's: gray or color, resized, cropped"""
     attacked: int = 100
     """number of these images that are attacked"""
     eps: float = 8 / 255

@@ -1,6 +1,5 @@
 """Learning curves of runs as one picture: `python -m training.curves runs/a runs/b`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rdc.commands.program import run_program
+from rdc.config import parse_json
 from rdc.runs.picture import check_picture, save_picture
 from training.config import CurvesConfig
 from training.run import HISTORY
@@ -34,7 +34,9 @@ def read_history(run: Path, over: str) -> list[dict[str, Any]]:
     file = run / HISTORY
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: the run has not been measured yet")
-    history = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    history = [parse_json(line, str(file)) for line in file.read_bytes().splitlines()]
+    if not history:
+        raise ValueError(f"{file} is empty: the run has not been measured yet")
     if any(over not in entry for entry in history):
         raise ValueError(f"{file} does not count {over}: an earlier version wrote it; --over step")
     return history

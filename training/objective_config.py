@@ -67,6 +67,14 @@ class ObjectiveConfig:
         )
 
 
+ATTACKING, TRADES = ("pgd", "trades"), ("trades",)
+READ_BY = {
+    "norm": ATTACKING, "eps": ATTACKING, "attack_steps": ATTACKING, "relative_step": ATTACKING,
+    "weight": TRADES, "distance": TRADES,
+}  # fmt: skip
+"""Settings of `ClassifierObjectiveConfig` and the kinds that read them."""
+
+
 @dataclass(frozen=True)
 class ClassifierObjectiveConfig:
     """Standard training, or adversarial training in a ball around each image.
@@ -105,3 +113,9 @@ class ClassifierObjectiveConfig:
             noise=(self.noise >= 0, "0 or positive"),
             label_smoothing=(0 <= self.label_smoothing < 1, "in [0, 1)"),
         )
+        unread = {
+            name: (self.kind in kinds or getattr(self, name) == getattr(type(self), name),
+                   f"left at its default for kind={self.kind!r}, which does not read it")
+            for name, kinds in READ_BY.items()
+        }  # fmt: skip
+        require(self, **unread)

@@ -290,6 +290,6 @@ class Run(Generic[Module]):
 def picture_is_due(before: float, step: int, steps: int) -> bool:
     """True where an eighth, a quarter, a half or all of the `steps` lies in (`before`, `step`].
 
-    Four pictures in a run of any length: their cost is that of a few measurements.
+    At most four pictures in a run of any length: their cost is that of a few measurements.
     """
     return any(before < steps / parts <= step for parts in (8, 4, 2, 1))

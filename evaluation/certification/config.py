@@ -110,6 +110,8 @@ class CertifyConfig(SmoothingConfig):
     split: Split = "test"
     images: int = 100
     """number of images, from the start of the split"""
+    resize: bool = False
+    """convert images of another shape to the model's: gray or color, resized, cropped"""
     max_rows: int = 256
     """noisy images in the networks at once"""
 

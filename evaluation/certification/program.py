@@ -14,7 +14,7 @@ from evaluation.certification.sampling import classify
 from evaluation.costs import seconds_per_image
 from evaluation.defenses import build_base, hashes
 from evaluation.distributed import make_accelerator
-from evaluation.target import fit
+from evaluation.target import fit, shape_of
 from rdc.data import load
 from rdc.runs.atomic import write_json
 from rdc.runs.exclusive import exclusive
@@ -27,9 +27,11 @@ SUMMARY = "certificates.json"
 def main(config: CertifyConfig) -> None:
     """Certify the images that have no certificate yet, and print the table."""
     accelerator = make_accelerator()
-    given = load(config.data, config.split).subset(slice(config.images))
     defense = replace(config.defense, sigma=config.sigma)
     model = build_base(defense, data=config.data).to(accelerator.device).eval()
+    shape = shape_of(model) if config.resize else None
+    given = load(config.data, config.split, shape=shape, resize=config.resize)
+    given = given.subset(slice(config.images))
     data = fit(model, given, f"--defense.kind {defense.kind}", f"--data {config.data}")
     for note in data.notes:
         accelerator.print(note)
@@ -46,7 +48,7 @@ def main(config: CertifyConfig) -> None:
             model, images, labels, out=config.out, max_rows=config.max_rows,
             context={
                 "defense": asdict(defense), "data": config.data, "split": config.split,
-                "images": len(data),
+                "images": len(data), "resize": config.resize,
             },
             files=hashes(defense, None, data=config.data),
             accelerator=accelerator, progress=bar.update, **config.smoothing,

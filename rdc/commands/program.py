@@ -210,16 +210,17 @@ def with_flags(message: str, config: Any) -> str:
     """The message of a function with a flag in place of its argument at the beginning.
 
     `model='x' is not a directory` becomes `--transfer='x' is not a directory` where that flag has
-    the value 'x', and no other, or none but `--model`. Other messages stay as they are.
+    the value 'x', and no other, or none but `--model`. Other messages stay as they are, also those
+    of an argument that is no flag and a number: many settings have the same.
     """
     name = message.partition("=")[0]
     same = [
-        (field, place)
+        (field, place, value)
         for field, place, value in settings_by_place(config)
         if name.isidentifier() and shows(message.removeprefix(f"{name}="), value)
     ]
-    exact = [place for field, place in same if field == name]
-    meant = exact or [place for _, place in same]
+    exact = [place for field, place, _ in same if field == name]
+    meant = exact or [place for _, place, value in same if isinstance(value, str | Path)]
     return f"{flag(meant[0])}{message.removeprefix(name)}" if len(meant) == 1 else message
 
 

@@ -33,6 +33,7 @@ from rdc import (
 )
 from rdc.data import Dataset, load
 from rdc.images import to_pixels, to_x
+from rdc.networks.image_classifier import ImageClassifierConfig
 from rdc.runs.exclusive import exclusive
 from rdc.runs.fingerprints import data_fingerprint
 from tests.support.oracle import some_images
@@ -64,6 +65,17 @@ def test_program_writes_the_table_and_continues(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / SUMMARY).read_text())["commit"] == found["commit"] != "another"
     with pytest.raises(ValueError, match=r"--defense\.classifier: 'digits-cnn' -> 'digits-trades'"):
         main(options(tmp_path, defense=DefenseConfig("classifier", classifier="digits-trades")))
+
+
+def test_images_of_another_size_are_resized_where_asked(tmp_path, capsys):
+    names = tuple(map(str, range(10)))
+    model = ImageClassifier(ImageClassifierConfig("cnn-4", 16, 1, 10, class_names=names))
+    model.save_pretrained(tmp_path / "model")
+    large = DefenseConfig("classifier", classifier=str(tmp_path / "model"))
+    main(options(tmp_path / "out", defense=large, resize=True))
+    assert "converted to 1x16x16" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"takes images .* \(1, 16, 16\), but those of --data dig"):
+        main(options(tmp_path / "other", defense=large))
 
 
 def test_another_start_in_the_same_folder_is_refused(tmp_path):
@@ -100,7 +112,7 @@ def test_labels_are_matched_by_the_names_of_the_classes(tmp_path, monkeypatch):
     network.config = replace(network.config, class_names=names)
     turned = Dataset(DIGITS.pixels, 9 - DIGITS.labels, names[::-1], DIGITS.peak)
     monkeypatch.setattr(program, "build_base", lambda *_, **__: network)
-    monkeypatch.setattr(program, "load", lambda *_: turned)
+    monkeypatch.setattr(program, "load", lambda *_, **__: turned)
     main(options(tmp_path))
     found = json.loads((tmp_path / SUMMARY).read_text())
     assert found["rows"][0]["certified_accuracy"] == 1

@@ -375,4 +375,7 @@ def test_a_distributed_model_has_the_same_gradients(config, one_process) -> None
 def test_bad_settings_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClassifierObjectiveConfig(**changes)
-    assert ClassifierObjectiveConfig(norm="l2", eps=3.0).eps == 3
+    assert ClassifierObjectiveConfig("pgd", norm="l2", eps=3.0).eps == 3
+    for kind, unread in (("standard", {"eps": 0.1}), ("pgd", {"weight": 3.0})):
+        with pytest.raises(ValueError, match=f"left at its default for kind='{kind}'"):
+            ClassifierObjectiveConfig(kind, **unread)

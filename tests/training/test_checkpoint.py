@@ -146,6 +146,14 @@ def test_tensors_of_another_run_are_refused(kind: str, change: str, run: Path) -
 
 
 @pytest.mark.usefixtures("untrained")
+def test_torn_values_are_refused_with_the_remedy(run: Path) -> None:
+    file = checkpoint(run) / VALUES
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"cannot continue this run: .*remove this folder to cont"):
+        main(config(run, **SHORT))
+
+
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("part", ["progress", "meter", "sha256"])
 def test_missing_values_are_refused(part: str, run: Path) -> None:
     values = json.loads((checkpoint(run) / VALUES).read_text())

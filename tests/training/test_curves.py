@@ -55,6 +55,10 @@ def test_runs_without_figures_are_refused(tmp_path: Path) -> None:
     assert read_history(tmp_path, "step") == [{"step": 1, "loss": 2}]
     with pytest.raises(ValueError, match="--over step"):
         read_history(tmp_path, "flop")
+    for damaged, message in (('{"step": 1, "lo', "history.jsonl is not JSON"), ("", "is empty")):
+        (tmp_path / "history.jsonl").write_text(damaged)
+        with pytest.raises(ValueError, match=message):
+            read_history(tmp_path, "step")
     with pytest.raises(ValueError, match="runs: none given"):
         main(CurvesConfig((), out=tmp_path / "x.png"))
     with pytest.raises(ValueError, match=r"out=.*x\.doc cannot become a picture"):

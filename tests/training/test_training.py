@@ -256,6 +256,10 @@ def test_bad_settings_are_refused() -> None:
         ({"objective": ObjectiveConfig(off_data=0.2)}, "--objective.off-data 0.2 needs --teacher"),
         ({"objective": ObjectiveConfig(teacher_classes=2)},
          "--objective.teacher-classes 2 needs --teacher"),
+        ({"objective": ObjectiveConfig(label_dropout=0.7), "geometry_probability": 0.9},
+         "--objective.label-dropout, --geometry-probability: nothing reads it"),
+        ({"objective": ObjectiveConfig(class_noise=NoiseConfig(mean=0.1))},
+         "--objective.class-noise: nothing reads it"),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(changes: dict, message: str) -> None:
@@ -398,7 +402,7 @@ def test_a_classifier_of_noised_images_learns_beside_the_denoiser(tmp_path: Path
     assert saved(some_images(1, (1, 8, 8), dtype=torch.float32)).shape == (1, 10)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.999, 1.0])
 def test_a_classifier_needs_rows_of_both_kinds(share: float) -> None:
     network = replace(DEFAULT.network, conditioning="classifier")
     objective = ObjectiveConfig(image_share=share)

@@ -170,7 +170,7 @@ def test_output_that_nobody_reads_ends_a_program_silently() -> None:
         ("batch_size=3 must be 1", "--batch-size=3 must be 1"),
         ("batch_size=0 must be 1", "batch_size=0 must be 1"),  # not what was given
         ("width=4: too small", "--inner.width=4: too small"),
-        ("size=3: of another name", "--batch-size=3: of another name"),
+        ("size=3: a number of another name", "size=3: a number of another name"),
         ("seed=0: two have it", "seed=0: two have it"),
         ("given=x: positional", "given=x: positional"),
         ("place='a/b' is full", "--place='a/b' is full"),
