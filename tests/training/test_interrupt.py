@@ -26,10 +26,11 @@ def test_slow_steps_are_agreed_on_more_often(monkeypatch, seconds: float, expect
 
     place: Any = SimpleNamespace(num_processes=2, device=torch.device("cpu"), gather=gather)
     asked = Interrupt(place)
-    for step in range(2 * AGREE_EVERY + 2):
+    step, last = 0, 2 * AGREE_EVERY + 2
+    for step in range(last):
         assert asked.asked(step) == 0
         clock[0] += seconds
     assert agreements[:4] == expected
     asked.received = signal.SIGTERM
-    said = [asked.asked(number) for number in range(step + 1, step + 1 + AGREE_EVERY)]
+    said = [asked.asked(number) for number in range(last, last + AGREE_EVERY)]
     assert signal.SIGTERM in said
