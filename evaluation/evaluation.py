@@ -41,22 +41,6 @@ class Evaluation:
         """One record for each image, budget and attack."""
         return self.runner.journal.records()
 
-    @property
-    def model_hashes(self) -> dict[str, str]:
-        """Hashes of the model's weights, settings and source."""
-        inputs = self.runner.target.inputs
-        return {name: value for name, value in inputs.items() if name.endswith(" of the model")}
-
-    @property
-    def random(self) -> bool:
-        """True for a model with random numbers, of which attacks may know one draw or several."""
-        return bool(noises(self.runner.target.model))
-
-    @property
-    def attacks(self) -> dict[str, Any]:
-        """The settings of the attacks but for their budgets."""
-        return {name: self.runner.settings[name] for name in ("attack", "suite", "seed")}
-
     def accuracy(
         self, norm: str, eps: float, *, attack: str = WORST, protocol: str = FROZEN
     ) -> Accuracy:
@@ -147,8 +131,10 @@ class Comparison:
         return [
             f"Attacks differ: {name} is {old} for {first.name}, {new} for {other.name}."
             for other in others
-            for name, old, new in differences(first.attacks, other.attacks)
-            if name != "suite.eot_samples" or (first.random and other.random)
+            for name, old, new in differences(attack_settings(first), attack_settings(other))
+            # A model without random numbers has one draw, whatever was asked for.
+            if name != "suite.eot_samples"
+            or all(noises(each.runner.target.model) for each in (first, other))
         ]
 
     def p_value(self, first: str, second: str, norm: str, eps: float) -> float:
@@ -205,23 +191,33 @@ class Comparison:
         return f"<pre>{escape(str(self))}</pre>"
 
 
+def attack_settings(evaluation: Evaluation) -> dict[str, Any]:
+    """The settings of the attacks but for their budgets."""
+    return {name: evaluation.runner.settings[name] for name in ("attack", "suite", "seed")}
+
+
+def model_hashes(evaluation: Evaluation) -> tuple[str, ...]:
+    """Hashes of the model's weights, settings and source."""
+    inputs = evaluation.runner.target.inputs
+    return tuple(value for name, value in inputs.items() if name.endswith(" of the model"))
+
+
 def compare(evaluations: Iterable[Evaluation]) -> Comparison:
     """Put evaluations on the same images and budgets side by side.
 
     Raises:
-        ValueError: they saw different images or budgets, or two have the same name, and the same
-            norm or different models.
-        TypeError: something else than evaluations.
+        ValueError: they are no evaluations, saw different images or budgets, or two have the same
+            name, and the same norm or different models.
     """
     if isinstance(evaluations, str) or not isinstance(evaluations, Iterable):
-        raise TypeError(f"evaluations: a {type(evaluations).__name__}; give several, in a list")
+        raise ValueError(f"evaluations: a {type(evaluations).__name__}; give several, in a list")
     evaluations = tuple(evaluations)
     if other := next((each for each in evaluations if not isinstance(each, Evaluation)), None):
-        raise TypeError(f"evaluations: one is a {type(other).__name__}; give those of `evaluate`")
+        raise ValueError(f"evaluations: one is a {type(other).__name__}; give those of `evaluate`")
     if not evaluations:
         raise ValueError("evaluations: none given")
     different = {(each.name, each.summary.norm) for each in evaluations}
-    models = {(each.name, tuple(each.model_hashes.items())) for each in evaluations}
+    models = {(each.name, model_hashes(each)) for each in evaluations}
     if len(different) < len(evaluations) or len(models) > len({name for name, _ in models}):
         raise ValueError(
             f"evaluations: {[each.name for each in evaluations]} need different names; give "

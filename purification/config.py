@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rdc.config import require
+from rdc.config import require, require_read
 
 if TYPE_CHECKING:
     from purification.processes import Process
 
 ProcessName = Literal["sde", "ode", "ddpm", "ddim", "heun"]
 
-OPTIONS: dict[str, ProcessName] = {
-    "eta": "ddim", "churn": "heun", "variance": "ddpm", "clip": "ddpm",
+READ_BY: dict[str, tuple[ProcessName]] = {
+    "eta": ("ddim",), "churn": ("heun",), "variance": ("ddpm",), "clip": ("ddpm",),
 }  # fmt: skip
 """Fields of `PurifierConfig` that one process alone reads."""
 END = 1e-5
@@ -54,12 +54,7 @@ class PurifierConfig:
     def __post_init__(self) -> None:
         times = self.times if 0 < self.t_star <= 1 else 0
         most = self._most_steps(times)
-        unread = {
-            name: (self.process == process or getattr(self, name) == getattr(PurifierConfig, name),
-                   f"left at its default for process={self.process!r}, which does not read it")
-            for name, process in OPTIONS.items()
-        }  # fmt: skip
-        require(self, **unread)
+        require_read(self, "process", READ_BY)
         require(
             self,
             t_star=(times >= 1, "in (0, 1], at least 1/1000"),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from purification.config import OPTIONS, PurifierConfig
+from purification.config import READ_BY, PurifierConfig
 from purification.guidance import AGDM, GDMP, ClassifierGuidance, ContrastiveGuidance, Guidance
 from purification.presets import Method, Preset, find
 from purification.purifier import DiffusionPurifier, GradientMode
@@ -74,7 +74,7 @@ def replaced(config: PurifierConfig, changes: Mapping[str, Any]) -> PurifierConf
     """The settings with `changes`; what a process alone reads stays with that process."""
     process = changes.get("process", config.process)
     kept = {name: value for name, value in asdict(config).items()
-            if OPTIONS.get(name, process) == process}  # fmt: skip
+            if process in READ_BY.get(name, (process,))}  # fmt: skip
     return PurifierConfig(**{**kept, **changes})
 
 

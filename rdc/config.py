@@ -5,7 +5,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +48,22 @@ def require(config: Any, **rules: tuple[bool, str]) -> None:
     if broken:
         texts = (f"{name}={short(values[name])} must be {right}" for name, right in broken.items())
         raise ValueError(f"{type(config).__name__}: {'; '.join(texts)}")
+
+
+def require_read(config: Any, choice: str, readers: Mapping[str, Sequence[str]]) -> None:
+    """Refuse settings of a dataclass that differ from their default where nothing reads them.
+
+    `choice` names the field that decides, `readers` its values that read a field, by field.
+    """
+    chosen = getattr(config, choice)
+    right = f"left at its default for {choice}={chosen!r}, which does not read it"
+    require(
+        config,
+        **{
+            name: (chosen in values or getattr(config, name) == getattr(type(config), name), right)
+            for name, values in readers.items()
+        },
+    )
 
 
 def require_type(config: Any, kind: type) -> None:

@@ -197,7 +197,7 @@ class TrainConfig(RunConfig):
             and self.geometry_probability != type(self).geometry_probability,
         }
         if names := [f"--{name}" for name, given in unread.items() if given]:
-            raise ValueError(f"{', '.join(names)}: nothing reads it with these settings")
+            raise ValueError(f"{', '.join(names)}: not used with these settings; leave out")
         if taught and objective.image_share == 1:
             raise ValueError(
                 f"--objective.image-share {objective.image_share} leaves nothing to --teacher; "

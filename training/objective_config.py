@@ -5,7 +5,7 @@ from math import exp, log
 from typing import Literal
 
 from rdc.choices import HIGHEST_SIGMA, LOWEST_SIGMA, Norm
-from rdc.config import require
+from rdc.config import require, require_read
 
 Distance = Literal["kl", "l2"]
 
@@ -113,9 +113,4 @@ class ClassifierObjectiveConfig:
             noise=(self.noise >= 0, "0 or positive"),
             label_smoothing=(0 <= self.label_smoothing < 1, "in [0, 1)"),
         )
-        unread = {
-            name: (self.kind in kinds or getattr(self, name) == getattr(type(self), name),
-                   f"left at its default for kind={self.kind!r}, which does not read it")
-            for name, kinds in READ_BY.items()
-        }  # fmt: skip
-        require(self, **unread)
+        require_read(self, "kind", READ_BY)

@@ -77,7 +77,7 @@ class Dataset:
         labels: whole numbers from 0, (N,) or (N, 1). class_names: by default "0", "1", ...
         """
         if isinstance(class_names, str):
-            raise TypeError(f"class_names={class_names!r}: one text; give a tuple of names")
+            raise ValueError(f"class_names={class_names!r}: one text; give a tuple of names")
         pixels, numbers = _pixels(as_tensor(images)), class_numbers(labels)
         names = tuple(class_names) or numbers_as_names(int(numbers.max()) + 1)
         return cls(pixels, numbers, names, peak=255 if pixels.dtype == torch.uint8 else 1)

@@ -257,9 +257,9 @@ def test_bad_settings_are_refused() -> None:
         ({"objective": ObjectiveConfig(teacher_classes=2)},
          "--objective.teacher-classes 2 needs --teacher"),
         ({"objective": ObjectiveConfig(label_dropout=0.7), "geometry_probability": 0.9},
-         "--objective.label-dropout, --geometry-probability: nothing reads it"),
+         "--objective.label-dropout, --geometry-probability: not used with"),
         ({"objective": ObjectiveConfig(class_noise=NoiseConfig(mean=0.1))},
-         "--objective.class-noise: nothing reads it"),
+         "--objective.class-noise: not used with"),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(changes: dict, message: str) -> None:

@@ -182,7 +182,7 @@ def test_classes_are_matched_by_name() -> None:
 
 
 def test_one_text_is_no_list_of_class_names() -> None:
-    with pytest.raises(TypeError, match="class_names='abc': one text; give a tuple"):
+    with pytest.raises(ValueError, match="class_names='abc': one text; give a tuple"):
         Dataset.of(PIXELS, LABELS, "abc")
 
 
